@@ -1,0 +1,1 @@
+"""From a checkpoint to a bundle: ONNX graphs that share one weight file. Never imports ``runtime``."""

@@ -1,0 +1,81 @@
+"""Build the engine bundle of a sorted draft from its Hugging Face checkpoint.
+
+Each segment between two exits becomes one ONNX graph, the head that the exits share another; all of them read one
+weight file. The graphs are compared with the checkpoint in PyTorch, where that is installed, before anything is
+published: a build that fails leaves an older bundle as it was.
+
+examples:
+  python -m export.build                              the demo draft, with the exits it was trained for
+  python -m export.build --exits 6,12                 leave one of its exits out
+  python -m export.build --checkpoint ~/my-draft --out engines/my-draft.engine --max-length 4096
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.builder import BuildRequest, build, describe
+from export.bundle import check_destination
+from export.checkpoint import Checkpoint
+from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, positive_int, run_command
+from s2d_trt.errors import OptionError
+
+PROG = "export.build"
+
+
+def choose_exits(requested: tuple[int, ...] | None, checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The exits to build: those asked for, where the checkpoint was trained for them; else the recorded ones.
+
+    Raises:
+        OptionError: none are known, or they are not increasing, beyond the layers, or not trained.
+    """
+    if requested is None:
+        if not checkpoint.exits:
+            raise OptionError(
+                f"{checkpoint.directory} records no exits in its config.json; give those it was trained for, "
+                "like --exits 6,9,12"
+            )
+        return checkpoint.exits
+    exits = check_exits(requested, checkpoint.spec.num_hidden_layers)
+    untrained = sorted(set(exits) - set(checkpoint.exits))
+    if checkpoint.exits and untrained:
+        raise OptionError(
+            f"exit {untrained[0]} was not trained: {checkpoint.directory} has exits "
+            f"{','.join(map(str, checkpoint.exits))}; choose among them"
+        )
+    return exits
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse ``argv`` and build."""
+    parser = ArgumentParser(__doc__ or "", PROG)
+    parser.add_argument(
+        "--exits", type=comma_ints, metavar="N,N,...", help="layers after which the draft can answer (default: trained)"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, default=Path("engines/demo/draft"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("engines/draft.engine"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--max-length", type=positive_int, metavar="N", help="cache positions (default: max_position_embeddings)"
+    )
+    parser.add_argument("--no-parity", action="store_true", help="publish without comparing with PyTorch")
+    options = parser.parse_args(argv)
+    checkpoint = Checkpoint.open(options.checkpoint)
+    exits = choose_exits(options.exits, checkpoint)
+    check_destination(options.out)
+    print(f"{describe(checkpoint)}, exits {','.join(map(str, exits))}")
+    if not checkpoint.exits:
+        print("note     the checkpoint records no exits; that it was trained for these is taken on trust")
+    build(
+        BuildRequest("draft", options.checkpoint, options.out, exits, options.max_length, not options.no_parity),
+        checkpoint,
+    )
+    print(f"next     python -m runtime.run --draft {options.out} --target engines/TARGET.engine --prompt '...'")
+
+
+if __name__ == "__main__":
+    run_command(PROG, main)

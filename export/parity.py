@@ -1,0 +1,206 @@
+"""Comparing a bundle's graphs on ONNX Runtime with the same checkpoint in PyTorch, before it is published."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from s2d_trt import names
+from s2d_trt.bundle import Manifest
+from s2d_trt.errors import S2DError
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+BOUND = 1e-3
+"""Largest difference of a logit, or a log-probability, that counts as rounding in float32."""
+
+TREE_PARENTS = (-1, 0, 0, 1, 1, 2, 5)
+"""Parent of each node of the tree that a target is tried with."""
+
+Array = NDArray[Any]
+
+
+class ParityError(S2DError):
+    """A graph disagrees with its checkpoint; nothing was published. A fault of the exporter: please report it."""
+
+
+def check_parity(manifest: Manifest, directory: Path, checkpoint: Path) -> str:
+    """Compare every graph in ``directory`` with PyTorch in float32 on random tokens; one line on the outcome.
+
+    Raises:
+        ParityError: a difference above ``BOUND``.
+    """
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
+        return "skipped: torch and transformers are not installed (the export extra has them)"
+    return report(measure(manifest, directory, checkpoint))
+
+
+def report(errors: Mapping[str, float]) -> str:
+    """The largest difference of each part, in one line.
+
+    Raises:
+        ParityError: one of them is above ``BOUND``, or not a number.
+    """
+    listed = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    if not all(error <= BOUND for error in errors.values()):
+        raise ParityError(f"the graphs differ from PyTorch by more than {BOUND:g} ({listed}); nothing was published")
+    return f"max abs logit error {max(errors.values()):.1e} against PyTorch ({listed}; bound {BOUND:g})"
+
+
+def measure(manifest: Manifest, directory: Path, checkpoint: Path) -> dict[str, float]:
+    """Largest absolute difference of a logit or log-probability: one for each exit, or for the target's calls."""
+    rng = np.random.default_rng(0)
+    length = min(24, manifest.cache.max_length)
+    tokens = rng.integers(0, manifest.model.vocab_size, length)
+    reference = Reference.load(checkpoint)
+    graphs = {name: GraphRun(manifest, directory, name) for name in manifest.graphs}
+    if manifest.kind == "draft":
+        return _draft_errors(manifest, graphs, reference, tokens, rng)
+    return _target_errors(graphs[names.TARGET], reference, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The checkpoint as transformers runs it, in float32."""
+
+    model: LlamaForCausalLM
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> Reference:
+        """Read the whole checkpoint into memory."""
+        import torch
+        from transformers import LlamaForCausalLM
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        return cls(LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True).eval())
+
+    def logits(self, tokens: Array, layers: int | None = None) -> Array:
+        """Logits ``[len(tokens), V]`` of norm and head after the first ``layers`` layers, all by default."""
+        import torch
+
+        caught: list[torch.Tensor] = []
+
+        def catch(_module: object, _inputs: object, output: Any) -> None:
+            caught.append(output if isinstance(output, torch.Tensor) else output[0])
+
+        stack = self.model.model.layers
+        hook = stack[(layers or len(stack)) - 1].register_forward_hook(catch)
+        try:
+            with torch.inference_mode():
+                self.model(torch.from_numpy(tokens)[None], use_cache=False)
+                found: Array = self.model.lm_head(self.model.model.norm(caught[0]))[0].numpy()
+        finally:
+            hook.remove()
+        return found
+
+
+@dataclass(slots=True)
+class GraphRun:
+    """One graph in an ONNX Runtime session, with zeroed caches of ``slots`` rows that calls fill."""
+
+    manifest: Manifest
+    directory: Path
+    name: str
+    slots: int = 64
+    session: ort.InferenceSession = field(init=False)
+    caches: dict[str, Array] = field(init=False)
+
+    def __post_init__(self) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        path = self.directory / self.manifest.graphs[self.name]
+        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        shape = (1, self.slots, self.manifest.model.kv_width)
+        inputs = [entry.name for entry in self.session.get_inputs()]
+        self.caches = {name: np.zeros(shape, np.float32) for name in inputs if name.startswith("past_key_values.")}
+
+    def rows(self, first_input: Array, start: int, mask: Array, positions: Array, **others: Array) -> Array:
+        """Run rows at slots ``start ...`` under ``mask`` ``[q, slots]``; the first output."""
+        name = names.HIDDEN_STATES if first_input.dtype == np.float32 else names.INPUT_IDS
+        feeds: dict[str, Array] = {
+            name: first_input,
+            names.POSITION_IDS: positions[None].astype(np.int64),
+            names.ATTENTION_MASK: mask,
+            names.WRITE_INDEX: np.array([start], np.int64),
+            **others,
+            **self.caches,
+        }
+        outputs = [entry.name for entry in self.session.get_outputs()]
+        found: dict[str, Array] = dict(zip(outputs, self.session.run(outputs, feeds), strict=True))
+        for cache in self.caches:
+            self.caches[cache] = found[cache.replace("past_key_values.", "present.")]
+        return found[names.LOGITS if self.name == names.TARGET else names.OUTPUT_HIDDEN_STATES]
+
+    def causal(self, first_input: Array, start: int, **others: Array) -> Array:
+        """Run rows that each see everything up to themselves; a row's position is its slot."""
+        positions = np.arange(start, start + first_input.shape[1])
+        return self.rows(first_input, start, np.arange(self.slots) <= positions[:, None], positions, **others)
+
+
+def _draft_errors(
+    manifest: Manifest, graphs: Mapping[str, GraphRun], reference: Reference, tokens: Array, rng: np.random.Generator
+) -> dict[str, float]:
+    errors = {}
+    hidden: Array = tokens[None]
+    noise = rng.standard_normal((1, manifest.model.vocab_size)).astype(np.float32)
+    for index, layers in enumerate(manifest.exits):
+        segment, half = graphs[names.segment(index)], len(tokens) // 2
+        hidden = np.concatenate(
+            [segment.causal(hidden[:, :half], 0), segment.causal(hidden[:, half:], half)], axis=1
+        )
+        top_tokens, top_logprobs = graphs[names.HEAD].session.run(
+            [names.TOP_TOKENS, names.TOP_LOGPROBS], {names.HIDDEN_STATES: hidden, names.NOISE: noise}
+        )
+        expected = _log_softmax(reference.logits(tokens, layers) + noise)
+        best = -np.sort(-expected, axis=-1)[:, : manifest.head_top_k]
+        chosen = np.take_along_axis(expected, top_tokens, axis=-1)
+        errors[f"exit {layers}"] = max(_difference(top_logprobs, best), _difference(top_logprobs, chosen))
+    return errors
+
+
+def _target_errors(target: GraphRun, reference: Reference, tokens: Array) -> dict[str, float]:
+    """Prefill in two calls, then a tree under its ancestor mask, each path of which PyTorch reads as plain text."""
+    size = len(TREE_PARENTS)
+    prompt, nodes = tokens[:-size], tokens[-size:]
+    half = len(prompt) // 2
+    found = [
+        target.causal(part[None], start, logit_rows=np.arange(len(part)))
+        for part, start in ((prompt[:half], 0), (prompt[half:], half))
+    ]
+    errors = {"prefill": _difference(np.concatenate(found), reference.logits(prompt))}
+    paths = [_path(node) for node in range(size)]
+    mask = np.zeros((size, target.slots), bool)
+    mask[:, : len(prompt)] = True
+    for node, path in enumerate(paths):
+        mask[node, len(prompt) + np.array(path)] = True
+    positions = len(prompt) - 1 + np.array([len(path) for path in paths])
+    tree = target.rows(nodes[None], len(prompt), mask, positions, logit_rows=np.arange(size))
+    errors["tree"] = max(
+        _difference(tree[path[-1]], reference.logits(np.concatenate([prompt, nodes[list(path)]]))[-1])
+        for path in paths
+    )
+    return errors
+
+
+def _path(node: int) -> Sequence[int]:
+    """The node's ancestors from the root down, and itself."""
+    return (*_path(TREE_PARENTS[node]), node) if node >= 0 else ()
+
+
+def _log_softmax(logits: Array) -> Array:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def _difference(found: Array, expected: Array) -> float:
+    return float(np.abs(found - expected).max())

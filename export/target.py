@@ -1,0 +1,47 @@
+"""Build the engine bundle of a target from its Hugging Face checkpoint.
+
+The whole model becomes one ONNX graph over one weight file. It is compared with the checkpoint in PyTorch, where that
+is installed, before anything is published: a build that fails leaves an older bundle as it was.
+
+examples:
+  python -m export.target --checkpoint engines/demo/target --out engines/target.engine
+  python -m export.target --checkpoint ~/llama-1b --out engines/llama-1b.engine --max-length 4096
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.builder import BuildRequest, build, describe
+from export.bundle import check_destination
+from export.checkpoint import Checkpoint
+from s2d_trt.cli import ArgumentParser, positive_int, run_command
+
+PROG = "export.target"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse ``argv`` and build."""
+    parser = ArgumentParser(__doc__ or "", PROG)
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="a Hugging Face directory")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle, like engines/NAME.engine")
+    parser.add_argument(
+        "--max-length", type=positive_int, metavar="N", help="cache positions (default: max_position_embeddings)"
+    )
+    parser.add_argument("--no-parity", action="store_true", help="publish without comparing with PyTorch")
+    options = parser.parse_args(argv)
+    checkpoint = Checkpoint.open(options.checkpoint)
+    check_destination(options.out)
+    print(describe(checkpoint))
+    build(
+        BuildRequest(
+            "target", options.checkpoint, options.out, max_length=options.max_length, parity=not options.no_parity
+        ),
+        checkpoint,
+    )
+    print(f"next     python -m runtime.run --target {options.out} --prompt '...'")
+
+
+if __name__ == "__main__":
+    run_command(PROG, main)

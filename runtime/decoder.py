@@ -1,0 +1,140 @@
+"""The decoding loop: draft, verify, accept, commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runtime.acceptance import accept
+from runtime.draft import Proposal, SortedDraft
+from runtime.request import Options, Request, Step
+from runtime.target import Target
+from runtime.tokenizer import load_tokenizer
+from runtime.tree import Tree
+from s2d_trt.bundle import find_bundle
+from s2d_trt.errors import OptionError, TokenizerMismatchError
+
+
+class Decoder:
+    """Generates text with one target, helped by a sorted draft that other targets may share.
+
+    The output is what the target alone generates with the same seed, whatever the draft, the thresholds
+    and the tree.
+    """
+
+    def __init__(self, target: Target, draft: SortedDraft | None = None) -> None:
+        self.target, self.draft = target, draft
+        self.tokenizer = load_tokenizer(target.bundle)
+        self._exact_checked = False
+        if draft is not None:
+            ours, theirs = (part.bundle.manifest.tokenizer.fingerprint for part in (target, draft))
+            if ours != theirs:
+                raise TokenizerMismatchError(
+                    f"target {target.name} and draft {draft.name} have different tokenizers ({ours[:12]} and"
+                    f" {theirs[:12]}); use a draft trained with this target's tokenizer"
+                )
+
+    @classmethod
+    def open(cls, target: str | Path, draft: str | Path | None = "draft", threads: int | None = None) -> Decoder:
+        """Load bundles by path or by name under ``engines/``. Raises BundleError, TokenizerMismatchError."""
+        loaded = None if draft is None else SortedDraft.open(find_bundle(draft), threads)
+        return cls(Target.open(find_bundle(target), threads), loaded)
+
+    def request(self, prompt: str | Sequence[int], options: Options | None = None, **changes: Any) -> Request:
+        """A new text to generate, from a prompt or its token ids; ``changes`` are fields of ``Options``.
+
+        Raises:
+            OptionError, CapacityError: an option or the prompt does not fit.
+        """
+        options = replace(options or Options(), **changes)
+        if self.draft is not None and options.draft:
+            policy = options.policy
+            options = replace(options, policy=replace(policy, exit=policy.exit.fit(self.draft.exits)))
+            self.draft.check_shape(policy.tree)
+        if options.exact and not self._exact_checked:
+            self.target.check_exact()
+            self._exact_checked = True
+        ids = self.tokenizer.encode(prompt).ids if isinstance(prompt, str) else prompt
+        return Request(ids, options, self.target, self.tokenizer)
+
+    def run(self, request: Request) -> Iterator[Step]:
+        """Yield each step's accepted tokens until the request finishes or is cancelled."""
+        if request.target_slot is not None:
+            raise OptionError("this request has been run before; make a new one")
+        try:
+            if not request.finished:
+                yield self._prefill(request)
+            while not request.finished:
+                yield self._step(request)
+        finally:
+            request.cancel()
+            self._release(request)
+
+    def _prefill(self, request: Request) -> Step:
+        started = time.perf_counter()
+        request.target_slot = self.target.lease(request.options.exact)
+        logits = request.target_slot.prefill(request.prompt)
+        if self.draft is not None and request.options.draft and request.length < self.draft.max_length:
+            request.draft_slot = self.draft.lease()
+            request.draft_slot.prefill(request.prompt)
+        token = request.chooser.choose(logits, request.length)
+        request.chooser.see((token,))
+        step = request.append([token], drafted=0)
+        self._follow(request, [token])
+        request.stats.prefill = request.stats.total = time.perf_counter() - started
+        return step
+
+    def _step(self, request: Request) -> Step:
+        started = time.perf_counter()
+        slot = request.target_slot
+        assert slot is not None
+        draft_before = request.draft_slot.clock.seconds if request.draft_slot else 0.0
+        verify_before = slot.clock.seconds
+
+        proposal = self._propose(request)
+        request.stats.draft += request.draft_slot.clock.seconds - draft_before if request.draft_slot else 0.0
+        tree = Tree.root_only(request.tokens[-1]) if proposal is None else proposal.tree
+        logits = slot.verify(tree)
+        acceptance = accept(tree, logits, request.chooser, request.length - 1)
+        slot.commit(acceptance.path)
+        tokens = [*tree.tokens[acceptance.path[1:]].tolist(), acceptance.token]
+        self._follow(request, tokens)
+        step = request.append(tokens, drafted=len(tokens) - 1)
+
+        stats = request.stats
+        stats.record(proposal, self.draft.exits if self.draft else (), acceptance)
+        stats.verify += slot.clock.seconds - verify_before
+        stats.total += time.perf_counter() - started
+        return step
+
+    def _propose(self, request: Request) -> Proposal | None:
+        """Draft as deep as the text may still grow; None where it may not or the draft's cache has ended."""
+        slot, draft = request.draft_slot, self.draft
+        if slot is None or draft is None:
+            return None
+        policy = request.options.policy
+        levels = min(policy.tree.depth + 1, request.remaining - 1, draft.max_length - request.length)
+        if levels < 1:
+            return None
+        return slot.propose(request.noise, policy.exit, replace(policy.tree, depth=levels - 1))
+
+    def _follow(self, request: Request, tokens: list[int]) -> None:
+        """Tell the draft what was accepted; when its cache ends, decoding goes on without it."""
+        slot, draft = request.draft_slot, self.draft
+        if slot is None or draft is None:
+            return
+        if slot.committed + len(tokens) > draft.max_length:
+            draft.release(slot)
+            request.draft_slot = None
+        else:
+            slot.enqueue(tokens)
+
+    def _release(self, request: Request) -> None:
+        if request.target_slot is not None:
+            self.target.release(request.target_slot)
+        if request.draft_slot is not None and self.draft is not None:
+            self.draft.release(request.draft_slot)
+            request.draft_slot = None

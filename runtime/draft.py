@@ -1,0 +1,231 @@
+"""The sorted draft: segments, exits, and the catch-up of what an early exit left waiting.
+
+A slot holds one text. Its rows are the committed tokens followed by the tree rows of the current
+round, in creation order, in the same cache slots of every segment. Segment k has done the first
+``done[k]`` rows, ``done[k] <= done[k-1]``; the rows between wait before it: token ids before segment 0,
+hidden states (before the norm) before the others. Running a segment takes what waits and the newest
+rows in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtime.backends.onnxruntime import Clock, Engine
+from runtime.kv import KVCache
+from runtime.noise import Noise
+from runtime.policy import FixedThresholds
+from runtime.tree import Tree, TreeBuilder, TreeShape
+from s2d_trt import names
+from s2d_trt.bundle import Bundle
+from s2d_trt.errors import CapacityError, OptionError
+
+PREFILL_CHUNK = 128
+"""Most rows in one call."""
+SCRATCH_ROWS = 256
+"""Cache slots behind the longest text, for tree rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A drafted tree and the exit (index) that answered at each depth."""
+
+    tree: Tree
+    exits: list[int]
+
+
+class SortedDraft:
+    """One draft for any number of targets and texts; its weights are loaded once."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        manifest = bundle.manifest
+        self.bundle, self.name, self.spec, self.exits = bundle, manifest.name, manifest.model, manifest.exits
+        self.max_length, self.head_top_k = manifest.cache.max_length, manifest.head_top_k
+        self.vocab_size = manifest.model.vocab_size
+        self.segments = [Engine(bundle, names.segment(index), threads) for index in range(len(self.exits))]
+        self.head = Engine(bundle, names.HEAD, threads)
+        self._free: list[DraftSlot] = []
+
+    @classmethod
+    def open(cls, directory: Path, threads: int | None = None, verify: bool = False) -> SortedDraft:
+        """Load a draft bundle. Raises BundleError."""
+        return cls(Bundle.open(directory, "draft", verify), threads)
+
+    def check_shape(self, shape: TreeShape) -> None:
+        """Raise OptionError where this draft's head or scratch rows cannot grow such a tree."""
+        if shape.top_k > self.head_top_k:
+            raise OptionError(
+                f"tree top-k {shape.top_k} is above the {self.head_top_k} candidates of draft {self.name};"
+                f" use at most {self.head_top_k}"
+            )
+        if shape.draft_rows > SCRATCH_ROWS:
+            raise OptionError(
+                f"a tree of depth {shape.depth} and top-k {shape.top_k} takes {shape.draft_rows} draft rows;"
+                f" keep depth x top-k at or below {SCRATCH_ROWS}"
+            )
+
+    def lease(self) -> DraftSlot:
+        """A slot for one text, emptied; give it back with ``release``."""
+        slot = self._free.pop() if self._free else DraftSlot(self)
+        slot.truncate(0)
+        slot.clock.seconds = 0.0
+        return slot
+
+    def release(self, slot: DraftSlot) -> None:
+        """Take a slot back for the next text."""
+        self._free.append(slot)
+
+
+class DraftSlot:
+    """The caches, waiting rows and bindings of one text."""
+
+    def __init__(self, draft: SortedDraft) -> None:
+        spec = draft.spec
+        capacity = draft.max_length + SCRATCH_ROWS
+        self._draft, self.clock = draft, Clock()
+        starts = (0, *draft.exits[:-1])
+        self._layers = [range(start, stop) for start, stop in zip(starts, draft.exits, strict=True)]
+        self._caches = [KVCache(len(layers), capacity, spec.kv_width) for layers in self._layers]
+        # Row r of _hidden[k] is the output of segment k at row r, and what segment k + 1 waits for.
+        self._hidden = [np.zeros((1, capacity, spec.hidden_size), np.float32) for _ in draft.exits]
+        self._ids = np.zeros((1, capacity), np.int64)
+        self._positions = np.zeros((1, capacity), np.int64)
+        self._tree_mask = np.zeros((SCRATCH_ROWS, SCRATCH_ROWS), dtype=bool)
+        self._bindings = [segment.binding(self.clock) for segment in draft.segments]
+        self._head = draft.head.binding(self.clock)
+        self._write_index = np.zeros(1, np.int64)
+        self._noise = np.zeros((1, draft.vocab_size), np.float32)
+        self.done = [0] * len(draft.exits)
+        self.committed = 0
+        self.rows = 0
+
+    @property
+    def waiting(self) -> list[int]:
+        """Rows that wait before each segment."""
+        ready = [self.rows, *self.done[:-1]]
+        return [before - after for before, after in zip(ready, self.done, strict=True)]
+
+    def truncate(self, length: int) -> None:
+        """Drop the tree rows and all committed rows from ``length`` on."""
+        self.committed = min(self.committed, length)
+        self.rows = self.committed
+        self.done = [min(done, self.committed) for done in self.done]
+
+    def enqueue(self, tokens: Sequence[int]) -> None:
+        """Drop the tree rows and commit ``tokens``: they wait before segment 0.
+
+        Of a chain, rows that already hold these tokens in their places stay as they are.
+
+        Raises:
+            CapacityError: the text outgrows this draft's cache.
+        """
+        start, stop = self.committed, self.committed + len(tokens)
+        if stop > self._draft.max_length:
+            raise CapacityError(
+                f"{stop} tokens exceed the draft's capacity of {self._draft.max_length}; shorten the prompt"
+            )
+        places, ids = np.arange(start, stop), np.asarray(tokens, dtype=np.int64)
+        # A tree row stands at its depth's place only if no level before it was wider than one node.
+        same = (self._ids[0, start:stop] == ids) & (self._positions[0, start:stop] == places) & (places < self.rows)
+        in_place = start + (len(tokens) if same.all() else int(same.argmin()))
+        self._ids[0, start:stop] = ids
+        self._positions[0, start:stop] = places
+        self.done = [min(done, in_place) for done in self.done]
+        self.rows = self.committed = stop
+
+    def _enqueue_frontier(self, tokens: np.ndarray, parent_rows: np.ndarray, depth: int) -> np.ndarray:
+        """Append a level of tree rows under ``parent_rows`` [f]; returns the new rows, int64 ``[f]``."""
+        start, stop = self.rows, self.rows + len(tokens)
+        self._ids[0, start:stop] = tokens
+        self._positions[0, start:stop] = self.committed - 1 + depth
+        first, last = start - self.committed, stop - self.committed
+        mask = self._tree_mask[first:last]
+        mask[:] = False
+        inside = parent_rows >= self.committed
+        mask[inside] = self._tree_mask[parent_rows[inside] - self.committed]
+        mask[np.arange(len(tokens)), np.arange(first, last)] = True
+        self.rows = stop
+        return np.arange(start, stop)
+
+    def flush(self, segment: int) -> None:
+        """Run ``segment`` on every row that waits before it; the segment before it must be up to date."""
+        ready = self.rows if segment == 0 else self.done[segment - 1]
+        while self.done[segment] < ready:
+            self._run(segment, self.done[segment], min(ready, self.done[segment] + PREFILL_CHUNK))
+
+    def _run(self, segment: int, start: int, stop: int) -> None:
+        binding, cache = self._bindings[segment], self._caches[segment]
+        bucket = cache.bucket(stop)
+        if segment == 0:
+            binding.bind(names.INPUT_IDS, self._ids[:, start:stop])
+        else:
+            binding.bind(names.HIDDEN_STATES, self._hidden[segment - 1][:, start:stop])
+        self._write_index[0] = start
+        binding.bind(names.WRITE_INDEX, self._write_index)
+        binding.bind(names.POSITION_IDS, self._positions[:, start:stop])
+        binding.bind(names.ATTENTION_MASK, self._mask(start, stop, bucket))
+        binding.bind_cache(cache, self._layers[segment], bucket)
+        binding.bind(names.OUTPUT_HIDDEN_STATES, self._hidden[segment][:, start:stop])
+        binding.run()
+        self.done[segment] = stop
+
+    def _mask(self, start: int, stop: int, bucket: int) -> np.ndarray:
+        mask = np.arange(bucket) <= np.arange(start, stop)[:, None]
+        if stop > self.committed:
+            first = max(start, self.committed)
+            block = self._tree_mask[first - self.committed : stop - self.committed, : stop - self.committed]
+            mask[first - start :, self.committed : stop] = block
+        return mask
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Commit the prompt and run it through every segment."""
+        self.enqueue(tokens)
+        for segment in range(len(self.done)):
+            self.flush(segment)
+
+    def propose(self, noise: Noise, policy: FixedThresholds, shape: TreeShape) -> Proposal:
+        """Draft a tree below the last committed token.
+
+        Each depth's frontier goes through segment 0 and the head; while ``policy`` finds the exit's
+        answer too unsure the next segment runs, and so on; the last exit always answers.
+        """
+        builder = TreeBuilder(int(self._ids[0, self.committed - 1]), shape)
+        rows = np.array([self.committed - 1])
+        exits = []
+        for depth in range(shape.depth + 1):
+            if depth > 0:
+                rows = self._enqueue_frontier(builder.frontier_tokens, rows[builder.frontier_parents], depth)
+            tokens, logprobs, exit_index = self._predict(builder, noise.row(self.committed + depth), policy)
+            exits.append(exit_index)
+            builder.expand(tokens, logprobs)
+        return Proposal(builder.finish(), exits)
+
+    def _predict(
+        self, builder: TreeBuilder, noise: np.ndarray, policy: FixedThresholds
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        paths = builder.frontier_logprobs
+        for index in range(len(self.done)):
+            self.flush(index)
+            tokens, logprobs = self._candidates(index, len(paths), noise)
+            if policy.answers(index, paths, logprobs[:, 0]):
+                break
+        return tokens, logprobs, index
+
+    def _candidates(self, segment: int, rows: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Top candidates of the newest rows at an exit: ids int64 and log-probabilities float32 ``[rows, k]``."""
+        tokens = np.empty((rows, self._draft.head_top_k), np.int64)
+        logprobs = np.empty((rows, self._draft.head_top_k), np.float32)
+        known = min(len(noise), self._noise.shape[1])
+        # The target has no such ids: padding of the draft's vocabulary is never drafted.
+        self._noise[0, known:] = -np.inf
+        self._noise[0, :known] = noise[:known]
+        self._head.bind(names.HIDDEN_STATES, self._hidden[segment][:, self.rows - rows : self.rows])
+        self._head.bind(names.NOISE, self._noise)
+        self._head.bind(names.TOP_TOKENS, tokens)
+        self._head.bind(names.TOP_LOGPROBS, logprobs)
+        self._head.run()
+        return tokens, logprobs

@@ -1,0 +1,49 @@
+"""Prompts to measure with: files of JSON lines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from s2d_trt.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One conversation: its turns are answered in order, each behind all text before it."""
+
+    category: str
+    turns: tuple[str, ...]
+
+
+def load_prompts(source: str, limit: int | None = None) -> list[Prompt]:
+    """Read ``{"prompt": ...}`` lines or Spec-Bench question lines; ``demo`` names the shipped held-out ones.
+
+    Raises:
+        OptionError: the file cannot be read, or a line is neither form.
+    """
+    path = resources.files(__name__) / "demo.jsonl" if source == "demo" else Path(source)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as cause:
+        raise OptionError(f"{source} cannot be read ({cause.strerror}); name a file of JSON lines, or demo") from cause
+    except UnicodeDecodeError as cause:
+        raise OptionError(f"{source} is not UTF-8 (byte {cause.start}); convert it to UTF-8") from cause
+    prompts = [_parse(line, f"{source} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not prompts:
+        raise OptionError(f'{source} holds no prompt; write one {{"prompt": "..."}} on a line')
+    return prompts[:limit]
+
+
+def _parse(line: str, where: str) -> Prompt:
+    try:
+        data = json.loads(line)
+        category = str(data.get("category", ""))
+        turns = [data["prompt"]] if "prompt" in data else data["turns"]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        turns = []
+    if not turns or not isinstance(turns, list) or not all(isinstance(turn, str) and turn for turn in turns):
+        raise OptionError(f'{where} is neither {{"prompt": "..."}} nor a Spec-Bench question with "turns"; mend it')
+    return Prompt(category, tuple(turns))

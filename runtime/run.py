@@ -1,0 +1,133 @@
+"""Generate text with a target and a sorted draft.
+
+Text is printed as it is accepted, then a short table of what it cost. The output is what the target
+alone would generate with the same seed: the draft, the thresholds and the tree decide only the speed.
+
+  python -m runtime.run --target target-17m --prompt "def read(self, size=-1):"
+  python -m runtime.run --target target-17m --prompt "import os" --temperature 1 --seed 7 --baseline
+  python -m runtime.run --target target-17m --prompt-file code.py --tree paper --color
+  cat code.py | python -m runtime.run --target target-17m --json
+
+Targets and drafts are bundles: directories NAME.engine made by export.build and export.target, named
+by path or by NAME under engines/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.arguments import (
+    add_drafting_arguments,
+    add_engine_arguments,
+    add_sampling_arguments,
+    decoding_options,
+    single_temperature,
+)
+from runtime.baseline import Comparison, compare, target_alone, warm_up, with_seed
+from runtime.decoder import Decoder
+from runtime.report import baseline_lines, request_lines
+from runtime.request import Request, Step
+from s2d_trt.cli import ArgumentParser, run_command
+from s2d_trt.errors import OptionError
+
+PROG = "python -m runtime.run"
+_DRAFTED, _RESET = "\033[32m", "\033[0m"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Load, generate, report."""
+    parser = ArgumentParser(__doc__ or "", PROG)
+    parser.add_argument("--target", required=True, help="target bundle, a path or a name under engines/")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", help="text to continue")
+    prompt.add_argument("--prompt-file", type=Path, help="UTF-8 file to continue (default: standard input)")
+    add_engine_arguments(parser)
+    add_sampling_arguments(parser)
+    add_drafting_arguments(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--baseline", action="store_true", help="also run the target alone and compare")
+    output.add_argument("--color", action="store_true", help="drafted-and-accepted text in green")
+    output.add_argument("--json", action="store_true", help="print one JSON object instead of text and table")
+    arguments = parser.parse_args(argv)
+
+    options = decoding_options(arguments, single_temperature(arguments))
+    text = _prompt(arguments)
+    decoder = Decoder.open(arguments.target, arguments.draft, arguments.threads)
+    request = decoder.request(text, options)
+    if arguments.baseline:
+        warm_up(decoder, request.prompt, options)
+    for step in decoder.run(request):
+        if not arguments.json:
+            sys.stdout.write(_painted(step) if arguments.color else step.text)
+            sys.stdout.flush()
+
+    alone, comparison = None, None
+    if arguments.baseline:
+        seeded = with_seed(options, request.seed)
+        alone = target_alone(decoder, request.prompt, seeded)
+        reference = target_alone(decoder, request.prompt, seeded, exact=True) if options.exact else alone
+        comparison = compare(decoder, request, reference)
+    if arguments.json:
+        print(json.dumps(_json(request, alone, comparison)))
+        return
+    print("\n")
+    print("\n".join(request_lines(request)))
+    if alone is not None and comparison is not None:
+        print("\n".join(baseline_lines(request, alone, comparison)))
+
+
+def _prompt(arguments: argparse.Namespace) -> str:
+    if arguments.prompt is not None:
+        return str(arguments.prompt)
+    source = arguments.prompt_file or "standard input"
+    if arguments.prompt_file is None and sys.stdin.isatty():
+        raise OptionError("no prompt; give --prompt TEXT, --prompt-file FILE, or text on standard input")
+    try:
+        data = sys.stdin.buffer.read() if arguments.prompt_file is None else arguments.prompt_file.read_bytes()
+        return str(data.decode("utf-8"))
+    except OSError as cause:
+        raise OptionError(f"{source} cannot be read ({cause.strerror}); name a readable file") from cause
+    except UnicodeDecodeError as cause:
+        raise OptionError(f"{source} is not UTF-8 (byte {cause.start}); convert it to UTF-8") from cause
+
+
+def _painted(step: Step) -> str:
+    drafted = "".join(step.pieces[: step.drafted])
+    return (f"{_DRAFTED}{drafted}{_RESET}" if drafted else "") + "".join(step.pieces[step.drafted :])
+
+
+def _json(request: Request, alone: Request | None, comparison: Comparison | None) -> dict[str, Any]:
+    stats = request.stats
+    result: dict[str, Any] = {
+        "text": request.text,
+        "tokens": request.tokens,
+        "prompt_tokens": len(request.prompt),
+        "new_tokens": len(request.tokens),
+        "finish_reason": request.finish_reason,
+        "seed": request.seed,
+        "steps": stats.steps,
+        "mean_accepted_tokens": stats.mean_accepted_tokens,
+        "accept_lengths": stats.accept_lengths,
+        "exit_counts": {str(exit_): count for exit_, count in sorted(stats.exit_counts.items())},
+        "tokens_per_second": request.tokens_per_second,
+        "seconds": {
+            "prefill": stats.prefill,
+            "draft": stats.draft,
+            "verify": stats.verify,
+            "other": stats.other,
+        },
+    }
+    if alone is not None and comparison is not None:
+        result["baseline"] = {"tokens": alone.tokens, "tokens_per_second": alone.tokens_per_second}
+        result["speedup"] = request.tokens_per_second / alone.tokens_per_second
+        result["identical"] = comparison.identical
+    return result
+
+
+if __name__ == "__main__":
+    run_command(PROG, main)

@@ -1,0 +1,134 @@
+"""The draft tree: grown level by level, then cut to its best nodes (EAGLE-2, arXiv 2406.16858)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from s2d_trt.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class TreeShape:
+    """``depth`` d means d + 1 draft passes and d + 1 levels; ``nodes`` counts the root; ``top_k`` 1 is a chain."""
+
+    depth: int = 3
+    top_k: int = 1
+    nodes: int = 60
+
+    def __post_init__(self) -> None:
+        if self.depth < 0:
+            raise OptionError(f"tree depth {self.depth} must be 0 or more (d means d + 1 draft passes)")
+        if self.top_k < 1:
+            raise OptionError(f"tree top-k {self.top_k} must be at least 1 (1 is a chain)")
+        if self.nodes < 2:
+            raise OptionError(f"a tree of {self.nodes} nodes cannot draft; allow at least 2 (the root counts)")
+
+    @property
+    def draft_rows(self) -> int:
+        """Rows that drafting one tree adds to the draft's cache behind the root."""
+        return self.depth * self.top_k
+
+    @property
+    def verify_rows(self) -> int:
+        """Most rows that verifying one tree takes, the root included."""
+        grown = self.top_k + self.depth * self.top_k**2
+        return 1 + min(self.nodes - 1, grown)
+
+
+PAPER_TREE = TreeShape(depth=4, top_k=10, nodes=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Nodes in an order in which parents come first; node 0 is the root, the last token of the text.
+
+    ``tokens``, ``parents`` (-1 for the root) and ``depths`` are int64 ``[n]``; ``logprobs`` float64 ``[n]``
+    is the cumulative log-probability under the draft, 0 at the root.
+    """
+
+    tokens: np.ndarray
+    parents: np.ndarray
+    depths: np.ndarray
+    logprobs: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def root_only(cls, token: int) -> Tree:
+        """The tree that drafts nothing."""
+        return cls(np.array([token]), np.array([-1]), np.zeros(1, np.int64), np.zeros(1))
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every node's parent is the node before it."""
+        return bool((self.parents == np.arange(-1, len(self) - 1)).all())
+
+    def ancestor_mask(self) -> np.ndarray:
+        """bool ``[n, n]``: entry (i, j) is True where j is i or an ancestor of i."""
+        size = len(self)
+        if self.is_chain:
+            return np.tri(size, dtype=bool)
+        mask = np.eye(size, dtype=bool)
+        for node in range(1, size):
+            mask[node] |= mask[self.parents[node]]
+        return mask
+
+    def child(self, node: int, token: int) -> int | None:
+        """The child of ``node`` that carries ``token``, if the tree has it."""
+        matches = np.flatnonzero((self.parents == node) & (self.tokens == token))
+        return int(matches[0]) if len(matches) else None
+
+
+class TreeBuilder:
+    """Grows a tree: each level keeps its ``top_k`` best candidates as the frontier to expand next.
+
+    ``frontier_tokens`` int64 and ``frontier_logprobs`` float64 ``[f]`` describe the frontier (at first
+    the root), ``frontier_parents`` int64 ``[f]`` says which node of the frontier before each came from.
+    """
+
+    def __init__(self, root_token: int, shape: TreeShape) -> None:
+        self._shape = shape
+        root = Tree.root_only(root_token)
+        self._levels = [root]
+        self._size = 1
+        self._frontier = np.zeros(1, np.int64)
+        self.frontier_tokens, self.frontier_logprobs = root.tokens, root.logprobs
+        self.frontier_parents = np.zeros(1, np.int64)
+
+    def expand(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:
+        """Add the candidates of every frontier node, int64 and float ``[f, >= top_k]``, best first.
+
+        Candidates of probability zero (banned or padding ids) are left out.
+        """
+        top_k = self._shape.top_k
+        scores = (self.frontier_logprobs[:, None] + logprobs[:, :top_k]).ravel()
+        origins = np.arange(len(tokens)).repeat(top_k)
+        tokens = tokens[:, :top_k].ravel()
+        possible = scores > -np.inf
+        if not possible.all():
+            tokens, scores, origins = tokens[possible], scores[possible], origins[possible]
+        depths = np.full(len(tokens), len(self._levels), np.int64)
+        self._levels.append(Tree(tokens, self._frontier[origins], depths, scores))
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        self._frontier = self._size + best
+        self._size += len(tokens)
+        self.frontier_tokens, self.frontier_logprobs = tokens[best], scores[best]
+        self.frontier_parents = origins[best]
+
+    def finish(self) -> Tree:
+        """The best ``nodes`` by cumulative log-probability, renumbered; a node never outranks its parent."""
+        tokens = np.concatenate([level.tokens for level in self._levels])
+        parents = np.concatenate([level.parents for level in self._levels])
+        depths = np.concatenate([level.depths for level in self._levels])
+        logprobs = np.concatenate([level.logprobs for level in self._levels])
+        if self._size > self._shape.nodes:
+            # Stable: on equal scores the parent, created earlier, is kept first.
+            kept = np.sort(np.argsort(-logprobs, kind="stable")[: self._shape.nodes])
+            renumbered = np.full(self._size + 1, -1, dtype=np.int64)
+            renumbered[kept] = np.arange(len(kept))
+            tokens, logprobs, depths = tokens[kept], logprobs[kept], depths[kept]
+            parents = renumbered[parents[kept]]
+        return Tree(tokens, parents, depths, logprobs)

@@ -1,0 +1,178 @@
+"""Reading a bundle: a directory ``NAME.engine/`` whose ``manifest.json`` names everything in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from s2d_trt.errors import BundleError
+from s2d_trt.spec import ModelSpec
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+ALWAYS_HASH_BELOW = 256 * 2**20
+"""Bundles smaller than this many bytes are hashed at every load; larger ones with ``verify``."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """Size in bytes and SHA-256 of one file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """How a KV cache is laid out, and how many positions the model was built for."""
+
+    layout: str
+    max_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerSpec:
+    """Which tokenizer a bundle speaks, and the ids that begin and end a text."""
+
+    file: str
+    fingerprint: str
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything known about a bundle without opening a graph.
+
+    ``graphs`` maps a graph's name (see ``s2d_trt.names``) to its file; ``profiles`` holds query
+    lengths; ``head_top_k`` is the number of candidates that the draft's head gives (0 in a target).
+    """
+
+    kind: str
+    name: str
+    model: ModelSpec
+    exits: tuple[int, ...]
+    precision: str
+    cache: CacheSpec
+    profiles: dict[str, int]
+    head_top_k: int
+    tokenizer: TokenizerSpec
+    graphs: dict[str, str]
+    weights: str
+    files: dict[str, FileEntry]
+    built_with: dict[str, str]
+    plans: list[dict[str, Any]] = field(default_factory=list)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any], source: Path) -> Manifest:
+        """Build from parsed JSON.
+
+        Raises:
+            BundleError: another schema, or a field that is missing or of the wrong form.
+        """
+        schema = data.get("schema") if isinstance(data, dict) else None
+        if schema != SCHEMA:
+            raise BundleError(f"{source} has schema {schema}, this version reads {SCHEMA}; build the bundle again")
+        try:
+            fields = dict(data)
+            fields["model"] = ModelSpec(**data["model"])
+            fields["exits"] = tuple(data["exits"])
+            fields["cache"] = CacheSpec(**data["cache"])
+            tokenizer = dict(data["tokenizer"])
+            tokenizer["eos_token_ids"] = tuple(tokenizer["eos_token_ids"])
+            fields["tokenizer"] = TokenizerSpec(**tokenizer)
+            fields["files"] = {name: FileEntry(**entry) for name, entry in data["files"].items()}
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as cause:
+            raise BundleError(f"{source} is damaged ({cause}); build the bundle again") from cause
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk whose files have been checked."""
+
+    directory: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, directory: Path, kind: str | None = None, verify: bool = False) -> Bundle:
+        """Read the manifest and check every file's size, and its hash where the bundle is small or ``verify``.
+
+        Raises:
+            BundleError: nothing there, not a bundle, another kind, or a file that is missing or changed.
+        """
+        path = directory / MANIFEST
+        if not directory.is_dir():
+            raise BundleError(f"no bundle at {directory}; build one with python -m export.build or export.target")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BundleError(f"{directory} has no {MANIFEST}, so it is not a bundle; build it again") from None
+        except (OSError, ValueError) as cause:
+            raise BundleError(f"{path} cannot be read ({cause}); build the bundle again") from cause
+        bundle = cls(directory, Manifest.from_mapping(data, path))
+        if kind is not None and bundle.manifest.kind != kind:
+            raise BundleError(f"{directory} is a {bundle.manifest.kind} bundle where a {kind} is needed; name another")
+        bundle._check_files(verify)
+        return bundle
+
+    def path(self, file: str) -> Path:
+        """Path of a file that the manifest names."""
+        return self.directory / file
+
+    def companion(self, name: str) -> Path | None:
+        """Path of a file copied from the checkpoint by its plain name, like ``generation_config.json``, or None.
+
+        In a bundle it carries an id: ``generation_config-0123456789ab.json``.
+        """
+        stem, suffix = Path(name).stem, Path(name).suffix
+        for file in self.manifest.files:
+            if file == name or (file.rpartition("-")[0] == stem and Path(file).suffix == suffix):
+                return self.path(file)
+        return None
+
+    def _check_files(self, verify: bool) -> None:
+        entries = self.manifest.files
+        total = sum(entry.bytes for entry in entries.values())
+        for name, entry in entries.items():
+            path = self.path(name)
+            if Path(name).name != name or not path.is_file():
+                raise BundleError(f"{path} is missing from the bundle; build the bundle again")
+            size = path.stat().st_size
+            if size != entry.bytes:
+                raise BundleError(f"{path} has {size} bytes instead of {entry.bytes}; copy or build the bundle again")
+        if verify or total < ALWAYS_HASH_BELOW:
+            for name, entry in entries.items():
+                if file_sha256(self.path(name)) != entry.sha256:
+                    raise BundleError(f"{self.path(name)} does not match its hash; copy or build the bundle again")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_bundle(name: str | Path) -> Path:
+    """Directory of a bundle given by path, or by name under ``engines/`` with or without ``.engine``.
+
+    Raises:
+        BundleError: none of them exists.
+    """
+    candidates = [Path(name), Path("engines") / name, Path("engines") / f"{name}.engine"]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    built = sorted(path.stem for path in Path("engines").glob("*.engine"))
+    remedy = f"built here: {', '.join(built)}" if built else "build one with python -m export.build or export.target"
+    raise BundleError(f"no bundle named {name} (looked for {', '.join(map(str, candidates))}); {remedy}")

@@ -1,0 +1,48 @@
+"""Names of graphs and of their inputs and outputs. They follow onnxruntime-genai and Optimum.
+
+Shapes, with q query rows, S cache slots in view, H hidden size, V vocabulary, k top candidates:
+
+segment_i   input_ids int64 [1, q] (segment 0) or hidden_states [1, q, H] (the others),
+            position_ids int64 [1, q], attention_mask bool [q, S] (True: may be read),
+            write_index int64 [1] (slot of the first row), past_key_values.{layer}.key|value
+            -> output_hidden_states [1, q, H] (before the norm), present.{layer}.key|value
+head        hidden_states [1, q, H], noise [1, V] (added to the logits)
+            -> top_tokens int64 [q, k], top_logprobs [q, k] of ``log_softmax(logits + noise)``, best first
+target      as segment 0 over all layers, and logit_rows int64 [r] (rows to give logits for)
+            -> logits [r, V], present.{layer}.key|value
+
+Layers are numbered through the whole model. A cache is [1, S, kv_width] in layout BSH.
+"""
+
+from __future__ import annotations
+
+INPUT_IDS = "input_ids"
+HIDDEN_STATES = "hidden_states"
+OUTPUT_HIDDEN_STATES = "output_hidden_states"
+"""A graph cannot give a tensor the name of its own input, so a segment's result has this one."""
+POSITION_IDS = "position_ids"
+ATTENTION_MASK = "attention_mask"
+WRITE_INDEX = "write_index"
+NOISE = "noise"
+TOP_TOKENS = "top_tokens"
+TOP_LOGPROBS = "top_logprobs"
+LOGIT_ROWS = "logit_rows"
+LOGITS = "logits"
+
+HEAD = "head"
+TARGET = "target"
+
+
+def segment(index: int) -> str:
+    """Name of the draft's graph number ``index``."""
+    return f"segment_{index}"
+
+
+def past(layer: int, part: str) -> str:
+    """Input name of a layer's cache; ``part`` is ``key`` or ``value``."""
+    return f"past_key_values.{layer}.{part}"
+
+
+def present(layer: int, part: str) -> str:
+    """Output name of a layer's cache; bound to the same memory as ``past``."""
+    return f"present.{layer}.{part}"

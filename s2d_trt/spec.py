@@ -1,0 +1,26 @@
+"""The sizes of a Llama-family model, as both sides need them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What a graph and its caches are built from; field names follow Hugging Face's config."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    rms_norm_eps: float
+    rope_theta: float
+    tie_word_embeddings: bool
+
+    @property
+    def kv_width(self) -> int:
+        """Channels of one key (or value) row: ``num_key_value_heads * head_dim``."""
+        return self.num_key_value_heads * self.head_dim

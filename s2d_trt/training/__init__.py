@@ -1,0 +1,20 @@
+"""SoFT: training one model whose exits are each a usable model (needs the ``train`` extra)."""
+
+from __future__ import annotations
+
+import importlib
+
+from s2d_trt.errors import OptionError
+
+
+def require_torch() -> None:
+    """Import what training needs, so that a missing package is one line and not a traceback.
+
+    Raises:
+        OptionError: the ``train`` extra is not installed.
+    """
+    try:
+        for module in ("torch", "transformers", "tqdm"):
+            importlib.import_module(module)
+    except ImportError as cause:
+        raise OptionError("training needs torch and transformers: pip install 's2d-trt[train]'") from cause

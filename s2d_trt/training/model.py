@@ -1,0 +1,101 @@
+"""The trained model: a plain Llama whose exits share the final norm and the head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.hooks import RemovableHandle
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from s2d_trt.errors import OptionError
+from s2d_trt.training.checkpoint import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a Llama model; ``head_dim`` is ``hidden / heads``."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocab: int
+    max_length: int
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise OptionError(f"hidden {self.hidden} needs an even number of channels per head (heads: {self.heads})")
+        if self.heads % self.kv_heads:
+            raise OptionError(f"{self.heads} heads cannot share {self.kv_heads} key/value heads evenly")
+
+
+def new_model(shape: Shape, exits: Sequence[int], seed: int, vocabulary: Vocabulary) -> LlamaForCausalLM:
+    """A randomly initialised model with tied embeddings; its config records ``exits`` and the special ids."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        intermediate_size=shape.ffn,
+        vocab_size=shape.vocab,
+        max_position_embeddings=shape.max_length,
+        tie_word_embeddings=True,
+        bos_token_id=vocabulary.bos_token_id,
+        eos_token_id=vocabulary.eos_token_id,
+        exits=list(exits),
+    )
+    model = LlamaForCausalLM(config)
+    # GPT-2's rule: the residual stream keeps its scale however deep the model is.
+    for layer in model.model.layers:
+        for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            torch.nn.init.normal_(projection.weight, std=config.initializer_range / math.sqrt(2 * shape.layers))
+    return model
+
+
+class Exits(torch.nn.Module):
+    """Runs a model once and gives the logits of several exits.
+
+    ``forward(input_ids [B, T])`` returns one ``[B, T, V]`` tensor for each exit, shallowest first.
+    Every exit goes through the same final norm and head (SoFT, arXiv 2407.01955).
+    ``close()`` takes the hooks off the model again.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, exits: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.exits = tuple(exits)
+        self._hidden: dict[int, torch.Tensor] = {}
+        self._hooks = [self._keep(exit_) for exit_ in self.exits]
+
+    def _keep(self, exit_: int) -> RemovableHandle:
+        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            self._hidden[exit_] = output[0] if isinstance(output, tuple) else output
+
+        layer: torch.nn.Module = self.model.model.layers[exit_ - 1]
+        return layer.register_forward_hook(hook)
+
+    def forward(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
+        """Logits of each exit, ``[B, T, V]``."""
+        decoder = self.model.model
+        decoder(input_ids=input_ids, use_cache=False)
+        hidden = [self._hidden.pop(exit_) for exit_ in self.exits]
+        return [self.model.lm_head(decoder.norm(states)) for states in hidden]
+
+    def close(self) -> None:
+        """Remove the hooks; the model keeps working without."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def compile_layers(self) -> None:
+        """Compile each layer on its own: all share one compiled graph, so it takes seconds.
+
+        The hooks stay outside of what is compiled, where adding or removing one needs no new graph.
+        """
+        for layer in self.model.model.layers:
+            layer.forward = torch.compile(layer.forward)
