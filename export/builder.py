@@ -20,7 +20,6 @@ from export.weights import write_weights
 from s2d_trt import __version__, names
 from s2d_trt.bundle import CacheSpec, FileEntry, Manifest, TokenizerSpec
 from s2d_trt.errors import CheckpointError, OptionError
-from s2d_trt.spec import ModelSpec
 from s2d_trt.tokenizer import tokenizer_fingerprint
 
 TOKENIZER = "tokenizer.json"

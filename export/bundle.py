@@ -56,7 +56,7 @@ class BundleWriter:
         digest = sha256 or file_sha256(path)
         stem, suffix = Path(name).stem, Path(name).suffix
         final = f"{stem}-{digest[:ID_LENGTH]}{suffix}"
-        os.replace(path, self.staging / final)
+        path.replace(self.staging / final)
         self._files[final] = FileEntry((self.staging / final).stat().st_size, digest)
         return final
 
@@ -78,9 +78,9 @@ class BundleWriter:
         for name in (*self._files, MANIFEST):
             _sync(self.staging / name)
         for name in self._files:
-            os.replace(self.staging / name, self.out / name)
+            (self.staging / name).replace(self.out / name)
         _sync(self.out)
-        os.replace(text, self.out / MANIFEST)
+        text.replace(self.out / MANIFEST)
         _sync(self.out)
 
 

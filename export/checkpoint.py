@@ -215,7 +215,7 @@ def _read_rope_theta(fields: _Fields) -> float:
             thetas.append(_Fields(rope, fields.path).number("rope_theta", 10000.0))
     if len(set(thetas)) > 1:
         raise CheckpointError(
-            f"{fields.path}: rope_theta is given as {thetas[0]:g} and as {thetas[1]:g}; keep the one it was trained with"
+            f"{fields.path}: rope_theta is given as {thetas[0]:g} and {thetas[1]:g}; keep the one it was trained with"
         )
     return thetas[0] if thetas else 10000.0
 

@@ -91,14 +91,12 @@ class DraftSlot:
         self._layers = [range(start, stop) for start, stop in zip(starts, draft.exits, strict=True)]
         self._caches = [KVCache(len(layers), capacity, spec.kv_width) for layers in self._layers]
         # Row r of _hidden[k] is the output of segment k at row r, and what segment k + 1 waits for.
-        self._hidden = [np.zeros((1, capacity, spec.hidden_size), np.float32) for _ in draft.exits]
-        self._ids = np.zeros((1, capacity), np.int64)
-        self._positions = np.zeros((1, capacity), np.int64)
+        self._hidden = [np.zeros((capacity, spec.hidden_size), np.float32) for _ in draft.exits]
+        self._ids = np.zeros(capacity, np.int64)
+        self._positions = np.zeros(capacity, np.int64)
         self._tree_mask = np.zeros((SCRATCH_ROWS, SCRATCH_ROWS), dtype=bool)
         self._bindings = [segment.binding(self.clock) for segment in draft.segments]
         self._head = draft.head.binding(self.clock)
-        self._write_index = np.zeros(1, np.int64)
-        self._noise = np.zeros((1, draft.vocab_size), np.float32)
         self.done = [0] * len(draft.exits)
         self.committed = 0
         self.rows = 0
@@ -130,18 +128,18 @@ class DraftSlot:
             )
         places, ids = np.arange(start, stop), np.asarray(tokens, dtype=np.int64)
         # A tree row stands at its depth's place only if no level before it was wider than one node.
-        same = (self._ids[0, start:stop] == ids) & (self._positions[0, start:stop] == places) & (places < self.rows)
+        same = (self._ids[start:stop] == ids) & (self._positions[start:stop] == places) & (places < self.rows)
         in_place = start + (len(tokens) if same.all() else int(same.argmin()))
-        self._ids[0, start:stop] = ids
-        self._positions[0, start:stop] = places
+        self._ids[start:stop] = ids
+        self._positions[start:stop] = places
         self.done = [min(done, in_place) for done in self.done]
         self.rows = self.committed = stop
 
     def _enqueue_frontier(self, tokens: np.ndarray, parent_rows: np.ndarray, depth: int) -> np.ndarray:
         """Append a level of tree rows under ``parent_rows`` [f]; returns the new rows, int64 ``[f]``."""
         start, stop = self.rows, self.rows + len(tokens)
-        self._ids[0, start:stop] = tokens
-        self._positions[0, start:stop] = self.committed - 1 + depth
+        self._ids[start:stop] = tokens
+        self._positions[start:stop] = self.committed - 1 + depth
         first, last = start - self.committed, stop - self.committed
         mask = self._tree_mask[first:last]
         mask[:] = False
@@ -159,27 +157,26 @@ class DraftSlot:
 
     def _run(self, segment: int, start: int, stop: int) -> None:
         binding, cache = self._bindings[segment], self._caches[segment]
-        bucket = cache.bucket(stop)
+        count, bucket, hidden_size = stop - start, cache.bucket(stop), self._draft.spec.hidden_size
         if segment == 0:
-            binding.bind(names.INPUT_IDS, self._ids[:, start:stop])
+            binding.buffer(names.INPUT_IDS, (1, count))[0] = self._ids[start:stop]
         else:
-            binding.bind(names.HIDDEN_STATES, self._hidden[segment - 1][:, start:stop])
-        self._write_index[0] = start
-        binding.bind(names.WRITE_INDEX, self._write_index)
-        binding.bind(names.POSITION_IDS, self._positions[:, start:stop])
-        binding.bind(names.ATTENTION_MASK, self._mask(start, stop, bucket))
+            binding.buffer(names.HIDDEN_STATES, (1, count, hidden_size))[0] = self._hidden[segment - 1][start:stop]
+        binding.buffer(names.POSITION_IDS, (1, count))[0] = self._positions[start:stop]
+        binding.buffer(names.WRITE_INDEX, (1,))[0] = start
+        self._fill_mask(binding.buffer(names.ATTENTION_MASK, (count, bucket)), start, stop)
         binding.bind_cache(cache, self._layers[segment], bucket)
-        binding.bind(names.OUTPUT_HIDDEN_STATES, self._hidden[segment][:, start:stop])
+        hidden = binding.buffer(names.OUTPUT_HIDDEN_STATES, (1, count, hidden_size))
         binding.run()
+        self._hidden[segment][start:stop] = hidden[0]
         self.done[segment] = stop
 
-    def _mask(self, start: int, stop: int, bucket: int) -> np.ndarray:
-        mask = np.arange(bucket) <= np.arange(start, stop)[:, None]
+    def _fill_mask(self, mask: np.ndarray, start: int, stop: int) -> None:
+        """Committed rows read all rows up to themselves, tree rows the committed ones and their ancestors."""
+        np.less_equal(np.arange(mask.shape[1]), np.arange(start, stop)[:, None], out=mask)
         if stop > self.committed:
-            first = max(start, self.committed)
-            block = self._tree_mask[first - self.committed : stop - self.committed, : stop - self.committed]
-            mask[first - start :, self.committed : stop] = block
-        return mask
+            first, size = max(start, self.committed), stop - self.committed
+            mask[first - start :, self.committed : stop] = self._tree_mask[first - self.committed : size, :size]
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Commit the prompt and run it through every segment."""
@@ -193,7 +190,7 @@ class DraftSlot:
         Each depth's frontier goes through segment 0 and the head; while ``policy`` finds the exit's
         answer too unsure the next segment runs, and so on; the last exit always answers.
         """
-        builder = TreeBuilder(int(self._ids[0, self.committed - 1]), shape)
+        builder = TreeBuilder(int(self._ids[self.committed - 1]), shape)
         rows = np.array([self.committed - 1])
         exits = []
         for depth in range(shape.depth + 1):
@@ -216,16 +213,19 @@ class DraftSlot:
         return tokens, logprobs, index
 
     def _candidates(self, segment: int, rows: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Top candidates of the newest rows at an exit: ids int64 and log-probabilities float32 ``[rows, k]``."""
-        tokens = np.empty((rows, self._draft.head_top_k), np.int64)
-        logprobs = np.empty((rows, self._draft.head_top_k), np.float32)
-        known = min(len(noise), self._noise.shape[1])
-        # The target has no such ids: padding of the draft's vocabulary is never drafted.
-        self._noise[0, known:] = -np.inf
-        self._noise[0, :known] = noise[:known]
-        self._head.bind(names.HIDDEN_STATES, self._hidden[segment][:, self.rows - rows : self.rows])
-        self._head.bind(names.NOISE, self._noise)
-        self._head.bind(names.TOP_TOKENS, tokens)
-        self._head.bind(names.TOP_LOGPROBS, logprobs)
-        self._head.run()
+        """Top candidates of the newest rows at an exit: ids int64 and log-probabilities float32 ``[rows, k]``.
+
+        Both are overwritten by the next call.
+        """
+        head, top_k, spec = self._head, self._draft.head_top_k, self._draft.spec
+        newest = self._hidden[segment][self.rows - rows : self.rows]
+        head.buffer(names.HIDDEN_STATES, (1, rows, spec.hidden_size))[0] = newest
+        known = min(len(noise), spec.vocab_size)
+        row = head.buffer(names.NOISE, (1, spec.vocab_size))[0]
+        row[:known] = noise[:known]
+        # Ids that the target does not have, padding of the draft's vocabulary, are never drafted.
+        row[known:] = -np.inf
+        tokens = head.buffer(names.TOP_TOKENS, (rows, top_k))
+        logprobs = head.buffer(names.TOP_LOGPROBS, (rows, top_k))
+        head.run()
         return tokens, logprobs

@@ -10,12 +10,14 @@ key = seed and counter = (i // 4, t, 0, 0): it depends on neither the vocabulary
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
-_ROWS_AHEAD = 8
+_KEPT_ROWS = 32
 
 
 def philox4x32(counter: np.ndarray, key: int, rounds: int = 10) -> np.ndarray:
@@ -43,21 +45,23 @@ def gumbel(seed: int, first_position: int, positions: int, vocab_size: int) -> n
 
 
 class Noise:
-    """``T * gumbel`` of one request, made a few positions at a time and kept until they are passed."""
+    """``T * gumbel`` of one request; a row is made once, with its neighbours, and kept for a while."""
 
     def __init__(self, seed: int, temperature: float, vocab_size: int) -> None:
         self._seed, self._temperature, self._vocab_size = seed, np.float32(temperature), vocab_size
-        self._first = 0
-        self._rows = np.zeros((0, vocab_size), np.float32)
+        # A block of rows costs little more than one while the vocabulary is small.
+        self._block_rows = max(1, min(8, 2**15 // vocab_size))
+        self._block = lru_cache(maxsize=_KEPT_ROWS // self._block_rows)(self._make_block)
         self._zeros = np.zeros(vocab_size, np.float32)
 
     def row(self, position: int) -> np.ndarray:
         """Noise for the token at ``position``, float32 ``[vocab_size]``; zeros when greedy. Do not write to it."""
         if self._temperature == 0:
             return self._zeros
-        offset = position - self._first
-        if not 0 <= offset < len(self._rows):
-            self._rows = self._temperature * gumbel(self._seed, position, _ROWS_AHEAD, self._vocab_size)
-            self._first, offset = position, 0
-        row: np.ndarray = self._rows[offset]
+        index, offset = divmod(position, self._block_rows)
+        row: np.ndarray = self._block(index)[offset]
         return row
+
+    def _make_block(self, index: int) -> np.ndarray:
+        first = index * self._block_rows
+        return self._temperature * gumbel(self._seed, first, self._block_rows, self._vocab_size)

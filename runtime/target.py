@@ -85,7 +85,6 @@ class TargetSlot:
         self._cache = KVCache(spec.num_hidden_layers, target.max_length + SCRATCH_ROWS, spec.kv_width)
         self._layers = range(spec.num_hidden_layers)
         self._binding: Binding = engine.binding(self.clock)
-        self._write_index = np.zeros(1, np.int64)
         self.length = 0
         self.exact = False
 
@@ -111,7 +110,7 @@ class TargetSlot:
         return logits
 
     def verify(self, tree: Tree) -> np.ndarray:
-        """Logits [n, V] at every node of ``tree``, whose root follows the committed rows."""
+        """Logits [n, V] at every node of ``tree``, whose root follows the committed rows; valid until the next call."""
         return self._run(tree.tokens, tree.depths, tree.ancestor_mask(), np.arange(len(tree)))
 
     def commit(self, path: Sequence[int]) -> None:
@@ -129,21 +128,19 @@ class TargetSlot:
         asked = len(rows)
         if self.exact:
             tokens, depths, mask, rows = _joined_by_dummy(tokens, depths, mask, rows)
-        count = len(tokens)
-        bucket = self._cache.bucket(self.length + count)
-        visible = np.zeros((count, bucket), dtype=bool)
-        visible[:, : self.length] = True
-        visible[:, self.length : self.length + count] = mask
-        logits = np.empty((len(rows), self._target.vocab_size), np.float32)
-        self._write_index[0] = self.length
+        count, start = len(tokens), self.length
+        bucket = self._cache.bucket(start + count)
         binding = self._binding
-        binding.bind(names.INPUT_IDS, tokens[None])
-        binding.bind(names.POSITION_IDS, (self.length + depths)[None])
-        binding.bind(names.ATTENTION_MASK, visible)
-        binding.bind(names.WRITE_INDEX, self._write_index)
-        binding.bind(names.LOGIT_ROWS, rows)
+        binding.buffer(names.INPUT_IDS, (1, count))[0] = tokens
+        np.add(depths, start, out=binding.buffer(names.POSITION_IDS, (1, count))[0])
+        visible = binding.buffer(names.ATTENTION_MASK, (count, bucket))
+        visible[:, :start] = True
+        visible[:, start : start + count] = mask
+        visible[:, start + count :] = False
+        binding.buffer(names.WRITE_INDEX, (1,))[0] = start
+        binding.buffer(names.LOGIT_ROWS, (len(rows),))[:] = rows
         binding.bind_cache(self._cache, self._layers, bucket)
-        binding.bind(names.LOGITS, logits)
+        logits = binding.buffer(names.LOGITS, (len(rows), self._target.vocab_size))
         binding.run()
         return logits[:asked]
 

@@ -51,7 +51,9 @@ class TextStream:
 
     def finish(self) -> None:
         """No more tokens come: release what was held back, an incomplete character as U+FFFD."""
-        self.text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+        # A token can complete a stop string and begin a character that never comes.
+        self.text = text[: min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=len(text))]
 
     def _held_back(self) -> int:
         longest = 0

@@ -106,7 +106,7 @@ class TreeBuilder:
         top_k = self._shape.top_k
         scores = (self.frontier_logprobs[:, None] + logprobs[:, :top_k]).ravel()
         origins = np.arange(len(tokens)).repeat(top_k)
-        tokens = tokens[:, :top_k].ravel()
+        tokens = tokens[:, :top_k].flatten()
         possible = scores > -np.inf
         if not possible.all():
             tokens, scores, origins = tokens[possible], scores[possible], origins[possible]

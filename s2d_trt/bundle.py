@@ -143,6 +143,9 @@ class Bundle:
 
     def _check_files(self, verify: bool) -> None:
         entries = self.manifest.files
+        for name in (*self.manifest.graphs.values(), self.manifest.weights, self.manifest.tokenizer.file):
+            if str(name) not in entries:
+                raise BundleError(f"{self.path(MANIFEST)} does not list {name}; build the bundle again")
         total = sum(entry.bytes for entry in entries.values())
         for name, entry in entries.items():
             path = self.path(name)

@@ -15,6 +15,8 @@ from s2d_trt import names
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import BundleError
 
+_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+
 
 def physical_cores() -> int:
     """Cores this process may use, hyper-threads counted once where Linux tells them apart."""
@@ -64,40 +66,51 @@ class Engine:
 
 
 class Binding:
-    """Buffers bound to a graph's inputs and outputs; the graph reads and writes them in place."""
+    """Buffers bound to a graph's inputs and outputs; the graph reads and writes them in place.
+
+    Buffers are made once for each shape and kept, so that a call allocates nothing.
+    """
 
     def __init__(self, session: ort.InferenceSession, clock: Clock) -> None:
         self._session, self._clock = session, clock
         self._io = session.io_binding()
-        self._inputs = {node.name for node in session.get_inputs()}
-        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}
-        self._kept: dict[str, tuple[np.ndarray, ort.OrtValue]] = {}
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        self._bind_value = {node.name: self._io.bind_ortvalue_input for node in inputs}
+        self._bind_value |= {node.name: self._io.bind_ortvalue_output for node in outputs}
+        self._dtypes = {node.name: _DTYPES[node.type] for node in (*inputs, *outputs)}
+        self._buffers: dict[tuple[str, tuple[int, ...]], tuple[np.ndarray, ort.OrtValue]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._caches: list[ort.OrtValue] = []
         self._bucket = 0
 
-    def bind(self, name: str, array: np.ndarray) -> None:
-        """Bind a contiguous array to an input or output; binding the same memory again costs nothing."""
-        key = (array.__array_interface__["data"][0], array.shape)
-        if self._bound.get(name) == key:
-            return
-        value = ort.OrtValue.ortvalue_from_numpy(array)
-        if name in self._inputs:
-            self._io.bind_ortvalue_input(name, value)
-        else:
-            self._io.bind_ortvalue_output(name, value)
-        self._bound[name] = key
-        # ONNX Runtime borrows the memory: it must live as long as the binding.
-        self._kept[name] = (array, value)
+    def buffer(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The buffer of ``shape`` for an input or output, bound: fill it before, or read it after, ``run``.
+
+        The next call for the same name and shape gives the same memory.
+        """
+        key = (name, shape)
+        if key not in self._buffers:
+            array = np.zeros(shape, self._dtypes[name])
+            self._buffers[key] = (array, ort.OrtValue.ortvalue_from_numpy(array))
+        array, value = self._buffers[key]
+        if self._shapes.get(name) != shape:
+            self._bind_value[name](name, value)
+            self._shapes[name] = shape
+        return array
 
     def bind_cache(self, cache: KVCache, layers: range, bucket: int) -> None:
         """Bind the first ``bucket`` slots of every layer's cache as both past and present: updates are in place."""
         if bucket == self._bucket:
             return
+        bound = []
         for index, layer in enumerate(layers):
             for part in ("key", "value"):
-                view = cache.view(index, part, bucket)
-                self.bind(names.past(layer, part), view)
-                self.bind(names.present(layer, part), view)
-        self._bucket = bucket
+                value = ort.OrtValue.ortvalue_from_numpy(cache.view(index, part, bucket))
+                for name in (names.past(layer, part), names.present(layer, part)):
+                    self._bind_value[name](name, value)
+                bound.append(value)
+        # ONNX Runtime borrows the memory; the cache itself outlives the binding in its slot.
+        self._caches, self._bucket = bound, bucket
 
     def run(self) -> None:
         """Run the graph on what is bound."""

@@ -1,0 +1,69 @@
+# make demo   build the demo bundles and generate with the sorted draft, without torch
+# make test   lint, type check and test everything
+# Both set themselves up in .venv; the second time nothing is installed again.
+
+PYTHON ?= python3
+VENV   ?= .venv
+DEMO   := engines/demo
+RUN_ARGS ?= --target target-17m --prompt-file runtime/prompts/demo.txt --baseline
+
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+DRAFT   := engines/draft.engine/manifest.json
+TARGETS := engines/target-17m.engine/manifest.json engines/target-6m.engine/manifest.json
+
+.PHONY: demo test lint format clean
+.DELETE_ON_ERROR:
+
+demo: $(DRAFT) $(TARGETS)
+	@echo "== generating with the sorted draft, then with the target alone"
+	@$(BIN)/python -m runtime.run $(RUN_ARGS)
+
+test: $(VENV)/test.stamp
+	@echo "== ruff: style"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@echo "== mypy: types"
+	@$(BIN)/mypy
+	@echo "== pytest: behaviour"
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/test.stamp
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+
+format: $(VENV)/test.stamp
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:
+	@echo "== removing .venv, built bundles and caches; demo checkpoints stay"
+	@rm -rf $(VENV) engines/*.engine build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find s2d_trt export runtime tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DRAFT): $(wildcard $(DEMO)/draft/*) | $(VENV)/demo.stamp
+	@echo "== building engines/draft.engine: exits 6, 9 and 12 of the demo draft"
+	@$(BIN)/python -m export.build --exits 6,9,12
+	@touch $@
+
+engines/%.engine/manifest.json: $(DEMO)/%/config.json $(DEMO)/%/model.safetensors | $(VENV)/demo.stamp
+	@echo "== building engines/$*.engine"
+	@$(BIN)/python -m export.target --checkpoint $(DEMO)/$* --out engines/$*.engine
+	@touch $@
+
+# One environment, two depths: the demo never installs torch.
+$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== installing the runtime and the exporter into $(VENV)"
+	@$(PIP) --editable '.[export]'
+	@touch $@
+
+$(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== installing what the tests need into $(VENV), torch included"
+	@$(PIP) --editable '.[export,train,dev]'
+	@touch $@ $(VENV)/demo.stamp
+
+$(BIN)/python:
+	@echo "== creating $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)

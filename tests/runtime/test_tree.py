@@ -1,0 +1,187 @@
+"""The draft tree: grown level by level, cut to its best nodes, parents first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.tree import PAPER_TREE, Tree, TreeBuilder, TreeShape
+from s2d_trt.errors import OptionError
+
+SHAPES = st.builds(TreeShape, depth=st.integers(0, 4), top_k=st.integers(1, 4), nodes=st.integers(2, 30))
+SEEDS = st.integers(0, 2**32 - 1)
+CANDIDATES, VOCAB = 5, 40
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the reference: its tokens from the root on, and its score."""
+
+    path: tuple[int, ...]
+    score: float
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A tree beside everything that went into it."""
+
+    shape: TreeShape
+    tree: Tree
+    created: list[Node]
+    banned: set[tuple[int, ...]]
+
+
+def candidates(seed: int, paths: list[tuple[int, ...]], banned_share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates of each frontier node, best first: distinct tokens, coarse scores (so that some tie)."""
+    tokens, logprobs = [], []
+    for path in paths:
+        rng = np.random.default_rng([seed, *path])
+        tokens.append(rng.choice(VOCAB, CANDIDATES, replace=False))
+        scores = -rng.integers(1, 12, CANDIDATES) / 4
+        scores[rng.random(CANDIDATES) < banned_share] = -np.inf
+        scores[0] = -0.25
+        logprobs.append(np.sort(scores)[::-1])
+    return np.array(tokens), np.array(logprobs, np.float32)
+
+
+def grow(shape: TreeShape, seed: int, banned_share: float = 0.2) -> Grown:
+    builder = TreeBuilder(7, shape)
+    frontier, created, banned = [Node((7,), 0.0)], [Node((7,), 0.0)], set()
+    for _ in range(shape.depth + 1):
+        tokens, logprobs = candidates(seed, [node.path for node in frontier], banned_share)
+        builder.expand(tokens, logprobs)
+        level, parents = [], []
+        for index, node in enumerate(frontier):
+            for token, logprob in zip(tokens[index], logprobs[index], strict=True):
+                child = Node((*node.path, int(token)), node.score + float(logprob))
+                if logprob == -np.inf:
+                    banned.add(child.path)
+                elif token in tokens[index, : shape.top_k]:
+                    level.append(child)
+                    parents.append(index)
+        # The specification of the next frontier: the top_k best of this level, of equal ones the older.
+        order = sorted(range(len(level)), key=lambda i: (-level[i].score, i))[: shape.top_k]
+        created += level
+        frontier = [level[i] for i in order]
+        assert builder.frontier_tokens.tolist() == [node.path[-1] for node in frontier]
+        assert builder.frontier_logprobs == pytest.approx([node.score for node in frontier])
+        assert builder.frontier_parents.tolist() == [parents[i] for i in order]
+    return Grown(shape, builder.finish(), created, banned)
+
+
+def path_of(tree: Tree, node: int) -> tuple[int, ...]:
+    path: tuple[int, ...] = ()
+    while node >= 0:
+        path = (int(tree.tokens[node]), *path)
+        node = int(tree.parents[node])
+    return path
+
+
+def paths_of(tree: Tree) -> list[tuple[int, ...]]:
+    return [path_of(tree, node) for node in range(len(tree))]
+
+
+@given(SHAPES, SEEDS)
+def test_the_frontier_is_the_top_k_of_its_level_and_knows_its_parents(shape: TreeShape, seed: int) -> None:
+    grow(shape, seed)  # asserted at every level
+
+
+@given(SHAPES, SEEDS)
+def test_parents_come_before_their_children(shape: TreeShape, seed: int) -> None:
+    tree = grow(shape, seed).tree
+    assert tree.parents[0] == -1
+    assert (tree.parents[1:] >= 0).all()
+    assert (tree.parents < np.arange(len(tree))).all()
+
+
+@given(SHAPES, SEEDS)
+def test_depths_and_scores_are_those_of_the_paths(shape: TreeShape, seed: int) -> None:
+    grown = grow(shape, seed)
+    scores = {node.path: node.score for node in grown.created}
+    for node, path in enumerate(paths_of(grown.tree)):
+        assert grown.tree.depths[node] == len(path) - 1
+        assert grown.tree.logprobs[node] == pytest.approx(scores[path])
+
+
+@given(SHAPES, SEEDS)
+def test_the_kept_set_is_the_best_nodes_and_closed_under_ancestors(shape: TreeShape, seed: int) -> None:
+    grown = grow(shape, seed)
+    kept = set(paths_of(grown.tree))
+    assert len(kept) == len(grown.tree) == min(shape.nodes, len(grown.created))
+    assert all(path[:-1] in kept for path in kept if len(path) > 1)
+    left_out = [node.score for node in grown.created if node.path not in kept]
+    assert not left_out or max(left_out) <= grown.tree.logprobs.min()
+
+
+@given(SHAPES, SEEDS)
+def test_candidates_of_probability_zero_never_appear(shape: TreeShape, seed: int) -> None:
+    grown = grow(shape, seed, banned_share=0.6)
+    assert not set(paths_of(grown.tree)) & grown.banned
+
+
+@given(SHAPES, SEEDS)
+def test_a_tree_never_exceeds_the_rows_its_shape_announces(shape: TreeShape, seed: int) -> None:
+    tree = grow(shape, seed, banned_share=0.0).tree
+    assert len(tree) <= shape.verify_rows <= shape.nodes
+
+
+@given(SHAPES, SEEDS)
+def test_the_mask_is_the_ancestor_relation(shape: TreeShape, seed: int) -> None:
+    tree = grow(shape, seed).tree
+    paths = paths_of(tree)
+    expected = [[above == path[: len(above)] for above in paths] for path in paths]
+    assert tree.ancestor_mask().tolist() == expected
+
+
+@given(SHAPES, SEEDS)
+def test_a_child_is_found_by_its_token(shape: TreeShape, seed: int) -> None:
+    tree = grow(shape, seed).tree
+    for node in range(1, len(tree)):
+        assert tree.child(int(tree.parents[node]), int(tree.tokens[node])) == node
+
+
+def test_a_token_that_is_no_child_is_not_found() -> None:
+    tree = Tree(np.array([1, 2, 3]), np.array([-1, 0, 1]), np.array([0, 1, 2]), np.zeros(3))
+    assert tree.child(0, 3) is None
+    assert tree.child(2, 2) is None
+
+
+@given(depth=st.integers(0, 5), seed=SEEDS)
+def test_top_k_1_is_a_chain_of_depth_plus_1_drafted_tokens(depth: int, seed: int) -> None:
+    tree = grow(TreeShape(depth, top_k=1), seed).tree
+    assert tree.is_chain
+    assert len(tree) == depth + 2
+    assert np.array_equal(tree.ancestor_mask(), np.tri(depth + 2, dtype=bool))
+
+
+def test_a_branching_tree_is_no_chain() -> None:
+    assert not Tree(np.array([1, 2, 3]), np.array([-1, 0, 0]), np.array([0, 1, 1]), np.zeros(3)).is_chain
+
+
+def test_a_root_alone_drafts_nothing() -> None:
+    tree = Tree.root_only(9)
+    assert (len(tree), tree.tokens.tolist(), tree.parents.tolist()) == (1, [9], [-1])
+    assert tree.is_chain
+    assert tree.child(0, 9) is None
+
+
+def test_on_equal_scores_a_parent_is_kept_before_its_child() -> None:
+    builder = TreeBuilder(0, TreeShape(depth=2, top_k=1, nodes=3))
+    for token in (1, 2, 3):
+        builder.expand(np.array([[token]]), np.zeros((1, 1)))
+    assert builder.finish().tokens.tolist() == [0, 1, 2]
+
+
+def test_the_papers_tree_has_depth_4_top_k_10_and_60_nodes() -> None:
+    assert (PAPER_TREE.depth, PAPER_TREE.top_k, PAPER_TREE.nodes) == (4, 10, 60)
+    assert (PAPER_TREE.draft_rows, PAPER_TREE.verify_rows) == (40, 60)
+
+
+@pytest.mark.parametrize("wrong", [{"depth": -1}, {"top_k": 0}, {"nodes": 1}])
+def test_a_shape_that_cannot_draft_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(OptionError):
+        TreeShape(**wrong)
