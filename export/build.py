@@ -21,7 +21,7 @@ from export.checkpoint import Checkpoint
 from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, positive_int, run_command
 from s2d_trt.errors import OptionError
 
-PROG = "export.build"
+PROG = "python -m export.build"
 
 
 def choose_exits(requested: tuple[int, ...] | None, checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -74,7 +74,8 @@ def main(argv: Sequence[str]) -> None:
         BuildRequest("draft", options.checkpoint, options.out, exits, options.max_length, not options.no_parity),
         checkpoint,
     )
-    print(f"next     python -m runtime.run --draft {options.out} --target engines/TARGET.engine --prompt '...'")
+    print("next     python -m export.target --checkpoint DIR --out engines/NAME.engine")
+    print(f"then     python -m runtime.run --draft {options.out} --target NAME --prompt 'TEXT'")
 
 
 if __name__ == "__main__":

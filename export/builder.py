@@ -12,9 +12,10 @@ from pathlib import Path
 import onnx
 
 from export.bundle import BundleWriter, write_bundle
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, check_tokenizer
 from export.graph import GraphBuilder, head_top_k
 from export.layout import BSH
+from export.nodes import OPSET
 from export.parity import check_parity
 from export.weights import write_weights
 from s2d_trt import __version__, names
@@ -25,6 +26,8 @@ from s2d_trt.tokenizer import tokenizer_fingerprint
 TOKENIZER = "tokenizer.json"
 COMPANIONS = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 LARGEST_CALL = 512
+SHORTEST_CACHE = 32
+"""A prompt and a tree must fit in it."""
 
 Log = Callable[[str], None]
 
@@ -51,6 +54,7 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
     """
     began = time.perf_counter()
     max_length = _checked_max_length(request, checkpoint)
+    check_tokenizer(checkpoint.directory / TOKENIZER, checkpoint.spec)
     fingerprint = tokenizer_fingerprint(checkpoint.directory / TOKENIZER, CheckpointError)
     # Layers above the last exit are never run, so they are not part of what is built.
     layers = request.exits[-1] if request.exits else checkpoint.spec.num_hidden_layers
@@ -74,7 +78,7 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
             exits=request.exits,
             precision="fp32",
             cache=CacheSpec(layout.name, max_length),
-            profiles={"min": 1, "opt": 1, "max": min(LARGEST_CALL, max_length)},
+            profiles={"min": 1, "opt": 8, "max": min(LARGEST_CALL, max_length)},
             head_top_k=head_top_k(spec) if request.exits else 0,
             tokenizer=TokenizerSpec(
                 file=writer.add(TOKENIZER, (checkpoint.directory / TOKENIZER).read_bytes()),
@@ -85,7 +89,7 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
             graphs=graphs,
             weights=weights_name,
             files=_with_companions(writer, checkpoint.directory),
-            built_with={"s2d-trt": __version__, "onnx": metadata.version("onnx"), "opset": str(_opset(models))},
+            built_with={"s2d-trt": __version__, "onnx": metadata.version("onnx"), "opset": str(OPSET)},
         )
         if request.parity:
             log(f"parity   {check_parity(manifest, writer.staging, checkpoint.directory)}")
@@ -116,6 +120,10 @@ def _models(builder: GraphBuilder, exits: tuple[int, ...]) -> dict[str, onnx.Mod
 def _checked_max_length(request: BuildRequest, checkpoint: Checkpoint) -> int:
     trained = checkpoint.max_position_embeddings
     max_length = request.max_length or trained
+    if max_length < SHORTEST_CACHE:
+        raise OptionError(
+            f"a cache of {max_length} positions holds no prompt and tree; use --max-length {SHORTEST_CACHE} or more"
+        )
     if max_length > trained:
         raise OptionError(
             f"--max-length {max_length} is beyond the {trained} positions that {checkpoint.directory} was trained for "
@@ -130,7 +138,3 @@ def _with_companions(writer: BundleWriter, directory: Path) -> dict[str, FileEnt
         if (directory / name).is_file():
             writer.add(name, (directory / name).read_bytes())
     return writer.files
-
-
-def _opset(models: dict[str, onnx.ModelProto]) -> int:
-    return max(entry.version for model in models.values() for entry in model.opset_import)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, which safetensors needs to read it
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
 
 from s2d_trt.errors import CheckpointError
 from s2d_trt.spec import ModelSpec
@@ -23,6 +25,7 @@ INDEX_FILE = "model.safetensors.index.json"
 FLOAT_TYPES = ("BF16", "F16", "F32")
 
 
+LAYER_TENSOR = re.compile(r"model\.layers\.(\d+)\.")
 UNSUPPORTED_WHEN_SET = ("attention_bias", "mlp_bias", "quantization_config")
 
 
@@ -53,6 +56,8 @@ class Checkpoint:
         spec = _read_spec(fields)
         eos = (*generation.token_ids("eos_token_id", spec), *fields.token_ids("eos_token_id", spec))
         bos = (*generation.token_ids("bos_token_id", spec), *fields.token_ids("bos_token_id", spec))
+        tensor_files = _list_tensors(directory)
+        _refuse_unread_tensors(tensor_files, spec, directory)
         return cls(
             directory=directory,
             spec=spec,
@@ -60,7 +65,7 @@ class Checkpoint:
             max_position_embeddings=fields.positive("max_position_embeddings"),
             bos_token_id=bos[0] if bos else None,
             eos_token_ids=tuple(dict.fromkeys(eos)),
-            tensor_files=_list_tensors(directory),
+            tensor_files=tensor_files,
         )
 
     def check_tensors(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -102,14 +107,39 @@ class Checkpoint:
         """One tensor as float32, in its stored shape.
 
         Raises:
-            CheckpointError: the file is damaged.
+            CheckpointError: the file is damaged, or the tensor holds something that is not a finite number.
         """
         path = self.directory / self.tensor_files[name]
         with _open_safetensors(path) as tensors:
             try:
-                return cast(Float32Array, tensors.get_tensor(name).astype(np.float32, copy=False))
+                array: Float32Array = tensors.get_tensor(name).astype(np.float32, copy=False)
             except (SafetensorError, OSError) as cause:
                 raise CheckpointError(f"{path}: tensor {name} cannot be read ({cause}); copy the file again") from cause
+        if not np.isfinite(array).all():
+            raise CheckpointError(
+                f"{path}: tensor {name} holds NaN or infinity; take a checkpoint that did not diverge"
+            )
+        return array
+
+
+def check_tokenizer(path: Path, spec: ModelSpec) -> None:
+    """Check that ``tokenizer.json`` loads and that the model has a row for each of its tokens.
+
+    Raises:
+        CheckpointError: it does not, or it is not there.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; copy the tokenizer that the model was trained with")
+    try:
+        vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+    except Exception as cause:  # the tokenizers library raises nothing narrower
+        raise CheckpointError(f"{path} cannot be loaded by the tokenizers library ({cause}); copy it again") from cause
+    largest = max(vocabulary.values(), default=0)
+    if largest >= spec.vocab_size:
+        raise CheckpointError(
+            f"{path} has token id {largest}, beyond the model's vocab_size {spec.vocab_size}; "
+            "take the tokenizer that the model was trained with"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -249,6 +279,19 @@ def _list_tensors(directory: Path) -> dict[str, str]:
         if Path(file).name != file or not (directory / file).is_file():
             raise CheckpointError(f"{directory / file} is missing though {INDEX_FILE} names it; copy it again")
     return files
+
+
+def _refuse_unread_tensors(names: Iterable[str], spec: ModelSpec, directory: Path) -> None:
+    """A layer or bias that the config does not tell of would be left out, and the model would be another one."""
+    for name in names:
+        layer = LAYER_TENSOR.match(name)
+        if layer and int(layer[1]) >= spec.num_hidden_layers:
+            raise CheckpointError(
+                f"{directory} holds {name}, but config.json has num_hidden_layers {spec.num_hidden_layers}; "
+                "config.json and weights do not belong together"
+            )
+        if layer and name.endswith(".bias"):
+            raise CheckpointError(f"{directory} holds {name}; supported are Llama models without biases")
 
 
 def _open_safetensors(path: Path) -> Any:

@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 
 from s2d_trt import names
 from s2d_trt.bundle import Manifest
-from s2d_trt.errors import S2DError
+from s2d_trt.errors import CheckpointError, S2DError
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 BOUND = 1e-3
 """Largest difference of a logit, or a log-probability, that counts as rounding in float32."""
+
+ROWS = 24
+"""Tokens tried."""
 
 TREE_PARENTS = (-1, 0, 0, 1, 1, 2, 5)
 """Parent of each node of the tree that a target is tried with."""
@@ -39,7 +42,7 @@ def check_parity(manifest: Manifest, directory: Path, checkpoint: Path) -> str:
         ParityError: a difference above ``BOUND``.
     """
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
-        return "skipped: torch and transformers are not installed (the export extra has them)"
+        return "skipped: torch and transformers are not installed (the train extra has both)"
     return report(measure(manifest, directory, checkpoint))
 
 
@@ -58,8 +61,7 @@ def report(errors: Mapping[str, float]) -> str:
 def measure(manifest: Manifest, directory: Path, checkpoint: Path) -> dict[str, float]:
     """Largest absolute difference of a logit or log-probability: one for each exit, or for the target's calls."""
     rng = np.random.default_rng(0)
-    length = min(24, manifest.cache.max_length)
-    tokens = rng.integers(0, manifest.model.vocab_size, length)
+    tokens = rng.integers(0, manifest.model.vocab_size, ROWS)
     reference = Reference.load(checkpoint)
     graphs = {name: GraphRun(manifest, directory, name) for name in manifest.graphs}
     if manifest.kind == "draft":
@@ -75,13 +77,23 @@ class Reference:
 
     @classmethod
     def load(cls, checkpoint: Path) -> Reference:
-        """Read the whole checkpoint into memory."""
+        """Read the whole checkpoint into memory.
+
+        Raises:
+            CheckpointError: transformers cannot.
+        """
         import torch
         from transformers import LlamaForCausalLM
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        return cls(LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True).eval())
+        logging.disable_progress_bar()
+        try:
+            model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as cause:
+            raise CheckpointError(
+                f"transformers cannot load {checkpoint} ({cause}); mend it, or pass --no-parity to build without it"
+            ) from cause
+        return cls(model.eval())
 
     def logits(self, tokens: Array, layers: int | None = None) -> Array:
         """Logits ``[len(tokens), V]`` of norm and head after the first ``layers`` layers, all by default."""
@@ -154,9 +166,7 @@ def _draft_errors(
     noise = rng.standard_normal((1, manifest.model.vocab_size)).astype(np.float32)
     for index, layers in enumerate(manifest.exits):
         segment, half = graphs[names.segment(index)], len(tokens) // 2
-        hidden = np.concatenate(
-            [segment.causal(hidden[:, :half], 0), segment.causal(hidden[:, half:], half)], axis=1
-        )
+        hidden = np.concatenate([segment.causal(hidden[:, :half], 0), segment.causal(hidden[:, half:], half)], axis=1)
         top_tokens, top_logprobs = graphs[names.HEAD].session.run(
             [names.TOP_TOKENS, names.TOP_LOGPROBS], {names.HIDDEN_STATES: hidden, names.NOISE: noise}
         )
@@ -185,8 +195,7 @@ def _target_errors(target: GraphRun, reference: Reference, tokens: Array) -> dic
     positions = len(prompt) - 1 + np.array([len(path) for path in paths])
     tree = target.rows(nodes[None], len(prompt), mask, positions, logit_rows=np.arange(size))
     errors["tree"] = max(
-        _difference(tree[path[-1]], reference.logits(np.concatenate([prompt, nodes[list(path)]]))[-1])
-        for path in paths
+        _difference(tree[path[-1]], reference.logits(np.concatenate([prompt, nodes[list(path)]]))[-1]) for path in paths
     )
     return errors
 

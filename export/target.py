@@ -18,7 +18,7 @@ from export.bundle import check_destination
 from export.checkpoint import Checkpoint
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 
-PROG = "export.target"
+PROG = "python -m export.target"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
         ),
         checkpoint,
     )
-    print(f"next     python -m runtime.run --target {options.out} --prompt '...'")
+    print(f"next     python -m runtime.run --target {options.out} --prompt 'TEXT'")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def llama_config(**changes: object) -> LlamaConfig:
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    return LlamaConfig(**(sizes | changes))  # type: ignore[arg-type]
+    return LlamaConfig(**(sizes | changes))
 
 
 def random_model(config: LlamaConfig, seed: int) -> LlamaForCausalLM:
@@ -99,7 +99,7 @@ def save_checkpoint(model: LlamaForCausalLM, directory: Path, exits: tuple[int, 
     from transformers import GenerationConfig
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     if exits:
         model.config.exits = list(exits)
     model.to(torch.bfloat16).save_pretrained(directory)

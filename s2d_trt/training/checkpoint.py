@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -51,7 +52,7 @@ class Vocabulary:
         # A file may hold settings for inference, which would cut documents short.
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        ids: dict[str, int | list[int] | None] = {}
+        ids: dict[str, Any] = {}
         for name in ("config.json", "generation_config.json"):
             ids |= {key: value for key, value in _read_json(directory / name).items() if key.endswith("os_token_id")}
         bos = ids.get("bos_token_id")
@@ -124,7 +125,7 @@ def load(directory: Path) -> LlamaForCausalLM:
     return model
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object, empty where there is no file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

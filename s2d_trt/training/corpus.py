@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class TextFiles:
             raise OptionError(f"{folder} is not a folder; name one with text files in it")
         train: list[Path] = []
         kept_out: list[Path] = []
-        for path in sorted(folder.rglob("*")):
+        for path in sorted(_walk(folder, exclude)):
             name = path.relative_to(folder).as_posix()
             if path.suffix not in suffixes or not path.is_file() or _matches(name, exclude):
                 continue
@@ -48,6 +49,17 @@ class TextFiles:
         if not train:
             raise OptionError(f"{folder} holds no file ending in {', '.join(suffixes)}; see --suffix")
         return cls(tuple(train), tuple(kept_out))
+
+
+def _walk(folder: Path, exclude: Sequence[str]) -> Iterator[Path]:
+    """Every file below ``folder``, without entering what an open-ended pattern leaves out as a whole."""
+    whole = [pattern for pattern in exclude if pattern.endswith("*")]
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = [
+            name for name in folders if not _matches(f"{(here / name).relative_to(folder).as_posix()}/", whole)
+        ]
+        yield from (here / name for name in files)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -70,7 +70,7 @@ class Plan:
 PLANS = (
     # Deep and narrow: a target whose cost is its depth leaves a shallow exit room to pay off.
     Plan("target-17m", 192, 40, 6, 2, 576, (40,), (1.0,), steps=420, lr=4e-3, micro_windows=4),
-    Plan("target-6m", 160, 20, 5, 1, 448, (20,), (1.0,), steps=300, lr=4e-3, micro_windows=4),
+    Plan("target-6m", 160, 20, 5, 1, 448, (20,), (1.0,), steps=240, lr=4e-3, micro_windows=4),
     # Deeper exits weigh more: with equal weights a model this small learns three equal exits.
     Plan(
         "draft", 128, 12, 4, 2, 352, (6, 9, 12), (0.4, 0.6, 1.0),
@@ -98,6 +98,12 @@ def main(argv: Sequence[str]) -> None:
     for plan in [plan for plan in wanted if (options.out / plan.name).exists()]:
         print(f"{options.out / plan.name} exists; delete it to train it again", flush=True)
         wanted.remove(plan)
+    names = [plan.name for plan in wanted]
+    for plan in wanted:
+        if plan.teacher and plan.teacher not in names and not (options.out / plan.teacher).exists():
+            raise OptionError(
+                f"{plan.name} is distilled from {options.out / plan.teacher}; train that first (--only {plan.teacher})"
+            )
     if not wanted:
         return
 
@@ -133,13 +139,7 @@ def _train(plan: Plan, text: Text, out: Path, state: Path) -> None:
     from s2d_trt.training.pipeline import Run, make_checkpoint
     from s2d_trt.training.trainer import Recipe
 
-    teacher = None
-    if plan.teacher is not None:
-        if not (out / plan.teacher).exists():
-            raise OptionError(
-                f"{plan.name} is distilled from {out / plan.teacher}; train that first (--only {plan.teacher})"
-            )
-        teacher = checkpoint.load(out / plan.teacher)
+    teacher = checkpoint.load(out / plan.teacher) if plan.teacher else None
     recipe = Recipe(
         exits=plan.exits,
         objective=Objective(plan.exit_weights, 0.0 if teacher is None else DISTILL),

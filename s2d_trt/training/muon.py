@@ -33,10 +33,11 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in shapes.items():
                 updates = []
                 for parameter in parameters:
-                    state = self.state[parameter]
-                    buffer = state.setdefault("momentum", torch.zeros_like(parameter))
-                    buffer.lerp_(parameter.grad, 1 - group["momentum"])
-                    updates.append(parameter.grad.lerp(buffer, group["momentum"]))
+                    gradient = parameter.grad
+                    assert gradient is not None
+                    buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                    buffer.lerp_(gradient, 1 - group["momentum"])
+                    updates.append(gradient.lerp(buffer, group["momentum"]))
                 scale = group["lr"] * 0.2 * max(shape) ** 0.5
                 for parameter, update in zip(parameters, orthogonalise(torch.stack(updates)), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])

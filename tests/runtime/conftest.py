@@ -1,8 +1,45 @@
-"""Tests of the runtime: the same examples at every run."""
+"""Tests of the runtime: real sessions over tiny bundles, and the same examples at every run."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from runtime.decoder import Decoder
+from runtime.draft import SortedDraft
+from runtime.target import Target
 
 settings.register_profile("runtime", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("runtime")
+
+
+@pytest.fixture(scope="session")
+def draft(draft_bundle: Path) -> SortedDraft:
+    """Six layers with exits 2, 4 and 6."""
+    return SortedDraft.open(draft_bundle, threads=1)
+
+
+@pytest.fixture(scope="session")
+def target(target_bundle: Path) -> Target:
+    """A target that often agrees with the draft."""
+    return Target.open(target_bundle, threads=1)
+
+
+@pytest.fixture(scope="session")
+def other_target(other_target_bundle: Path) -> Target:
+    """A target that hardly ever agrees with the draft."""
+    return Target.open(other_target_bundle, threads=1)
+
+
+@pytest.fixture(scope="session")
+def decoder(target: Target, draft: SortedDraft) -> Decoder:
+    """The agreeing target and the draft."""
+    return Decoder(target, draft)
+
+
+@pytest.fixture(scope="session")
+def other_decoder(other_target: Target, draft: SortedDraft) -> Decoder:
+    """The other target with the same draft object."""
+    return Decoder(other_target, draft)

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from s2d_trt.training.checkpoint import Vocabulary
 from s2d_trt.training.corpus import train_tokenizer
 
-WORDS = "the draft proposes and the target verifies every token of the tree it was given".split()
+SENTENCE = "the draft proposes and the target verifies every token of the tree it was given"
+WORDS = tuple(SENTENCE.split())
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,7 +29,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     """A byte-level BPE of 300 tokens."""
-    return train_tokenizer([" ".join(WORDS)] * 4, 300)
+    return train_tokenizer([SENTENCE] * 4, 300)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,17 @@ from tokenizers import Tokenizer
 
 from s2d_trt.errors import OptionError
 from s2d_trt.training.corpus import END_OF_TEXT, TextFiles, Windows, held_out_windows, tokenize
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that no test changes."""
+    folder = tmp_path_factory.mktemp("shared")
+    for name in ("0.txt", "1.txt", "held/4.txt", "held/0/5.txt", "other/held.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name, encoding="utf-8")
+    return folder
+
 
 lengths = st.integers(1, 12)
 seeds = st.integers(0, 2**32)
@@ -97,6 +109,15 @@ def test_held_out_files_are_never_trained_on(texts: Path) -> None:
 def test_excluded_files_are_in_neither_list(texts: Path) -> None:
     files = TextFiles.scan(texts, (".txt",), exclude=("held/4*", "0*"), held_out=("held/*",))
     assert [path.name for path in (*files.train, *files.held_out)] == ["1.txt", "2.txt", "3.txt", "5.txt"]
+
+
+@given(st.lists(st.sampled_from(["*", "0*", "held/*", "h*d/*", "*el*", "*.txt", "held/4.txt", "held"]), max_size=3))
+def test_skipping_whole_folders_leaves_out_the_same_files_as_matching_each(shared: Path, exclude: list[str]) -> None:
+    names = [path.relative_to(shared).as_posix() for path in sorted(shared.rglob("*.txt"))]
+    expected = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in exclude)]
+    if expected:
+        found = TextFiles.scan(shared, (".txt",), exclude).train
+        assert [path.relative_to(shared).as_posix() for path in found] == expected
 
 
 def test_only_files_with_the_suffix_are_read(texts: Path) -> None:

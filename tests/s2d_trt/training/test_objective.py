@@ -37,7 +37,9 @@ def test_the_loss_is_the_weighted_sum_over_the_exits(distill: float) -> None:
     logits, labels, teacher = example(3)
     weights = (0.4, 0.6, 1.0)
     total, losses = Objective(weights, distill)(logits, labels, teacher)
-    expected = sum(w * formula(x, labels, teacher, distill) for w, x in zip(weights, logits, strict=True)) / sum(weights)
+    expected = sum(w * formula(x, labels, teacher, distill) for w, x in zip(weights, logits, strict=True)) / sum(
+        weights
+    )
     assert float(total) == pytest.approx(expected, rel=1e-5)
     assert losses == pytest.approx([formula(x, labels, None, 0.0) for x in logits], rel=1e-5)
 

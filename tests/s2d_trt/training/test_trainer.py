@@ -1,0 +1,146 @@
+"""The training loop: resumable at any step, and deterministic."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from s2d_trt.errors import OptionError
+from s2d_trt.training.checkpoint import Vocabulary
+from s2d_trt.training.corpus import Windows
+from s2d_trt.training.model import Shape, new_model
+from s2d_trt.training.objective import Objective
+from s2d_trt.training.trainer import Recipe, Trainer
+
+SHAPE = Shape(hidden=16, layers=2, heads=2, kv_heads=1, ffn=24, vocab=300, max_length=16)
+RECIPE = Recipe(
+    exits=(1, 2),
+    objective=Objective((1.0, 1.0), distill=0.5),
+    steps=4,
+    batch_windows=4,
+    micro_windows=2,
+    lr=1e-2,
+    precision="fp32",
+    distill_from=0.5,
+)
+TOKENS = np.random.default_rng(0).integers(0, 40, 400).astype(np.int32)
+
+
+class StoppedError(Exception):
+    """Stands for a run that was killed."""
+
+
+def trainer(
+    state: Path, vocabulary: Vocabulary, recipe: Recipe = RECIPE, teacher_seed: int | None = None, data_seed: int = 0
+) -> Trainer:
+    teacher = None if teacher_seed is None else new_model(SHAPE, (2,), teacher_seed, vocabulary)
+    model = new_model(SHAPE, recipe.exits, recipe.seed, vocabulary)
+    return Trainer(model, recipe, Windows(TOKENS, 16, data_seed), state, teacher, compile_layers=False)
+
+
+def stop_after(run: Trainer, steps: int) -> None:
+    """Train until ``steps`` are saved, then die as a killed process does."""
+    save = run._save
+
+    def save_and_stop() -> None:
+        save()
+        if run.step == steps:
+            raise StoppedError
+
+    run._save = save_and_stop  # type: ignore[method-assign]
+    with pytest.raises(StoppedError):
+        run.train(save_every=1, progress=False)
+
+
+def weights(run: Trainer) -> dict[str, torch.Tensor]:
+    model: LlamaForCausalLM = run.exits.model
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_stopped_and_resumed_run_gives_the_same_bits(tmp_path: Path, vocabulary: Vocabulary, stop: int) -> None:
+    whole = trainer(tmp_path / "whole", vocabulary, teacher_seed=5)
+    whole.train(progress=False)
+    stop_after(trainer(tmp_path / "parts", vocabulary, teacher_seed=5), stop)
+    resumed = trainer(tmp_path / "parts", vocabulary, teacher_seed=5)
+    resumed.train(progress=False)
+    assert resumed.step == whole.step == RECIPE.steps
+    ours, theirs = weights(resumed), weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    first = trainer(tmp_path / "state", vocabulary)
+    first.train(progress=False)
+    again = trainer(tmp_path / "state", vocabulary)
+    assert again.train(progress=False) == []
+    assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(again).values(), strict=True))
+
+
+def test_training_lowers_the_loss_of_every_exit(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=8)
+    run = trainer(tmp_path / "state", vocabulary, recipe)
+    start = run._step()
+    run.step = 0
+    assert all(after < before - 0.2 for before, after in zip(start, run.train(progress=False), strict=True))
+
+
+def test_a_batch_is_the_same_step_however_it_is_split(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    one = trainer(tmp_path / "one", vocabulary, dataclasses.replace(RECIPE, micro_windows=4))
+    two = trainer(tmp_path / "two", vocabulary)
+    assert one._step() == pytest.approx(two._step(), rel=1e-5)
+
+
+def test_the_hooks_are_gone_after_training(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    run = trainer(tmp_path / "state", vocabulary)
+    run.train(progress=False)
+    assert not any(layer._forward_hooks for layer in run.exits.model.model.layers)
+
+
+def test_nothing_but_the_state_is_left_beside_it(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    trainer(tmp_path / "deep" / "state", vocabulary).train(save_every=1, progress=False)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["state"]
+
+
+@pytest.mark.parametrize("change", ["recipe", "data", "teacher"])
+def test_the_state_of_another_run_is_refused(tmp_path: Path, vocabulary: Vocabulary, change: str) -> None:
+    stop_after(trainer(tmp_path / "state", vocabulary, teacher_seed=5), 1)
+    saved = (tmp_path / "state").read_bytes()
+    other = trainer(
+        tmp_path / "state",
+        vocabulary,
+        dataclasses.replace(RECIPE, lr=2e-2) if change == "recipe" else RECIPE,
+        teacher_seed=6 if change == "teacher" else 5,
+        data_seed=1 if change == "data" else 0,
+    )
+    with pytest.raises(OptionError, match="belongs to a run with other settings or data; delete it"):
+        other.train(progress=False)
+    assert (tmp_path / "state").read_bytes() == saved
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut short"])
+def test_a_damaged_state_is_refused(tmp_path: Path, vocabulary: Vocabulary, content: bytes) -> None:
+    (tmp_path / "state").write_bytes(content)
+    with pytest.raises(OptionError, match="is no saved run"):
+        trainer(tmp_path / "state", vocabulary).train(progress=False)
+
+
+def test_the_learning_rate_warms_up_and_ends_at_its_floor() -> None:
+    recipe = dataclasses.replace(RECIPE, steps=100, warmup=0.1, final_lr=0.05)
+    rates = [recipe.lr_at(step) for step in range(101)]
+    assert rates[0] == pytest.approx(recipe.lr / 10)
+    assert max(rates) == rates[9] == rates[10] == recipe.lr
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == pytest.approx(0.05 * recipe.lr)
+
+
+def test_a_recipe_that_does_not_add_up_is_refused() -> None:
+    with pytest.raises(OptionError, match="no multiple of the micro-batch 3"):
+        dataclasses.replace(RECIPE, micro_windows=3)
+    with pytest.raises(OptionError, match="2 exit weights for 1 exits"):
+        dataclasses.replace(RECIPE, exits=(2,))
