@@ -89,7 +89,7 @@ class Reference:
         logging.disable_progress_bar()
         try:
             model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as cause:
+        except Exception as cause:  # its loaders raise errors of many libraries
             raise CheckpointError(
                 f"transformers cannot load {checkpoint} ({cause}); mend it, or pass --no-parity to build without it"
             ) from cause
@@ -129,6 +129,8 @@ class GraphRun:
     def __post_init__(self) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # Few and small calls: waiting threads should leave the cores to PyTorch.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = self.directory / self.manifest.graphs[self.name]
         self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         shape = (1, self.slots, self.manifest.model.kv_width)

@@ -111,6 +111,9 @@ def save_checkpoint(model: LlamaForCausalLM, directory: Path, exits: tuple[int, 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoint directories ``draft``, ``target`` (grown from the draft) and ``other`` (unrelated weights)."""
+    import torch
+
+    torch.set_num_threads(1)  # these models are too small to share
     root = tmp_path_factory.mktemp("checkpoints")
     draft = random_model(llama_config(), seed=1)
     target = grown_model(draft, layers=9, seed=2)

@@ -112,7 +112,7 @@ def test_generation_config_may_be_absent(checkpoint):
     [
         {"rope_theta": 5e5, "rope_parameters": None},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
-        {"rope_parameters": None, "rope_theta": 5e5, "rope_scaling": None},
+        {"rope_parameters": None, "rope_scaling": {"type": "default", "rope_theta": 5e5}},
     ],
 )
 def test_rope_theta_may_stand_where_either_transformers_version_writes_it(checkpoint, fields):

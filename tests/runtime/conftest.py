@@ -43,3 +43,13 @@ def decoder(target: Target, draft: SortedDraft) -> Decoder:
 def other_decoder(other_target: Target, draft: SortedDraft) -> Decoder:
     """The other target with the same draft object."""
     return Decoder(other_target, draft)
+
+
+@pytest.fixture(scope="session")
+def short_draft(draft_checkpoint: Path, engines: Path) -> SortedDraft:
+    """The draft with a cache of 64 positions."""
+    from export import build
+
+    out = engines / "short-draft.engine"
+    build.main(["--checkpoint", str(draft_checkpoint), "--out", str(out), "--max-length", "64", "--no-parity"])
+    return SortedDraft.open(out, threads=1)

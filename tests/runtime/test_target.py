@@ -49,7 +49,7 @@ def read_at_once(target: Target, text: list[int]) -> np.ndarray:
     """Logits after ``text`` in a slot of its own."""
     slot = target.lease()
     try:
-        return slot.prefill(text)
+        return slot.prefill(text).copy()
     finally:
         target.release(slot)
 
@@ -60,6 +60,11 @@ def holding(target: Target, text: list[int]) -> TargetSlot:
     return slot
 
 
+def verified(slot: TargetSlot, tree: Tree) -> np.ndarray:
+    """Logits to keep beyond the slot's next call."""
+    return slot.verify(tree).copy()
+
+
 @settings(max_examples=20)
 @given(seed=SEEDS, length=LENGTHS, size=st.integers(1, 24))
 def test_each_row_of_a_verified_tree_is_that_of_its_path_read_alone(
@@ -67,7 +72,7 @@ def test_each_row_of_a_verified_tree_is_that_of_its_path_read_alone(
 ) -> None:
     text, tree = random_text(seed, length), random_tree(seed, size)
     slot = holding(target, text)
-    logits = slot.verify(tree)
+    logits = verified(slot, tree)
     target.release(slot)
     assert logits.shape == (size, VOCAB)
     for node in range(size):
@@ -88,17 +93,17 @@ def test_committing_a_scattered_path_leaves_the_cache_as_if_the_path_had_been_re
     text += tree.tokens[path].tolist()
     assert slot.length == len(text)
     follower = random_tree(seed + 1, again)
-    logits = slot.verify(follower)
+    logits = verified(slot, follower)
     target.release(slot)
     reference = holding(target, text)
-    assert logits == pytest.approx(reference.verify(follower), abs=TOLERANCE)
+    assert logits == pytest.approx(verified(reference, follower), abs=TOLERANCE)
     target.release(reference)
 
 
 def test_verifying_again_without_committing_changes_nothing(target: Target) -> None:
     tree = random_tree(4, 9)
     slot = holding(target, random_text(1, 10))
-    first = slot.verify(tree).copy()
+    first = verified(slot, tree)
     slot.verify(random_tree(5, 20))
     assert slot.verify(tree) == pytest.approx(first, abs=TOLERANCE)
     target.release(slot)
@@ -113,7 +118,7 @@ def test_truncating_forgets_what_follows(target: Target, seed: int, length: int,
     slot = holding(target, text)
     slot.truncate(kept)
     assert slot.length == kept
-    logits = slot.prefill(more)
+    logits = slot.prefill(more).copy()
     target.release(slot)
     assert logits == pytest.approx(read_at_once(target, text[:kept] + more), abs=TOLERANCE)
 
@@ -132,7 +137,7 @@ def test_a_prompt_read_in_parts_is_the_prompt_read_at_once(target: Target, seed:
     assert len(text) > PREFILL_CHUNK
     slot, bounds = target.lease(), [0, *sorted(cuts), len(text)]
     for start, stop in zip(bounds, bounds[1:], strict=False):
-        logits = slot.prefill(text[start:stop])
+        logits = slot.prefill(text[start:stop]).copy()
     target.release(slot)
     assert logits == pytest.approx(read_at_once(target, text), abs=TOLERANCE)
 
@@ -154,7 +159,7 @@ def test_slots_do_not_disturb_each_other(target: Target) -> None:
     alone = []
     for text in texts:
         slot = holding(target, text)
-        alone.append(slot.verify(tree))
+        alone.append(verified(slot, tree))
         target.release(slot)
     slots = [holding(target, text) for text in texts]
     for slot, expected in zip(slots, alone, strict=True):
@@ -184,7 +189,7 @@ def test_exact_gives_a_row_the_same_bits_alone_and_together(
     together, apart = target.lease(exact=True), target.lease(exact=True)
     for slot in (together, apart):
         slot.prefill(text)
-    expected = together.verify(chain(tokens))
+    expected = verified(together, chain(tokens))
     at = 0
     while at < size:
         step = data.draw(st.integers(1, size - at))

@@ -1,0 +1,61 @@
+"""The command that builds a target."""
+
+from __future__ import annotations
+
+import pytest
+
+from export import target
+from export.checkpoint import Checkpoint
+from s2d_trt import names
+from s2d_trt.bundle import Bundle
+from s2d_trt.errors import CheckpointError, OptionError
+
+
+def test_the_manifest_tells_what_was_built(other_target_bundle, other_target_checkpoint):
+    manifest = Bundle.open(other_target_bundle, kind="target", verify=True).manifest
+    assert manifest.name == "other"
+    assert manifest.model == Checkpoint.open(other_target_checkpoint).spec
+    assert list(manifest.graphs) == [names.TARGET]
+    assert (manifest.exits, manifest.head_top_k) == ((), 0)
+
+
+def test_draft_and_targets_share_a_tokenizer(draft_bundle, target_bundle, other_target_bundle):
+    bundles = draft_bundle, target_bundle, other_target_bundle
+    assert len({Bundle.open(bundle).manifest.tokenizer.fingerprint for bundle in bundles}) == 1
+
+
+def test_an_identical_build_gives_identical_bytes(target_bundle, target_checkpoint, tmp_path, snapshot):
+    out = tmp_path / "target.engine"
+    target.main(["--checkpoint", str(target_checkpoint), "--out", str(out), "--no-parity"])
+    assert snapshot(out) == snapshot(target_bundle)
+
+
+def test_parity_is_printed_and_the_next_command_too(target_checkpoint, tmp_path, capsys):
+    out = tmp_path / "target.engine"
+    target.main(["--checkpoint", str(target_checkpoint), "--out", str(out)])
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert "against PyTorch (prefill" in lines["parity"]
+    assert lines["next"] == f"python -m runtime.run --target {out} --prompt 'TEXT'"
+
+
+def test_the_checkpoint_itself_is_never_overwritten(checkpoint, snapshot):
+    before = snapshot(checkpoint.directory)
+    with pytest.raises(OptionError, match="not a bundle"):
+        target.main(["--checkpoint", str(checkpoint.directory), "--out", str(checkpoint.directory)])
+    assert snapshot(checkpoint.directory) == before
+
+
+def test_a_missing_checkpoint_is_named_and_nothing_is_written(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint directory"):
+        target.main(["--checkpoint", str(tmp_path / "none"), "--out", str(tmp_path / "target.engine")])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("missing", ["--checkpoint", "--out"])
+def test_both_paths_are_required(tmp_path, capsys, missing):
+    argv = {"--checkpoint": str(tmp_path), "--out": str(tmp_path / "x.engine")}
+    del argv[missing]
+    with pytest.raises(SystemExit) as stopped:
+        target.main([part for pair in argv.items() for part in pair])
+    assert stopped.value.code == 2
+    assert missing in capsys.readouterr().err
