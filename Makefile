@@ -54,12 +54,12 @@ engines/%.engine/manifest.json: $(DEMO)/%/config.json $(DEMO)/%/model.safetensor
 
 # One environment, two depths: the demo never installs torch.
 $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "== installing the runtime and the exporter into $(VENV)"
+	@echo "== installing the runtime and the exporter into $(VENV) (about 60 MB, no torch)"
 	@$(PIP) --editable '.[export]'
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "== installing what the tests need into $(VENV), torch included"
+	@echo "== installing what the tests need into $(VENV), torch included (minutes the first time)"
 	@$(PIP) --editable '.[export,train,dev]'
 	@touch $@ $(VENV)/demo.stamp
 

@@ -197,7 +197,9 @@ def _target_errors(target: GraphRun, reference: Reference, tokens: Array) -> dic
     positions = len(prompt) - 1 + np.array([len(path) for path in paths])
     tree = target.rows(nodes[None], len(prompt), mask, positions, logit_rows=np.arange(size))
     errors["tree"] = max(
-        _difference(tree[path[-1]], reference.logits(np.concatenate([prompt, nodes[list(path)]]))[-1]) for path in paths
+        _difference(tree[list(path)], reference.logits(np.concatenate([prompt, nodes[list(path)]]))[len(prompt) :])
+        for path in paths
+        if path[-1] not in TREE_PARENTS  # the paths to the leaves hold every node
     )
     return errors
 

@@ -169,8 +169,8 @@ def main(argv: Sequence[str]) -> None:
     add_sampling_arguments(parser)
     add_drafting_arguments(parser)
     arguments = parser.parse_args(argv)
-    if arguments.json is not None and not arguments.json.resolve().parent.is_dir():
-        raise OptionError(f"{arguments.json} lies in no existing folder; create it first")
+    if arguments.json is not None and (arguments.json.is_dir() or not arguments.json.resolve().parent.is_dir()):
+        raise OptionError(f"{arguments.json} is a folder or lies in no existing folder; name a file to write")
     # Both runs of a prompt must share their noise.
     arguments.seed = 0 if arguments.seed is None else arguments.seed
 

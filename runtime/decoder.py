@@ -54,11 +54,19 @@ class Decoder:
             policy = options.policy
             options = replace(options, policy=replace(policy, exit=policy.exit.fit(self.draft.exits)))
             self.draft.check_shape(policy.tree)
+            self.target.check_shape(policy.tree)
         if options.exact and not self._exact_checked:
             self.target.check_exact()
             self._exact_checked = True
-        ids = self.tokenizer.encode(prompt).ids if isinstance(prompt, str) else prompt
+        ids = self._encode(prompt) if isinstance(prompt, str) else prompt
         return Request(ids, options, self.target, self.tokenizer)
+
+    def _encode(self, prompt: str) -> list[int]:
+        try:
+            ids: list[int] = self.tokenizer.encode(prompt).ids
+        except TypeError as cause:  # a lone surrogate: what Python makes of bytes that are no text
+            raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8") from cause
+        return ids
 
     def run(self, request: Request) -> Iterator[Step]:
         """Yield each step's accepted tokens until the request finishes or is cancelled."""
@@ -77,8 +85,9 @@ class Decoder:
         started = time.perf_counter()
         request.target_slot = self.target.lease(request.options.exact)
         logits = request.target_slot.prefill(request.prompt)
-        if self.draft is not None and request.options.draft and request.length < self.draft.max_length:
-            request.draft_slot = self.draft.lease()
+        draft = self.draft if request.options.draft else None
+        if draft is not None and request.length < draft.max_length and draft.knows(request.prompt):
+            request.draft_slot = draft.lease()
             request.draft_slot.prefill(request.prompt)
         token = request.chooser.choose(logits, request.length)
         request.chooser.see((token,))
@@ -122,11 +131,11 @@ class Decoder:
         return slot.propose(request.noise, policy.exit, replace(policy.tree, depth=levels - 1))
 
     def _follow(self, request: Request, tokens: list[int]) -> None:
-        """Tell the draft what was accepted; when its cache ends, decoding goes on without it."""
+        """Tell the draft what was accepted; where it cannot hold that, decoding goes on without it."""
         slot, draft = request.draft_slot, self.draft
         if slot is None or draft is None:
             return
-        if slot.committed + len(tokens) > draft.max_length:
+        if slot.committed + len(tokens) > draft.max_length or not draft.knows(tokens):
             draft.release(slot)
             request.draft_slot = None
         else:

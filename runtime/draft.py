@@ -68,6 +68,10 @@ class SortedDraft:
                 f" keep depth x top-k at or below {SCRATCH_ROWS}"
             )
 
+    def knows(self, tokens: Sequence[int]) -> bool:
+        """Whether all ``tokens`` are in this draft's vocabulary; a target's may be padded further."""
+        return max(tokens) < self.vocab_size
+
     def lease(self) -> DraftSlot:
         """A slot for one text, emptied; give it back with ``release``."""
         slot = self._free.pop() if self._free else DraftSlot(self)

@@ -9,10 +9,10 @@ import numpy as np
 
 from runtime.backends.onnxruntime import Binding, Clock, Engine
 from runtime.kv import KVCache
-from runtime.tree import Tree
+from runtime.tree import Tree, TreeShape
 from s2d_trt import names
 from s2d_trt.bundle import Bundle
-from s2d_trt.errors import CapacityError, S2DError
+from s2d_trt.errors import CapacityError, OptionError, S2DError
 
 PREFILL_CHUNK = 128
 """Most prompt rows in one call."""
@@ -38,6 +38,14 @@ class Target:
     def open(cls, directory: Path, threads: int | None = None, verify: bool = False) -> Target:
         """Load a target bundle. Raises BundleError."""
         return cls(Bundle.open(directory, "target", verify), threads)
+
+    def check_shape(self, shape: TreeShape) -> None:
+        """Raise OptionError where the scratch rows cannot hold such a tree."""
+        if shape.verify_rows > SCRATCH_ROWS:
+            raise OptionError(
+                f"a tree of {shape.verify_rows} nodes is more than the target verifies at once; allow at most"
+                f" {SCRATCH_ROWS} nodes"
+            )
 
     def lease(self, exact: bool = False) -> TargetSlot:
         """A slot for one text, emptied; give it back with ``release``."""

@@ -53,6 +53,8 @@ class Engine:
     """One compiled graph; any number of bindings can take turns on it."""
 
     def __init__(self, bundle: Bundle, graph: str, threads: int | None = None) -> None:
+        if graph not in bundle.manifest.graphs:
+            raise BundleError(f"{bundle.directory} has no graph {graph}; build the bundle again")
         path = bundle.path(bundle.manifest.graphs[graph])
         try:
             self._session = ort.InferenceSession(str(path), session_options(threads), ["CPUExecutionProvider"])
@@ -89,7 +91,7 @@ class Binding:
         """
         key = (name, shape)
         if key not in self._buffers:
-            array = np.zeros(shape, self._dtypes[name])
+            array: np.ndarray = np.zeros(shape, self._dtypes[name])
             self._buffers[key] = (array, ort.OrtValue.ortvalue_from_numpy(array))
         array, value = self._buffers[key]
         if self._shapes.get(name) != shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -316,7 +317,7 @@ def test_drafted_log_probabilities_are_of_logits_plus_noise(draft: SortedDraft) 
     both = sorted(set(plain) & set(noisy))
     assert len(both) > 1
     # Both are shifted by their own normaliser: differences within one distribution remain.
-    for a, b in zip(both, both[1:], strict=False):
+    for a, b in itertools.pairwise(both):
         expected = plain[a] + row[a] - plain[b] - row[b]
         assert noisy[a] - noisy[b] == pytest.approx(expected, abs=TOLERANCE)
 

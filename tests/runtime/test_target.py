@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,7 @@ def test_a_prompt_read_in_parts_is_the_prompt_read_at_once(target: Target, seed:
     text = random_text(seed, 220)
     assert len(text) > PREFILL_CHUNK
     slot, bounds = target.lease(), [0, *sorted(cuts), len(text)]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         logits = slot.prefill(text[start:stop]).copy()
     target.release(slot)
     assert logits == pytest.approx(read_at_once(target, text), abs=TOLERANCE)
