@@ -70,7 +70,7 @@ class Plan:
 PLANS = (
     # Deep and narrow: a target whose cost is its depth leaves a shallow exit room to pay off.
     Plan("target-17m", 192, 40, 6, 2, 576, (40,), (1.0,), steps=420, lr=4e-3, micro_windows=4),
-    Plan("target-6m", 160, 20, 5, 1, 448, (20,), (1.0,), steps=240, lr=4e-3, micro_windows=4),
+    Plan("target-6m", 160, 20, 5, 1, 448, (20,), (1.0,), steps=330, lr=4e-3, micro_windows=4),
     # Deeper exits weigh more: with equal weights a model this small learns three equal exits.
     Plan(
         "draft", 128, 12, 4, 2, 352, (6, 9, 12), (0.4, 0.6, 1.0),
