@@ -16,8 +16,11 @@ TARGETS := engines/target-17m.engine/manifest.json engines/target-6m.engine/mani
 .DELETE_ON_ERROR:
 
 demo: $(DRAFT) $(TARGETS)
-	@echo "== generating with the sorted draft, then with the target alone"
+	@echo "== greedy: with the sorted draft, then with the target alone"
 	@$(BIN)/python -m runtime.run $(RUN_ARGS)
+	@echo
+	@echo "== temperature 1: the same seed gives the target's own text"
+	@$(BIN)/python -m runtime.run $(RUN_ARGS) --temperature 1 --seed 7
 
 test: $(VENV)/test.stamp
 	@echo "== ruff: style"

@@ -98,6 +98,7 @@ class DraftSlot:
         self._hidden = [np.zeros((capacity, spec.hidden_size), np.float32) for _ in draft.exits]
         self._ids = np.zeros(capacity, np.int64)
         self._positions = np.zeros(capacity, np.int64)
+        self._slots = np.arange(self._caches[0].slots)
         self._tree_mask = np.zeros((SCRATCH_ROWS, SCRATCH_ROWS), dtype=bool)
         self._bindings = [segment.binding(self.clock) for segment in draft.segments]
         self._head = draft.head.binding(self.clock)
@@ -177,7 +178,7 @@ class DraftSlot:
 
     def _fill_mask(self, mask: np.ndarray, start: int, stop: int) -> None:
         """Committed rows read all rows up to themselves, tree rows the committed ones and their ancestors."""
-        np.less_equal(np.arange(mask.shape[1]), np.arange(start, stop)[:, None], out=mask)
+        np.less_equal(self._slots[: mask.shape[1]], self._slots[start:stop, None], out=mask)
         if stop > self.committed:
             first, size = max(start, self.committed), stop - self.committed
             mask[first - start :, self.committed : stop] = self._tree_mask[first - self.committed : size, :size]

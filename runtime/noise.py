@@ -41,7 +41,8 @@ def gumbel(seed: int, first_position: int, positions: int, vocab_size: int) -> n
     counter[1] = np.arange(first_position, first_position + positions, dtype=np.uint64)[:, None]
     words = philox4x32(counter.reshape(4, -1), seed)
     uniform = (words.T.reshape(positions, blocks * 4)[:, :vocab_size] + 0.5) / 2.0**32
-    return (-np.log(-np.log(uniform))).astype(np.float32)
+    # The outer logarithm needs no more precision than its result has.
+    return -np.log(-np.log(uniform).astype(np.float32))
 
 
 class Noise:

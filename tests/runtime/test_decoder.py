@@ -53,7 +53,7 @@ def assert_same(decoder: Decoder, request: Request, reference: Request) -> None:
     assert comparison.identical or (comparison.margin is not None and comparison.margin < ROUNDING), comparison
 
 
-@settings(max_examples=30)
+@settings(max_examples=25)
 @given(
     prompt=PROMPTS,
     sampling=SAMPLINGS,
@@ -75,7 +75,7 @@ def test_the_tokens_are_those_of_the_target_alone(
     assert_same(chosen, generate(chosen, prompt, options), target_alone(chosen, prompt, options))
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(prompt=PROMPTS, sampling=SAMPLINGS, policy=st.builds(Policy, EXIT_POLICIES, CHAINS), agreeing=st.booleans())
 def test_exact_chains_are_bit_identical_to_the_target_alone(
     decoder: Decoder, other_decoder: Decoder, prompt: list[int], sampling: Sampling, policy: Policy, agreeing: bool

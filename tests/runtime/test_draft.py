@@ -267,6 +267,31 @@ def test_an_accepted_chain_stays_in_place_and_changes_no_proposal(draft: SortedD
     assert_proposal_is_that_of_the_text(draft, text + tokens, again, noise, shape)
 
 
+def test_a_wide_trees_row_is_not_taken_for_the_token_that_follows_in_its_place(draft: SortedDraft) -> None:
+    text, noise, shape = [5, 9, 200, 31], Noise(0, 0.0, VOCAB), TreeShape(depth=2, top_k=3, nodes=100)
+    slot = DraftSlot(draft)
+    slot.prefill(text)
+    tree = slot.propose(noise, Scripted([2, 1, 2]), shape).tree  # type: ignore[arg-type]
+    # Siblings stand side by side in the cache; the text goes on with the first and then, by chance, with the others.
+    siblings = list(children(tree, 0))
+    slot.enqueue(siblings)
+    assert slot.waiting[0] == 2
+    again = slot.propose(noise, Scripted([0, 2, 1]), shape)  # type: ignore[arg-type]
+    assert_proposal_is_that_of_the_text(draft, text + siblings, again, noise, shape)
+
+
+def test_a_chains_row_behind_another_token_is_read_anew(draft: SortedDraft) -> None:
+    text, noise, shape = [5, 9, 200, 31], Noise(0, 0.0, VOCAB), TreeShape(depth=3)
+    slot = DraftSlot(draft)
+    slot.prefill(text)
+    drafted = slot.propose(noise, Scripted([2] * 4), shape).tree.tokens[1:].tolist()  # type: ignore[arg-type]
+    tokens = [(drafted[0] + 1) % VOCAB, drafted[1], drafted[2]]
+    slot.enqueue(tokens)
+    assert slot.waiting[0] == 3
+    again = slot.propose(noise, Scripted([2] * 4), shape)  # type: ignore[arg-type]
+    assert_proposal_is_that_of_the_text(draft, text + tokens, again, noise, shape)
+
+
 def test_two_slots_of_one_draft_do_not_disturb_each_other(draft: SortedDraft) -> None:
     texts, noise, shape = [[5, 9, 200], [8] * 70], Noise(0, 0.0, VOCAB), TreeShape(depth=2, top_k=3, nodes=100)
     slots = [draft.lease(), draft.lease()]
