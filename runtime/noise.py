@@ -41,8 +41,8 @@ def gumbel(seed: int, first_position: int, positions: int, vocab_size: int) -> n
     counter[1] = np.arange(first_position, first_position + positions, dtype=np.uint64)[:, None]
     words = philox4x32(counter.reshape(4, -1), seed)
     uniform = (words.T.reshape(positions, blocks * 4)[:, :vocab_size] + 0.5) / 2.0**32
-    # The outer logarithm needs no more precision than its result has.
-    return -np.log(-np.log(uniform).astype(np.float32))
+    # In float64 and rounded at the end: float32 logarithms differ in their last bit between builds of NumPy.
+    return (-np.log(-np.log(uniform))).astype(np.float32)
 
 
 class Noise:
@@ -51,7 +51,7 @@ class Noise:
     def __init__(self, seed: int, temperature: float, vocab_size: int) -> None:
         self._seed, self._temperature, self._vocab_size = seed, np.float32(temperature), vocab_size
         # A block of rows costs little more than one while the vocabulary is small.
-        self._block_rows = max(1, min(8, 2**15 // vocab_size))
+        self._block_rows = max(1, min(8, 2**13 // vocab_size))
         self._block = lru_cache(maxsize=_KEPT_ROWS // self._block_rows)(self._make_block)
         self._zeros = np.zeros(vocab_size, np.float32)
 

@@ -97,7 +97,7 @@ class TargetSlot:
         self.exact = False
 
     def prefill(self, tokens: Sequence[int]) -> np.ndarray:
-        """Commit a prompt behind what is there; returns the logits [V] after its last token.
+        """Commit a prompt behind what is there; returns the logits [V] after its last token, valid until the next call.
 
         Raises:
             CapacityError: the text outgrows the cache.

@@ -13,7 +13,7 @@ from s2d_trt.errors import OptionError
 class TreeShape:
     """``depth`` d means d + 1 draft passes and d + 1 levels; ``nodes`` counts the root; ``top_k`` 1 is a chain."""
 
-    depth: int = 3
+    depth: int = 2
     top_k: int = 1
     nodes: int = 60
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class Engine:
 class Binding:
     """Buffers bound to a graph's inputs and outputs; the graph reads and writes them in place.
 
-    Buffers are made once for each shape and kept, so that a call allocates nothing.
+    Each name has one block of memory, as large as its largest shape so far: a call allocates nothing.
     """
 
     def __init__(self, session: ort.InferenceSession, clock: Clock) -> None:
@@ -79,7 +80,10 @@ class Binding:
         self._bind_value = {node.name: self._io.bind_ortvalue_input for node in inputs}
         self._bind_value |= {node.name: self._io.bind_ortvalue_output for node in outputs}
         self._dtypes = {node.name: _DTYPES[node.type] for node in (*inputs, *outputs)}
-        self._buffers: dict[tuple[str, tuple[int, ...]], tuple[np.ndarray, ort.OrtValue]] = {}
+        self._blocks: dict[str, np.ndarray] = {name: np.zeros(0, dtype) for name, dtype in self._dtypes.items()}
+        self._views: dict[str, dict[tuple[int, ...], tuple[np.ndarray, ort.OrtValue]]] = {
+            name: {} for name in self._dtypes
+        }
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._caches: list[ort.OrtValue] = []
         self._bucket = 0
@@ -87,17 +91,25 @@ class Binding:
     def buffer(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """The buffer of ``shape`` for an input or output, bound: fill it before, or read it after, ``run``.
 
-        The next call for the same name and shape gives the same memory.
+        The next call for the same name gives the same memory.
         """
-        key = (name, shape)
-        if key not in self._buffers:
-            array: np.ndarray = np.zeros(shape, self._dtypes[name])
-            self._buffers[key] = (array, ort.OrtValue.ortvalue_from_numpy(array))
-        array, value = self._buffers[key]
+        view = self._views[name].get(shape)
+        if view is None:
+            view = self._view(name, shape)
         if self._shapes.get(name) != shape:
-            self._bind_value[name](name, value)
+            self._bind_value[name](name, view[1])
             self._shapes[name] = shape
-        return array
+        return view[0]
+
+    def _view(self, name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, ort.OrtValue]:
+        size = math.prod(shape)
+        if size > self._blocks[name].size:
+            self._blocks[name] = np.zeros(size, self._dtypes[name])
+            self._views[name].clear()
+        array = self._blocks[name][:size].reshape(shape)
+        view = (array, ort.OrtValue.ortvalue_from_numpy(array))
+        self._views[name][shape] = view
+        return view
 
     def bind_cache(self, cache: KVCache, layers: range, bucket: int) -> None:
         """Bind the first ``bucket`` slots of every layer's cache as both past and present: updates are in place."""
