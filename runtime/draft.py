@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from runtime.backends.onnxruntime import Clock, Engine
+from runtime.backends.onnxruntime import Clock, Engine, Shapes
 from runtime.kv import KVCache
 from runtime.noise import Noise
 from runtime.policy import FixedThresholds
@@ -102,6 +103,7 @@ class DraftSlot:
         self._tree_mask = np.zeros((SCRATCH_ROWS, SCRATCH_ROWS), dtype=bool)
         self._bindings = [segment.binding(self.clock) for segment in draft.segments]
         self._head = draft.head.binding(self.clock)
+        self._noise: np.ndarray | None = None
         self.done = [0] * len(draft.exits)
         self.committed = 0
         self.rows = 0
@@ -162,16 +164,14 @@ class DraftSlot:
 
     def _run(self, segment: int, start: int, stop: int) -> None:
         binding, cache = self._bindings[segment], self._caches[segment]
-        count, bucket, hidden_size = stop - start, cache.bucket(stop), self._draft.spec.hidden_size
-        if segment == 0:
-            binding.buffer(names.INPUT_IDS, (1, count))[0] = self._ids[start:stop]
-        else:
-            binding.buffer(names.HIDDEN_STATES, (1, count, hidden_size))[0] = self._hidden[segment - 1][start:stop]
-        binding.buffer(names.POSITION_IDS, (1, count))[0] = self._positions[start:stop]
-        binding.buffer(names.WRITE_INDEX, (1,))[0] = start
-        self._fill_mask(binding.buffer(names.ATTENTION_MASK, (count, bucket)), start, stop)
+        bucket = cache.bucket(stop)
+        shapes = _segment_shapes(segment == 0, stop - start, bucket, self._draft.spec.hidden_size)
+        source, positions, write_index, mask, hidden = binding.buffers(shapes)
+        source[0] = self._ids[start:stop] if segment == 0 else self._hidden[segment - 1][start:stop]
+        positions[0] = self._positions[start:stop]
+        write_index[0] = start
+        self._fill_mask(mask, start, stop)
         binding.bind_cache(cache, self._layers[segment], bucket)
-        hidden = binding.buffer(names.OUTPUT_HIDDEN_STATES, (1, count, hidden_size))
         binding.run()
         self._hidden[segment][start:stop] = hidden[0]
         self.done[segment] = stop
@@ -222,15 +222,37 @@ class DraftSlot:
 
         Both are overwritten by the next call.
         """
-        head, top_k, spec = self._head, self._draft.head_top_k, self._draft.spec
-        newest = self._hidden[segment][self.rows - rows : self.rows]
-        head.buffer(names.HIDDEN_STATES, (1, rows, spec.hidden_size))[0] = newest
-        known = min(len(noise), spec.vocab_size)
-        row = head.buffer(names.NOISE, (1, spec.vocab_size))[0]
-        row[:known] = noise[:known]
-        # Ids that the target does not have, padding of the draft's vocabulary, are never drafted.
-        row[known:] = -np.inf
-        tokens = head.buffer(names.TOP_TOKENS, (rows, top_k))
-        logprobs = head.buffer(names.TOP_LOGPROBS, (rows, top_k))
-        head.run()
+        spec = self._draft.spec
+        shapes = _head_shapes(rows, spec.hidden_size, spec.vocab_size, self._draft.head_top_k)
+        hidden, noise_row, tokens, logprobs = self._head.buffers(shapes)
+        hidden[0] = self._hidden[segment][self.rows - rows : self.rows]
+        if noise is not self._noise:
+            known = min(len(noise), spec.vocab_size)
+            noise_row[0, :known] = noise[:known]
+            # Ids that the target does not have, padding of the draft's vocabulary, are never drafted.
+            noise_row[0, known:] = -np.inf
+            self._noise = noise
+        self._head.run()
         return tokens, logprobs
+
+
+@lru_cache(maxsize=1024)
+def _segment_shapes(first: bool, rows: int, bucket: int, hidden_size: int) -> Shapes:
+    source = (names.INPUT_IDS, (1, rows)) if first else (names.HIDDEN_STATES, (1, rows, hidden_size))
+    return (
+        source,
+        (names.POSITION_IDS, (1, rows)),
+        (names.WRITE_INDEX, (1,)),
+        (names.ATTENTION_MASK, (rows, bucket)),
+        (names.OUTPUT_HIDDEN_STATES, (1, rows, hidden_size)),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _head_shapes(rows: int, hidden_size: int, vocab_size: int, top_k: int) -> Shapes:
+    return (
+        (names.HIDDEN_STATES, (1, rows, hidden_size)),
+        (names.NOISE, (1, vocab_size)),
+        (names.TOP_TOKENS, (rows, top_k)),
+        (names.TOP_LOGPROBS, (rows, top_k)),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -30,8 +31,10 @@ def confidence(path_logprobs: np.ndarray, child_logprobs: np.ndarray, rule: Conf
     ``mean``: ``sum p(path) * max p(child) / sum p(path)`` over the frontier. ``max``: the highest
     ``max p(child)``, the published rule for trees. For a chain both are the maximum softmax probability.
     """
-    if rule == "max" or len(path_logprobs) == 1:
-        return float(np.exp(child_logprobs.max()))
+    if len(path_logprobs) == 1:
+        return math.exp(child_logprobs[0])
+    if rule == "max":
+        return math.exp(child_logprobs.max())
     weights = np.exp(path_logprobs - path_logprobs.max())
     return float(weights @ np.exp(child_logprobs) / weights.sum())
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from runtime.backends.onnxruntime import Binding, Clock, Engine
+from runtime.backends.onnxruntime import Binding, Clock, Engine, Shapes
 from runtime.kv import KVCache
 from runtime.tree import Tree, TreeShape
 from s2d_trt import names
@@ -138,19 +139,30 @@ class TargetSlot:
             tokens, depths, mask, rows = _joined_by_dummy(tokens, depths, mask, rows)
         count, start = len(tokens), self.length
         bucket = self._cache.bucket(start + count)
-        binding = self._binding
-        binding.buffer(names.INPUT_IDS, (1, count))[0] = tokens
-        np.add(depths, start, out=binding.buffer(names.POSITION_IDS, (1, count))[0])
-        visible = binding.buffer(names.ATTENTION_MASK, (count, bucket))
+        shapes = _call_shapes(count, bucket, len(rows), self._target.vocab_size)
+        ids, positions, visible, write_index, logit_rows, logits = self._binding.buffers(shapes)
+        ids[0] = tokens
+        np.add(depths, start, out=positions[0])
         visible[:, :start] = True
         visible[:, start : start + count] = mask
         visible[:, start + count :] = False
-        binding.buffer(names.WRITE_INDEX, (1,))[0] = start
-        binding.buffer(names.LOGIT_ROWS, (len(rows),))[:] = rows
-        binding.bind_cache(self._cache, self._layers, bucket)
-        logits = binding.buffer(names.LOGITS, (len(rows), self._target.vocab_size))
-        binding.run()
+        write_index[0] = start
+        logit_rows[:] = rows
+        self._binding.bind_cache(self._cache, self._layers, bucket)
+        self._binding.run()
         return logits[:asked]
+
+
+@lru_cache(maxsize=1024)
+def _call_shapes(count: int, bucket: int, rows: int, vocab_size: int) -> Shapes:
+    return (
+        (names.INPUT_IDS, (1, count)),
+        (names.POSITION_IDS, (1, count)),
+        (names.ATTENTION_MASK, (count, bucket)),
+        (names.WRITE_INDEX, (1,)),
+        (names.LOGIT_ROWS, (rows,)),
+        (names.LOGITS, (rows, vocab_size)),
+    )
 
 
 def _joined_by_dummy(

@@ -18,6 +18,9 @@ from s2d_trt.errors import BundleError
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Names and shapes of the buffers of one call."""
+
 
 def physical_cores() -> int:
     """Cores this process may use, hyper-threads counted once where Linux tells them apart."""
@@ -84,22 +87,24 @@ class Binding:
         self._views: dict[str, dict[tuple[int, ...], tuple[np.ndarray, ort.OrtValue]]] = {
             name: {} for name in self._dtypes
         }
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._shapes: Shapes = ()
+        self._arrays: list[np.ndarray] = []
         self._caches: list[ort.OrtValue] = []
         self._bucket = 0
 
-    def buffer(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The buffer of ``shape`` for an input or output, bound: fill it before, or read it after, ``run``.
+    def buffers(self, shapes: Shapes) -> list[np.ndarray]:
+        """Buffers of these names and shapes, bound: fill the inputs before ``run``, read the outputs after it.
 
-        The next call for the same name gives the same memory.
+        The next call for the same name gives the same memory. The same ``shapes`` object again costs nothing.
         """
-        view = self._views[name].get(shape)
-        if view is None:
-            view = self._view(name, shape)
-        if self._shapes.get(name) != shape:
-            self._bind_value[name](name, view[1])
-            self._shapes[name] = shape
-        return view[0]
+        if shapes is not self._shapes:
+            self._arrays = []
+            for name, shape in shapes:
+                array, value = self._views[name].get(shape) or self._view(name, shape)
+                self._bind_value[name](name, value)
+                self._arrays.append(array)
+            self._shapes = shapes
+        return self._arrays
 
     def _view(self, name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, ort.OrtValue]:
         size = math.prod(shape)
