@@ -135,7 +135,7 @@ class DraftSlot:
             )
         places, ids = np.arange(start, stop), np.asarray(tokens, dtype=np.int64)
         # A tree row stands at its depth's place only if no level before it was wider than one node.
-        same = (self._ids[start:stop] == ids) & (self._positions[start:stop] == places) & (places < self.rows)
+        same = (self._ids[start:stop] == ids) & (self._positions[start:stop] == places)
         in_place = start + (len(tokens) if same.all() else int(same.argmin()))
         self._ids[start:stop] = ids
         self._positions[start:stop] = places
