@@ -51,7 +51,7 @@ class Noise:
     def __init__(self, seed: int, temperature: float, vocab_size: int) -> None:
         self._seed, self._temperature, self._vocab_size = seed, np.float32(temperature), vocab_size
         # A block of rows costs little more than one while the vocabulary is small.
-        self._block_rows = max(1, min(8, 2**13 // vocab_size))
+        self._block_rows = max(1, min(8, 2**14 // vocab_size))
         self._block = lru_cache(maxsize=_KEPT_ROWS // self._block_rows)(self._make_block)
         self._zeros = np.zeros(vocab_size, np.float32)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,48 +89,48 @@ class TreeBuilder:
 
     ``frontier_tokens`` int64 and ``frontier_logprobs`` float64 ``[f]`` describe the frontier (at first
     the root), ``frontier_parents`` int64 ``[f]`` says which node of the frontier before each came from.
+    Nodes are kept in lists: a chain, the common tree, would spend more time in calls to NumPy than on its nodes.
     """
 
     def __init__(self, root_token: int, shape: TreeShape) -> None:
         self._shape = shape
-        root = Tree.root_only(root_token)
-        self._levels = [root]
-        self._size = 1
-        self._frontier = np.zeros(1, np.int64)
-        self.frontier_tokens, self.frontier_logprobs = root.tokens, root.logprobs
+        self._tokens, self._parents, self._depths, self._logprobs = [root_token], [-1], [0], [0.0]
+        self._set_frontier([0])
         self.frontier_parents = np.zeros(1, np.int64)
 
     def expand(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:
         """Add the candidates of every frontier node, int64 and float ``[f, >= top_k]``, best first.
 
-        Candidates of probability zero (banned or padding ids) are left out.
+        Candidates of probability zero (banned or padding ids) never become part of the tree.
         """
-        top_k = self._shape.top_k
-        scores = (self.frontier_logprobs[:, None] + logprobs[:, :top_k]).ravel()
-        origins = np.arange(len(tokens)).repeat(top_k)
-        tokens = tokens[:, :top_k].flatten()
-        possible = scores > -np.inf
-        if not possible.all():
-            tokens, scores, origins = tokens[possible], scores[possible], origins[possible]
-        depths = np.full(len(tokens), len(self._levels), np.int64)
-        self._levels.append(Tree(tokens, self._frontier[origins], depths, scores))
-        best = np.argsort(-scores, kind="stable")[:top_k]
-        self._frontier = self._size + best
-        self._size += len(tokens)
-        self.frontier_tokens, self.frontier_logprobs = tokens[best], scores[best]
-        self.frontier_parents = origins[best]
+        top_k, first = self._shape.top_k, len(self._tokens)
+        scores = self.frontier_logprobs[:, None] + logprobs[:, :top_k]
+        self._tokens += tokens[:, :top_k].ravel().tolist()
+        self._parents += [node for node in self._frontier for _ in range(top_k)]
+        self._depths += [self._depths[-1] + 1] * scores.size
+        self._logprobs += scores.ravel().tolist()
+        level: Iterable[int] = range(first, len(self._tokens))
+        if scores.size > top_k:
+            level = sorted(level, key=self._logprobs.__getitem__, reverse=True)[:top_k]
+        best = [node for node in level if self._logprobs[node] > -math.inf]
+        self.frontier_parents = np.array([(node - first) // top_k for node in best], np.int64)
+        self._set_frontier(best)
 
     def finish(self) -> Tree:
         """The best ``nodes`` by cumulative log-probability, renumbered; a node never outranks its parent."""
-        tokens = np.concatenate([level.tokens for level in self._levels])
-        parents = np.concatenate([level.parents for level in self._levels])
-        depths = np.concatenate([level.depths for level in self._levels])
-        logprobs = np.concatenate([level.logprobs for level in self._levels])
-        if self._size > self._shape.nodes:
+        tokens, parents, depths = map(np.array, (self._tokens, self._parents, self._depths))
+        logprobs = np.array(self._logprobs)
+        size = min(self._shape.nodes, len(tokens) - self._logprobs.count(-math.inf))
+        if size < len(tokens):
             # Stable: on equal scores the parent, created earlier, is kept first.
-            kept = np.sort(np.argsort(-logprobs, kind="stable")[: self._shape.nodes])
-            renumbered = np.full(self._size + 1, -1, dtype=np.int64)
-            renumbered[kept] = np.arange(len(kept))
+            kept = np.sort(np.argsort(-logprobs, kind="stable")[:size])
+            renumbered = np.full(len(tokens) + 1, -1, dtype=np.int64)
+            renumbered[kept] = np.arange(size)
             tokens, logprobs, depths = tokens[kept], logprobs[kept], depths[kept]
             parents = renumbered[parents[kept]]
         return Tree(tokens, parents, depths, logprobs)
+
+    def _set_frontier(self, nodes: list[int]) -> None:
+        self._frontier = nodes
+        self.frontier_tokens = np.array([self._tokens[node] for node in nodes], np.int64)
+        self.frontier_logprobs = np.array([self._logprobs[node] for node in nodes], np.float64)
