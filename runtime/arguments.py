@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
-from runtime.policy import FixedThresholds, Policy
+from runtime.policy import Adaptive, FixedThresholds, Policy
 from runtime.request import Options
 from runtime.sampling import Sampling
 from runtime.tree import PAPER_TREE, TreeShape
@@ -35,21 +36,33 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
     """What decides the speed, never the text."""
     group = parser.add_argument_group("drafting (decides the speed, never the text)")
+    group.add_argument(
+        "--policy",
+        choices=("adaptive", "fixed"),
+        help="adaptive: exit and tree by measured cost and learned acceptance, no drafting where that pays best;"
+        " fixed: the published thresholds (default: adaptive, or fixed where an option below is given)",
+    )
     group.add_argument("--thresholds", type=comma_floats, help="confidence to exit, per exit (0.5,0.5,0)")
-    group.add_argument("--confidence", choices=("mean", "max"), default="mean", help="of a tree level (%(default)s)")
-    group.add_argument("--tree", choices=("chain", "paper"), default="chain", help="paper: depth 4, top-k 10, 60 nodes")
-    group.add_argument("--tree-depth", type=int, help="d means d + 1 draft passes a step")
-    group.add_argument("--tree-top-k", type=int, help="nodes expanded at each level; 1 is a chain")
+    group.add_argument("--confidence", choices=("mean", "max"), help="of a tree level (mean)")
+    group.add_argument("--tree", choices=("chain", "paper"), help="paper: depth 4, top-k 10, 60 nodes (chain)")
+    group.add_argument("--tree-depth", type=int, help="d means at most d + 1 draft passes a step")
+    group.add_argument("--tree-top-k", type=int, help="most nodes expanded at each level; 1 is a chain")
     group.add_argument("--tree-nodes", type=int, help="most nodes verified in a step, the root included")
     group.add_argument("--exact", action="store_true", help="bit-identical to the target alone (chains only)")
 
 
-def tree_shape(arguments: argparse.Namespace) -> TreeShape:
-    """The tree that the options ask for."""
-    preset = PAPER_TREE if arguments.tree == "paper" else TreeShape()
-    chosen = (arguments.tree_depth, arguments.tree_top_k, arguments.tree_nodes)
-    defaults = (preset.depth, preset.top_k, preset.nodes)
-    return TreeShape(*(b if a is None else a for a, b in zip(chosen, defaults, strict=True)))
+def drafting_policy(arguments: argparse.Namespace) -> Policy:
+    """Who decides, and within which tree."""
+    exits = (arguments.thresholds, arguments.confidence)
+    sizes = {"depth": arguments.tree_depth, "top_k": arguments.tree_top_k, "nodes": arguments.tree_nodes}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    given = any(option is not None for option in (*exits, arguments.tree)) or bool(sizes)
+    if arguments.policy == "adaptive" and exits != (None, None):
+        raise OptionError("--thresholds and --confidence belong to --policy fixed; leave them out")
+    adaptive = arguments.policy == "adaptive" or (arguments.policy is None and not given)
+    chosen = Adaptive() if adaptive else FixedThresholds(arguments.thresholds, arguments.confidence or "mean")
+    preset = {"paper": PAPER_TREE, "chain": TreeShape()}.get(arguments.tree) or Policy(chosen).limits(arguments.exact)
+    return Policy(chosen, replace(preset, **sizes))
 
 
 def decoding_options(arguments: argparse.Namespace, temperature: float) -> Options:
@@ -65,7 +78,7 @@ def decoding_options(arguments: argparse.Namespace, temperature: float) -> Optio
             seed=arguments.seed,
         ),
         stop=tuple(arguments.stop),
-        policy=Policy(FixedThresholds(arguments.thresholds, arguments.confidence), tree_shape(arguments)),
+        policy=drafting_policy(arguments),
         exact=arguments.exact,
     )
 

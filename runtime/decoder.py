@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from runtime.acceptance import accept
+from runtime.adaptive import CostAware, Learned
+from runtime.costs import Costs, load_costs
 from runtime.draft import Proposal, SortedDraft
+from runtime.policy import DraftingPolicy, FixedThresholds, Seconds
 from runtime.request import Options, Request, Step
 from runtime.target import Target
 from runtime.tokenizer import load_tokenizer
@@ -29,6 +32,8 @@ class Decoder:
         self.target, self.draft = target, draft
         self.tokenizer = load_tokenizer(target.bundle)
         self._exact_checked = False
+        self._costs: Costs | None = None
+        self._learned: dict[float, Learned] = {}
         if draft is not None:
             ours, theirs = (part.bundle.manifest.tokenizer.fingerprint for part in (target, draft))
             if ours != theirs:
@@ -51,15 +56,29 @@ class Decoder:
         """
         options = replace(options or Options(), **changes)
         if self.draft is not None and options.draft:
-            policy = options.policy
-            options = replace(options, policy=replace(policy, exit=policy.exit.fit(self.draft.exits)))
-            self.draft.check_shape(policy.tree)
-            self.target.check_shape(policy.tree)
+            self.draft.check_shape(options.tree)
+            self.target.check_shape(options.tree)
         if options.exact and not self._exact_checked:
             self.target.check_exact()
             self._exact_checked = True
         ids = self._encode(prompt) if isinstance(prompt, str) else prompt
-        return Request(ids, options, self.target, self.tokenizer)
+        return Request(ids, options, self.target, self.tokenizer, self._drafting_policy(options))
+
+    def _drafting_policy(self, options: Options) -> DraftingPolicy | None:
+        """Who decides for a request with these options; None where nothing is drafted."""
+        draft, chosen = self.draft, options.policy.exit
+        if draft is None or not options.draft:
+            return None
+        if isinstance(chosen, FixedThresholds):
+            return chosen.fit(draft.exits)
+        if self._costs is None:
+            self._costs = load_costs(self.target, draft)
+        # A draft ranks by other scores at another temperature, so it is another draft to learn.
+        learned = self._learned.get(options.sampling.temperature) if chosen.shared else None
+        learned = learned or Learned(len(draft.exits), self._costs)
+        if chosen.shared:
+            self._learned[options.sampling.temperature] = learned
+        return CostAware(learned)
 
     def _encode(self, prompt: str) -> list[int]:
         try:
@@ -88,7 +107,7 @@ class Decoder:
         draft = self.draft if request.options.draft else None
         if draft is not None and request.length < draft.max_length and draft.knows(request.prompt):
             request.draft_slot = draft.lease()
-            request.draft_slot.prefill(request.prompt)
+            request.draft_slot.enqueue(request.prompt)
         token = request.chooser.choose(logits, request.length)
         request.chooser.see((token,))
         step = request.append([token], drafted=0)
@@ -104,7 +123,7 @@ class Decoder:
         verify_before = slot.clock.seconds
 
         proposal = self._propose(request)
-        request.stats.draft += request.draft_slot.clock.seconds - draft_before if request.draft_slot else 0.0
+        drafting = request.draft_slot.clock.seconds - draft_before if request.draft_slot else 0.0
         tree = Tree.root_only(request.tokens[-1]) if proposal is None else proposal.tree
         logits = slot.verify(tree)
         acceptance = accept(tree, logits, request.chooser, request.length - 1)
@@ -113,10 +132,10 @@ class Decoder:
         self._follow(request, tokens)
         step = request.append(tokens, drafted=len(tokens) - 1)
 
-        stats = request.stats
-        stats.record(proposal, self.draft.exits if self.draft else (), acceptance)
-        stats.verify += slot.clock.seconds - verify_before
-        stats.total += time.perf_counter() - started
+        seconds = Seconds(drafting, slot.clock.seconds - verify_before, time.perf_counter() - started)
+        request.stats.record(proposal, self.draft.exits if self.draft else (), acceptance, seconds)
+        if request.drafting is not None:
+            request.drafting.learn(proposal, acceptance, seconds)
         return step
 
     def _propose(self, request: Request) -> Proposal | None:
@@ -124,11 +143,11 @@ class Decoder:
         slot, draft = request.draft_slot, self.draft
         if slot is None or draft is None:
             return None
-        policy = request.options.policy
-        levels = min(policy.tree.depth + 1, request.remaining - 1, draft.max_length - request.length)
-        if levels < 1:
+        tree, policy = request.options.tree, request.drafting
+        levels = min(tree.depth + 1, request.remaining - 1, draft.max_length - request.length)
+        if levels < 1 or policy is None or not policy.begins(slot.waiting[0]):
             return None
-        return slot.propose(request.noise, policy.exit, replace(policy.tree, depth=levels - 1))
+        return slot.propose(request.noise, policy, replace(tree, depth=levels - 1))
 
     def _follow(self, request: Request, tokens: list[int]) -> None:
         """Tell the draft what was accepted; where it cannot hold that, decoding goes on without it."""

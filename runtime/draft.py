@@ -19,7 +19,7 @@ import numpy as np
 from runtime.backends.onnxruntime import Clock, Engine, Shapes
 from runtime.kv import KVCache
 from runtime.noise import Noise
-from runtime.policy import FixedThresholds
+from runtime.policy import DraftingPolicy
 from runtime.tree import Tree, TreeBuilder, TreeShape
 from s2d_trt import names
 from s2d_trt.bundle import Bundle
@@ -114,6 +114,10 @@ class DraftSlot:
         ready = [self.rows, *self.done[:-1]]
         return [before - after for before, after in zip(ready, self.done, strict=True)]
 
+    def _waiting_behind(self, segment: int) -> int:
+        """Rows that wait before the next segment; 0 where there is none."""
+        return self.done[segment] - self.done[segment : segment + 2][-1]
+
     def truncate(self, length: int) -> None:
         """Drop the tree rows and all committed rows from ``length`` on."""
         self.committed = min(self.committed, length)
@@ -184,40 +188,43 @@ class DraftSlot:
             mask[first - start :, self.committed : stop] = self._tree_mask[first - self.committed : size, :size]
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Commit the prompt and run it through every segment."""
+        """Commit a text and run it through every segment, so that nothing waits."""
         self.enqueue(tokens)
         for segment in range(len(self.done)):
             self.flush(segment)
 
-    def propose(self, noise: Noise, policy: FixedThresholds, shape: TreeShape) -> Proposal:
+    def propose(self, noise: Noise, policy: DraftingPolicy, shape: TreeShape) -> Proposal:
         """Draft a tree below the last committed token.
 
         Each depth's frontier goes through segment 0 and the head; while ``policy`` finds the exit's
         answer too unsure the next segment runs, and so on; the last exit always answers.
         """
-        builder = TreeBuilder(int(self._ids[self.committed - 1]), shape)
+        builder = TreeBuilder(int(self._ids[self.committed - 1]), shape, policy.floor)
         rows = np.array([self.committed - 1])
         exits = []
         for depth in range(shape.depth + 1):
             if depth > 0:
+                if not policy.continues(builder.frontier_logprobs):
+                    break
                 rows = self._enqueue_frontier(builder.frontier_tokens, rows[builder.frontier_parents], depth)
             tokens, logprobs, exit_index = self._predict(builder, noise.row(self.committed + depth), policy)
             exits.append(exit_index)
             builder.expand(tokens, logprobs)
-        return Proposal(builder.finish(), exits)
+        return Proposal(builder.finish(policy.size), exits)
 
     def _predict(
-        self, builder: TreeBuilder, noise: np.ndarray, policy: FixedThresholds
+        self, builder: TreeBuilder, noise: np.ndarray, policy: DraftingPolicy
     ) -> tuple[np.ndarray, np.ndarray, int]:
         paths = builder.frontier_logprobs
         for index in range(len(self.done)):
             self.flush(index)
-            tokens, logprobs = self._candidates(index, len(paths), noise)
-            if policy.answers(index, paths, logprobs[:, 0]):
+            tokens, logprobs = self.candidates(index, len(paths), noise)
+            logprobs = policy.calibrated(index, logprobs[:, : builder.top_k])
+            if policy.answers(index, paths, logprobs[:, 0], self._waiting_behind(index)):
                 break
         return tokens, logprobs, index
 
-    def _candidates(self, segment: int, rows: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def candidates(self, segment: int, rows: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Top candidates of the newest rows at an exit: ids int64 and log-probabilities float32 ``[rows, k]``.
 
         Both are overwritten by the next call.

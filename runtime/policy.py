@@ -3,26 +3,62 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from runtime.tree import TreeShape
 from s2d_trt.errors import OptionError
 
+if TYPE_CHECKING:
+    from runtime.acceptance import Acceptance
+    from runtime.draft import Proposal
+
 Confidence = Literal["mean", "max"]
 
 
-class ExitPolicy(Protocol):
-    """Decides whether an exit's answer is taken or the next segment runs."""
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Wall time of one step: engine calls of the draft and of the target, and everything together."""
 
-    def answers(self, exit_index: int, path_logprobs: np.ndarray, child_logprobs: np.ndarray) -> bool:
-        """Whether exit number ``exit_index`` answers for a depth.
+    draft: float
+    verify: float
+    total: float
 
-        ``path_logprobs`` [f] are the frontier's cumulative log-probabilities, ``child_logprobs`` [f] each
-        frontier node's best next token's.
-        """
+
+class DraftingPolicy:
+    """Decides how a step drafts; never what the text says. As it stands: always, and as large as the shape allows.
+
+    Log-probabilities ``paths`` ``[f]`` are a frontier's, cumulative from the root; ``children`` ``[f]`` each frontier
+    node's best candidate's.
+    """
+
+    floor: float = -math.inf
+    """Candidates whose cumulative log-probability is not above this never become nodes."""
+
+    def begins(self, waiting: int) -> bool:
+        """Whether to draft in this step, where ``waiting`` rows would meet the first segment."""
+        return True
+
+    def calibrated(self, exit_index: int, logprobs: np.ndarray) -> np.ndarray:
+        """The log-probability ``[f, k]`` of acceptance for candidates an exit gives these ``logprobs``."""
+        return logprobs
+
+    def answers(self, exit_index: int, paths: np.ndarray, children: np.ndarray, waiting: int) -> bool:
+        """Whether the exit's answer is taken; else the next segment runs on ``waiting`` rows."""
+        raise NotImplementedError
+
+    def continues(self, paths: np.ndarray) -> bool:
+        """Whether to grow another level below this frontier."""
+        return len(paths) > 0
+
+    def size(self, logprobs: np.ndarray) -> int:
+        """How many nodes to verify, given cumulative ``logprobs`` ``[n]`` from the root's 0 downwards."""
+        return len(logprobs)
+
+    def learn(self, proposal: Proposal | None, acceptance: Acceptance, seconds: Seconds) -> None:
+        """Look at how a step went; ``proposal`` is None where nothing was drafted."""
 
 
 def confidence(path_logprobs: np.ndarray, child_logprobs: np.ndarray, rule: Confidence) -> float:
@@ -40,7 +76,7 @@ def confidence(path_logprobs: np.ndarray, child_logprobs: np.ndarray, rule: Conf
 
 
 @dataclass(frozen=True, slots=True)
-class FixedThresholds:
+class FixedThresholds(DraftingPolicy):
     """The published policy: an exit answers when its confidence is above its threshold; the last always does.
 
     ``thresholds`` None means 0.5 at every exit but the last.
@@ -60,16 +96,35 @@ class FixedThresholds:
             )
         return self
 
-    def answers(self, exit_index: int, path_logprobs: np.ndarray, child_logprobs: np.ndarray) -> bool:
-        """See ``ExitPolicy.answers``; only after ``fit``."""
+    def answers(self, exit_index: int, paths: np.ndarray, children: np.ndarray, waiting: int) -> bool:
+        """See ``DraftingPolicy.answers``; only after ``fit``."""
         assert self.thresholds is not None
         last = exit_index == len(self.thresholds) - 1
-        return last or confidence(path_logprobs, child_logprobs, self.rule) > self.thresholds[exit_index]
+        return last or confidence(paths, children, self.rule) > self.thresholds[exit_index]
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """The cost-aware policy (``runtime.adaptive``). ``shared``: requests learn from each other, per target."""
+
+    shared: bool = True
+
+
+ADAPTIVE_TREE = TreeShape(depth=7, top_k=4, nodes=32)
+"""The largest tree that the cost-aware policy may grow on a CPU; what it grows is as large as pays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which exit answers, and how large a tree is grown."""
+    """Who decides which exit answers, and how large a tree may be grown; ``tree`` None leaves that to the former."""
 
-    exit: FixedThresholds = field(default_factory=FixedThresholds)
-    tree: TreeShape = field(default_factory=TreeShape)
+    exit: FixedThresholds | Adaptive = field(default_factory=Adaptive)
+    tree: TreeShape | None = None
+
+    def limits(self, exact: bool = False) -> TreeShape:
+        """The largest tree; a chain where the output must be ``exact`` and no tree was asked for."""
+        if self.tree is not None:
+            return self.tree
+        if isinstance(self.exit, FixedThresholds):
+            return TreeShape()
+        return replace(ADAPTIVE_TREE, top_k=1) if exact else ADAPTIVE_TREE

@@ -28,6 +28,8 @@ def request_lines(request: Request) -> list[str]:
         total = stats.exit_counts.total()
         exits = ", ".join(f"{exit_}: {count / total:.0%}" for exit_, count in sorted(stats.exit_counts.items()))
         lines += [f"by depth        {depths}", f"exits           {exits}"]
+    elif request.drafting is not None:
+        lines.append("exits           none, for nothing was drafted: that is faster here")
     lines.append(
         f"milliseconds    prefill {stats.prefill * 1e3:.0f}, draft {stats.draft * 1e3:.0f},"
         f" verify {stats.verify * 1e3:.0f}, elsewhere {stats.other * 1e3:.0f}"

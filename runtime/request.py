@@ -11,11 +11,12 @@ from tokenizers import Tokenizer
 
 from runtime.draft import DraftSlot
 from runtime.noise import Noise
-from runtime.policy import Policy
+from runtime.policy import DraftingPolicy, Policy
 from runtime.sampling import Chooser, Sampling
 from runtime.stats import Stats
 from runtime.target import Target, TargetSlot
 from runtime.tokenizer import TextStream
+from runtime.tree import TreeShape
 from s2d_trt.errors import CapacityError, OptionError
 
 FinishReason = Literal["stop", "length", "capacity", "cancelled"]
@@ -41,8 +42,13 @@ class Options:
             raise OptionError(f"max-new-tokens {self.max_new_tokens} must be at least 1")
         if any(not stop for stop in self.stop):
             raise OptionError("a stop string is empty; leave it out or give at least one character")
-        if self.exact and self.policy.tree.top_k != 1:
+        if self.exact and self.tree.top_k != 1:
             raise OptionError("--exact drafts chains: use it with --tree-top-k 1")
+
+    @property
+    def tree(self) -> TreeShape:
+        """The largest tree that a step may draft."""
+        return self.policy.limits(self.exact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,14 @@ class Step:
 class Request:
     """All state of one text; several requests can take turns over the same engines."""
 
-    def __init__(self, prompt: Sequence[int], options: Options, target: Target, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        options: Options,
+        target: Target,
+        tokenizer: Tokenizer,
+        drafting: DraftingPolicy | None,
+    ) -> None:
         if not prompt:
             raise OptionError("the prompt is empty; give at least one token")
         for token in prompt:
@@ -79,7 +92,7 @@ class Request:
                 f"the prompt has {len(prompt)} tokens and target {target.name} holds {target.max_length} in all;"
                 " shorten it or build the bundle with a larger --max-length"
             )
-        self.prompt, self.options, self._target = list(prompt), options, target
+        self.prompt, self.options, self.drafting, self._target = list(prompt), options, drafting, target
         sampling = options.sampling
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         self.noise = Noise(self.seed, sampling.temperature, target.vocab_size)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from runtime.acceptance import Acceptance
 from runtime.draft import Proposal
+from runtime.policy import Seconds
 
 
 @dataclass(slots=True)
@@ -24,8 +25,13 @@ class Stats:
     draft: float = 0.0
     verify: float = 0.0
 
-    def record(self, proposal: Proposal | None, exits: tuple[int, ...], acceptance: Acceptance) -> None:
+    def record(
+        self, proposal: Proposal | None, exits: tuple[int, ...], acceptance: Acceptance, seconds: Seconds
+    ) -> None:
         """Count one step."""
+        self.draft += seconds.draft
+        self.verify += seconds.verify
+        self.total += seconds.total
         self.accept_lengths.append(len(acceptance.path))
         if proposal is None:
             return

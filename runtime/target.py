@@ -33,6 +33,7 @@ class Target:
         self.bundle, self.name, self.spec = bundle, manifest.name, manifest.model
         self.max_length, self.vocab_size = manifest.cache.max_length, manifest.model.vocab_size
         self._engine = Engine(bundle, names.TARGET, threads)
+        self.threads = threads
         self._free: list[TargetSlot] = []
 
     @classmethod

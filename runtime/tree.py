@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,8 +92,8 @@ class TreeBuilder:
     Nodes are kept in lists: a chain, the common tree, would spend more time in calls to NumPy than on its nodes.
     """
 
-    def __init__(self, root_token: int, shape: TreeShape) -> None:
-        self._shape = shape
+    def __init__(self, root_token: int, shape: TreeShape, floor: float = -math.inf) -> None:
+        self._shape, self._floor, self.top_k = shape, floor, shape.top_k
         self._tokens, self._parents, self._depths, self._logprobs = [root_token], [-1], [0], [0.0]
         self._set_frontier([0])
         self.frontier_parents = np.zeros(1, np.int64)
@@ -101,9 +101,10 @@ class TreeBuilder:
     def expand(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:
         """Add the candidates of every frontier node, int64 and float ``[f, >= top_k]``, best first.
 
-        Candidates of probability zero (banned or padding ids) never become part of the tree.
+        Candidates whose path is not above the floor, by default of probability zero (banned or padding
+        ids), never become part of the tree.
         """
-        top_k, first = self._shape.top_k, len(self._tokens)
+        top_k, first = self.top_k, len(self._tokens)
         scores = self.frontier_logprobs[:, None] + logprobs[:, :top_k]
         self._tokens += tokens[:, :top_k].ravel().tolist()
         self._parents += [node for node in self._frontier for _ in range(top_k)]
@@ -112,20 +113,24 @@ class TreeBuilder:
         level: Iterable[int] = range(first, len(self._tokens))
         if scores.size > top_k:
             level = sorted(level, key=self._logprobs.__getitem__, reverse=True)[:top_k]
-        best = [node for node in level if self._logprobs[node] > -math.inf]
+        best = [node for node in level if self._logprobs[node] > self._floor]
         self.frontier_parents = np.array([(node - first) // top_k for node in best], np.int64)
         self._set_frontier(best)
 
-    def finish(self) -> Tree:
-        """The best ``nodes`` by cumulative log-probability, renumbered; a node never outranks its parent."""
+    def finish(self, size: Callable[[np.ndarray], int] = len) -> Tree:
+        """The best ``nodes`` by cumulative log-probability, renumbered; a node never outranks its parent.
+
+        ``size``, given the log-probabilities of these, best first, may ask for fewer.
+        """
         tokens, parents, depths = map(np.array, (self._tokens, self._parents, self._depths))
         logprobs = np.array(self._logprobs)
-        size = min(self._shape.nodes, len(tokens) - self._logprobs.count(-math.inf))
-        if size < len(tokens):
-            # Stable: on equal scores the parent, created earlier, is kept first.
-            kept = np.sort(np.argsort(-logprobs, kind="stable")[:size])
+        # Stable: on equal scores the parent, created earlier, is kept first.
+        best = np.argsort(-logprobs, kind="stable")[: self._shape.nodes]
+        count = size(logprobs[best[: np.count_nonzero(logprobs[best] > self._floor)]])
+        if count < len(tokens):
+            kept = np.sort(best[:count])
             renumbered = np.full(len(tokens) + 1, -1, dtype=np.int64)
-            renumbered[kept] = np.arange(size)
+            renumbered[kept] = np.arange(count)
             tokens, logprobs, depths = tokens[kept], logprobs[kept], depths[kept]
             parents = renumbered[parents[kept]]
         return Tree(tokens, parents, depths, logprobs)

@@ -13,7 +13,7 @@ from runtime.baseline import compare, generate, target_alone
 from runtime.bench import ROUNDING
 from runtime.decoder import Decoder
 from runtime.draft import SortedDraft
-from runtime.policy import FixedThresholds, Policy
+from runtime.policy import Adaptive, FixedThresholds, Policy
 from runtime.request import Options, Request
 from runtime.sampling import Sampling
 from runtime.target import Target
@@ -26,8 +26,11 @@ SHAPES = st.one_of(
     st.just(PAPER_TREE),
 )
 SHARES = st.integers(0, 11).map(lambda tenths: tenths / 10)
-EXIT_POLICIES = st.builds(
-    FixedThresholds, st.one_of(st.none(), st.tuples(SHARES, SHARES, SHARES)), st.sampled_from(["mean", "max"])
+EXIT_POLICIES = st.one_of(
+    st.builds(
+        FixedThresholds, st.one_of(st.none(), st.tuples(SHARES, SHARES, SHARES)), st.sampled_from(["mean", "max"])
+    ),
+    st.builds(Adaptive, st.booleans()),
 )
 SAMPLINGS = st.builds(
     Sampling,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from runtime.draft import PREFILL_CHUNK, SCRATCH_ROWS, DraftSlot, Proposal, SortedDraft
 from runtime.noise import Noise
-from runtime.policy import FixedThresholds
+from runtime.policy import DraftingPolicy, FixedThresholds
 from runtime.tree import Tree, TreeShape
 from s2d_trt.errors import CapacityError, OptionError
 
@@ -34,14 +34,14 @@ TEMPERATURES = st.sampled_from([0.0, 0.8])
 
 
 @dataclass
-class Scripted:
+class Scripted(DraftingPolicy):
     """Takes a given exit's answer at each depth."""
 
     exits: Sequence[int]
     depth: int = 0
 
-    def answers(self, exit_index: int, path_logprobs: np.ndarray, child_logprobs: np.ndarray) -> bool:
-        assert path_logprobs.shape == child_logprobs.shape
+    def answers(self, exit_index: int, paths: np.ndarray, children: np.ndarray, waiting: int) -> bool:
+        assert paths.shape == children.shape
         taken = exit_index == self.exits[self.depth]
         self.depth += taken
         return taken
@@ -67,7 +67,7 @@ def candidates(draft: SortedDraft, text: Sequence[int], exit_index: int, noise: 
     """What a slot of its own gives at an exit after reading ``text`` at once."""
     slot = DraftSlot(draft)
     slot.prefill(text)
-    proposal = slot.propose(noise, Scripted([exit_index]), TreeShape(depth=0, top_k=top_k))  # type: ignore[arg-type]
+    proposal = slot.propose(noise, Scripted([exit_index]), TreeShape(depth=0, top_k=top_k))
     return children(proposal.tree, 0)
 
 
@@ -158,7 +158,7 @@ def test_every_proposal_of_a_texts_life_is_that_of_the_same_text_read_at_once(
     slot, text, noise = DraftSlot(draft), list(prompt), Noise(3, temperature, VOCAB)
     slot.prefill(text)
     for this in life:
-        proposal = slot.propose(noise, Scripted(this.exits), this.shape)  # type: ignore[arg-type]
+        proposal = slot.propose(noise, Scripted(this.exits), this.shape)
         assert proposal.exits == this.exits
         assert_proposal_is_that_of_the_text(draft, text, proposal, noise, this.shape)
         tokens = accepted_tokens(proposal.tree, this)
@@ -189,7 +189,7 @@ def test_what_waits_before_a_segment_is_the_difference_of_the_committed_lengths(
     done = [length] * EXITS
     assert slot.waiting == [0, 0, 0]
     for this in life:
-        proposal = slot.propose(noise, Scripted(this.exits), this.shape)  # type: ignore[arg-type]
+        proposal = slot.propose(noise, Scripted(this.exits), this.shape)
         for depth, answered in enumerate(this.exits):
             rows = length + depth * this.shape.top_k
             done = [rows if segment <= answered else before for segment, before in enumerate(done)]
@@ -241,12 +241,12 @@ def test_thresholds_between_choose_the_first_exit_that_is_sure_enough(
 
     @dataclass(frozen=True)
     class Recording(FixedThresholds):
-        def answers(self, exit_index: int, path_logprobs: np.ndarray, child_logprobs: np.ndarray) -> bool:
-            answer = FixedThresholds.answers(self, exit_index, path_logprobs, child_logprobs)
+        def answers(self, exit_index: int, paths: np.ndarray, children: np.ndarray, waiting: int) -> bool:
+            answer = FixedThresholds.answers(self, exit_index, paths, children, waiting)
             seen.append((exit_index, answer))
             return answer
 
-    proposal = slot.propose(noise, Recording((first, second, 0.0), rule), shape)  # type: ignore[arg-type]
+    proposal = slot.propose(noise, Recording((first, second, 0.0), rule), shape)
     assert [index for index, answer in seen if answer] == proposal.exits
     asked = [index for index, _ in seen]
     assert asked == [index for answered in proposal.exits for index in range(answered + 1)]
@@ -258,12 +258,12 @@ def test_an_accepted_chain_stays_in_place_and_changes_no_proposal(draft: SortedD
     text, noise, shape = [5, 9, 200, 31], Noise(0, 0.0, VOCAB), TreeShape(depth=3)
     slot = DraftSlot(draft)
     slot.prefill(text)
-    chain = slot.propose(noise, Scripted([2, 0, 1, 2]), shape).tree  # type: ignore[arg-type]
+    chain = slot.propose(noise, Scripted([2, 0, 1, 2]), shape).tree
     tokens = [*chain.tokens[1 : 1 + accepted].tolist(), 7]
     slot.enqueue(tokens)
     # Only what was not drafted waits; of the four drafted tokens the last has no row yet.
     assert slot.waiting[0] == len(tokens) - min(accepted, 3)
-    again = slot.propose(noise, Scripted([0, 1, 2, 0]), shape)  # type: ignore[arg-type]
+    again = slot.propose(noise, Scripted([0, 1, 2, 0]), shape)
     assert_proposal_is_that_of_the_text(draft, text + tokens, again, noise, shape)
 
 
@@ -271,12 +271,12 @@ def test_a_wide_trees_row_is_not_taken_for_the_token_that_follows_in_its_place(d
     text, noise, shape = [5, 9, 200, 31], Noise(0, 0.0, VOCAB), TreeShape(depth=2, top_k=3, nodes=100)
     slot = DraftSlot(draft)
     slot.prefill(text)
-    tree = slot.propose(noise, Scripted([2, 1, 2]), shape).tree  # type: ignore[arg-type]
+    tree = slot.propose(noise, Scripted([2, 1, 2]), shape).tree
     # Siblings stand side by side in the cache; the text goes on with the first and then, by chance, with the others.
     siblings = list(children(tree, 0))
     slot.enqueue(siblings)
     assert slot.waiting[0] == 2
-    again = slot.propose(noise, Scripted([0, 2, 1]), shape)  # type: ignore[arg-type]
+    again = slot.propose(noise, Scripted([0, 2, 1]), shape)
     assert_proposal_is_that_of_the_text(draft, text + siblings, again, noise, shape)
 
 
@@ -284,11 +284,11 @@ def test_a_chains_row_behind_another_token_is_read_anew(draft: SortedDraft) -> N
     text, noise, shape = [5, 9, 200, 31], Noise(0, 0.0, VOCAB), TreeShape(depth=3)
     slot = DraftSlot(draft)
     slot.prefill(text)
-    drafted = slot.propose(noise, Scripted([2] * 4), shape).tree.tokens[1:].tolist()  # type: ignore[arg-type]
+    drafted = slot.propose(noise, Scripted([2] * 4), shape).tree.tokens[1:].tolist()
     tokens = [(drafted[0] + 1) % VOCAB, drafted[1], drafted[2]]
     slot.enqueue(tokens)
     assert slot.waiting[0] == 3
-    again = slot.propose(noise, Scripted([2] * 4), shape)  # type: ignore[arg-type]
+    again = slot.propose(noise, Scripted([2] * 4), shape)
     assert_proposal_is_that_of_the_text(draft, text + tokens, again, noise, shape)
 
 
@@ -297,7 +297,7 @@ def test_two_slots_of_one_draft_do_not_disturb_each_other(draft: SortedDraft) ->
     slots = [draft.lease(), draft.lease()]
     for slot, text in zip(slots, texts, strict=True):
         slot.prefill(text)
-    proposals = [slot.propose(noise, Scripted([0, 2, 1]), shape) for slot in slots]  # type: ignore[arg-type]
+    proposals = [slot.propose(noise, Scripted([0, 2, 1]), shape) for slot in slots]
     for slot, text, proposal in zip(slots, texts, proposals, strict=True):
         assert_proposal_is_that_of_the_text(draft, text, proposal, noise, shape)
         draft.release(slot)
@@ -307,13 +307,13 @@ def test_a_released_slot_serves_the_next_text_as_a_new_one_would(draft: SortedDr
     noise, shape = Noise(0, 0.0, VOCAB), TreeShape(depth=1)
     used = draft.lease()
     used.prefill([3] * 100)
-    used.propose(noise, Scripted([0, 2]), shape)  # type: ignore[arg-type]
+    used.propose(noise, Scripted([0, 2]), shape)
     draft.release(used)
     again = draft.lease()
     assert again is used
     assert (again.committed, again.waiting, again.clock.seconds) == (0, [0, 0, 0], 0.0)
     again.prefill([6, 7])
-    proposal = again.propose(noise, Scripted([1, 2]), shape)  # type: ignore[arg-type]
+    proposal = again.propose(noise, Scripted([1, 2]), shape)
     assert_proposal_is_that_of_the_text(draft, [6, 7], proposal, noise, shape)
     draft.release(again)
 

@@ -46,17 +46,17 @@ def test_confidence_of_improbable_paths_does_not_underflow() -> None:
 def test_an_exit_answers_when_its_confidence_is_above_its_threshold() -> None:
     policy = FixedThresholds((0.5, 0.25, 0.0))
     root = np.zeros(1)
-    assert policy.answers(0, root, np.log([0.51]))
-    assert not policy.answers(0, root, np.log([0.49]))
-    assert policy.answers(1, root, np.log([0.49]))
+    assert policy.answers(0, root, np.log([0.51]), 1)
+    assert not policy.answers(0, root, np.log([0.49]), 1)
+    assert policy.answers(1, root, np.log([0.49]), 1)
 
 
 def test_a_confidence_that_equals_its_threshold_is_not_above_it() -> None:
-    assert not FixedThresholds((1.0, 0.0)).answers(0, np.zeros(1), np.zeros(1))
+    assert not FixedThresholds((1.0, 0.0)).answers(0, np.zeros(1), np.zeros(1), 1)
 
 
 def test_the_last_exit_always_answers() -> None:
-    assert FixedThresholds((2.0, 2.0)).answers(1, np.zeros(1), np.array([-100.0]))
+    assert FixedThresholds((2.0, 2.0)).answers(1, np.zeros(1), np.array([-100.0]), 0)
 
 
 def test_default_thresholds_are_one_half_at_every_exit_but_the_last() -> None:

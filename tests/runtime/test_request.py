@@ -141,7 +141,7 @@ def test_a_draft_with_a_padded_vocabulary_drafts_as_if_it_were_not_padded(
 ) -> None:
     padded = SortedDraft.open(built_draft(changed_checkpoint(draft_checkpoint, tmp_path / "new", padded_vocabulary)), 1)
     assert padded.vocab_size == 320
-    options = Options(30, Sampling(temperature, seed=4), policy=Policy(tree=TreeShape(3, 4, 30)))
+    options = Options(30, Sampling(temperature, seed=4), policy=Policy(FixedThresholds(), TreeShape(3, 4, 30)))
     plain = generate(decoder, [5, 9], options)
     request = generate(Decoder(decoder.target, padded), [5, 9], options)
     assert request.tokens == plain.tokens

@@ -79,7 +79,7 @@ def test_exact_is_identical_to_the_target_alone(capsys: pytest.CaptureFixture[st
 
 
 def test_the_text_comes_first_and_the_table_after_it(capsys: pytest.CaptureFixture[str], usual: list[str]) -> None:
-    shown = output(capsys, [*usual, "--temperature", "1", "--seed", "7", "--baseline"])
+    shown = output(capsys, [*usual, "--temperature", "1", "--seed", "7", "--baseline", "--policy", "fixed"])
     text = as_json(capsys, [*usual, "--temperature", "1", "--seed", "7"])["text"]
     assert shown.startswith(text + "\n")
     table = shown[len(text) :]
@@ -93,7 +93,7 @@ def test_color_marks_the_drafted_text_and_changes_nothing_else(
     capsys: pytest.CaptureFixture[str], usual: list[str]
 ) -> None:
     text = as_json(capsys, usual)["text"]
-    shown = output(capsys, [*usual, "--color"])
+    shown = output(capsys, [*usual, "--color", "--policy", "fixed"])
     assert "\033[32m" in shown
     assert re.sub(r"\033\[\d+m", "", shown).startswith(text)
 
@@ -107,6 +107,7 @@ def test_the_draft_and_its_options_do_not_change_the_text(capsys: pytest.Capture
             ["--tree", "paper"],
             ["--thresholds", "1.1,1.1,0"],
             ["--thresholds", "0,0,0", "--tree-depth", "1"],
+            ["--policy", "adaptive", "--tree-top-k", "2"],
             ["--tree", "paper", "--confidence", "max", "--tree-nodes", "9"],
         )
     }
@@ -155,6 +156,7 @@ def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     [
         (["--thresholds", "0.5,0.5"], "2 thresholds for 3 exits 2,4,6"),
         (["--thresholds", "a,b,c"], "not a list of numbers"),
+        (["--policy", "adaptive", "--thresholds", "0,0,0"], "belong to --policy fixed"),
         (["--exact", "--tree", "paper"], "--exact drafts chains"),
         (["--tree-top-k", "17"], "above the 16 candidates"),
         (["--tree-nodes", "1"], "at least 2"),

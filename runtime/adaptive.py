@@ -1,0 +1,193 @@
+"""The cost-aware policy: every piece of work must pay at least what the request earns on average.
+
+Decoding earns accepted tokens for milliseconds. To maximise their ratio, do a further piece of work exactly when the
+tokens it is expected to add, divided by its milliseconds, exceed that ratio itself (Dinkelbach 1967). The same rule
+decides whether to draft at all, whether a deeper exit answers, whether the tree grows by a level, and which of its
+nodes are verified (compare Sequoia, arXiv 2402.12374, and DEL, arXiv 2504.05598). Costs are measured on this machine,
+acceptance is learned from this target's own verdicts.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from runtime.acceptance import Acceptance
+from runtime.calibration import Calibration, Fading, calibrate
+from runtime.costs import Costs
+from runtime.draft import Proposal
+from runtime.policy import DraftingPolicy, Seconds, confidence
+
+BINS = 8
+"""Of an exit's confidence, for what the next exit adds."""
+PROBING = 0.02
+"""Share of the time that goes into trying a draft again that has not paid."""
+PROBES = 4.0
+"""Weight of a try's outcome: one that pays brings the draft back soon."""
+
+
+class Learned:
+    """What is known of one draft on one target: shared by requests, or one request's own."""
+
+    def __init__(self, exits: int, costs: Costs) -> None:
+        self.costs = costs
+        self.calibration = [(Calibration(), Calibration()) for _ in range(exits)]
+        """Per exit: of a node's best candidate, and of the others."""
+        # Hopeful, so that each bin is tried a few times.
+        self.deeper_gain = [[Fading(0.1, 2.0, 64.0) for _ in range(BINS)] for _ in range(exits - 1)]
+        self.profit = Fading(0.3, 2.0, 32.0)
+        """Tokens that drafting earned in a step beyond what its time would have earned."""
+        self.next_mass = Fading(0.7, 4.0, 128.0)
+        self.verify_slowness = Fading(1.0, 4.0, 32.0)
+        self.draft_slowness = Fading(1.0, 4.0, 32.0)
+        alone = costs.of_verify[1]
+        self._tokens, self._milliseconds = Fading(1.0, 4.0, 32.0), Fading(alone, 4.0, 32.0)
+        self.purse = 0.0
+        """Milliseconds saved up for trying."""
+
+    @property
+    def rate(self) -> float:
+        """Tokens per millisecond of late, at least those of the target alone."""
+        alone = 1.0 / (self.costs.of_verify[1] * self.verify_slowness.value)
+        return max(alone, self._tokens.value / self._milliseconds.value)
+
+    def earn(self, tokens: int, milliseconds: float) -> None:
+        """Count one step."""
+        self._tokens.observe(tokens)
+        self._milliseconds.observe(milliseconds)
+
+
+class CostAware(DraftingPolicy):
+    """Decides for one request from what was learned.
+
+    Rows that wait before a segment are a debt that whoever runs it next pays, for the good of all that follow. It is
+    paid once the profit forgone by not running amounts to it (rent or buy: at most twice the best possible cost).
+    """
+
+    def __init__(self, learned: Learned) -> None:
+        self._learned, self._costs = learned, learned.costs
+        self._verify = np.array(self._costs.of_verify[1:])
+        self._row = float(self._verify[1] - self._verify[0])
+        # The prompt's debt before segment 0 is paid at once by a draft that seems to pay.
+        self._forgone = [math.inf] + [0.0] * (len(learned.calibration) - 1)
+        self._confidence = [0.0] * len(learned.calibration)
+        self._price = self._row_price = self._beyond = self._predicted = 0.0
+        self._probing = False
+        self._waiting = 0
+
+    def begins(self, waiting: int) -> bool:
+        """See ``DraftingPolicy.begins``. A draft that does not pay is tried again now and then."""
+        learned = self._learned
+        self._price = learned.rate * learned.draft_slowness.value
+        self._row_price = learned.rate * learned.verify_slowness.value
+        # A node that is not worth its row is never grown.
+        self.floor = math.log(max(self._row_price * self._row, 1e-6))
+        self._predicted, self._waiting = 0.0, waiting
+        level = self._price * self._costs.of_exit(0, 1, 1) + self._row_price * self._row
+        # What an accepted token makes possible: the profit of a chain that goes on below it.
+        onward = min(learned.next_mass.value, 0.95)
+        self._beyond = max(0.0, (onward - level) / (1.0 - onward))
+        self._probing = learned.profit.value <= 0
+        if not self._probing:
+            return self._pays(0, learned.profit.value, waiting, 1)
+        price = self._costs.of_exit(0, waiting, 1) + self._row
+        if learned.purse < price:
+            return False
+        learned.purse -= price
+        return True
+
+    def calibrated(self, exit_index: int, logprobs: np.ndarray) -> np.ndarray:
+        """See ``DraftingPolicy.calibrated``."""
+        best, others = self._learned.calibration[exit_index]
+        rest = logprobs.shape[1] - 1
+        return calibrate(
+            logprobs,
+            np.array([best.slope] + [others.slope] * rest),
+            np.array([best.offset] + [others.offset] * rest),
+        )
+
+    def answers(self, exit_index: int, paths: np.ndarray, children: np.ndarray, waiting: int) -> bool:
+        """See ``DraftingPolicy.answers``: the next exit must add more than it costs."""
+        learned, rows = self._learned, len(paths)
+        sure = confidence(paths, children, "mean")
+        self._predicted += self._costs.of_exit(exit_index, self._waiting, rows)
+        self._waiting = waiting
+        if exit_index > 0:
+            before = self._confidence[exit_index - 1]
+            learned.deeper_gain[exit_index - 1][_bin(before)].observe(sure - before)
+        self._confidence[exit_index] = sure
+        if exit_index == len(learned.calibration) - 1:
+            return True
+        gain = learned.deeper_gain[exit_index][_bin(sure)].value * (1.0 + self._beyond)
+        profit = float(np.exp(paths).sum()) * gain - self._price * self._costs.of_exit(exit_index + 1, rows, rows)
+        return not self._pays(exit_index + 1, profit, waiting, rows)
+
+    def continues(self, paths: np.ndarray) -> bool:
+        """See ``DraftingPolicy.continues``."""
+        rows = self._waiting = len(paths)
+        if rows == 0 or self._probing:
+            return False
+        cost = self._price * self._costs.of_exit(0, rows, rows) + self._row_price * self._row
+        return float(np.exp(paths).sum()) * self._learned.next_mass.value * (1.0 + self._beyond) > cost
+
+    def size(self, logprobs: np.ndarray) -> int:
+        """See ``DraftingPolicy.size``: as many nodes as pay for their rows."""
+        surplus = np.exp(logprobs).cumsum() - self._row_price * self._verify[: len(logprobs)]
+        return int(surplus.argmax()) + 1
+
+    def learn(self, proposal: Proposal | None, acceptance: Acceptance, seconds: Seconds) -> None:
+        """See ``DraftingPolicy.learn``."""
+        learned, accepted = self._learned, len(acceptance.path)
+        learned.earn(accepted, seconds.total * 1e3)
+        rows = 1 if proposal is None else len(proposal.tree)
+        learned.verify_slowness.observe(seconds.verify * 1e3 / self._costs.of_verify[rows])
+        if proposal is None:
+            learned.purse += PROBING * seconds.total * 1e3
+            return
+        learned.draft_slowness.observe(seconds.draft * 1e3 / self._predicted)
+        weight = PROBES if self._probing else 1.0
+        learned.profit.observe(weight * self._profit(accepted, seconds), weight)
+        for depth in range(1, min(accepted, len(proposal.exits))):
+            learned.next_mass.observe(float(accepted > depth + 1))
+        self._learn_candidates(proposal, set(acceptance.path))
+
+    def _profit(self, accepted: int, seconds: Seconds) -> float:
+        """What this step's drafting earned: its tokens less those that its time would have brought."""
+        learned = self._learned
+        alone = self._costs.of_verify[1] * learned.verify_slowness.value
+        return accepted - 1 - learned.rate * (seconds.total * 1e3 - alone)
+
+    def _learn_candidates(self, proposal: Proposal, accepted: set[int]) -> None:
+        """Every child of an accepted node was put to the target; what hangs below a rejected one was not."""
+        tree = proposal.tree
+        parents, depths, logprobs = tree.parents.tolist(), tree.depths.tolist(), tree.logprobs.tolist()
+        ranked: set[int] = set()
+        verdicts = []
+        for node in sorted(range(1, len(tree)), key=logprobs.__getitem__, reverse=True):
+            parent = parents[node]
+            if parent not in accepted:
+                continue
+            calibration = self._learned.calibration[proposal.exits[depths[node] - 1]][parent in ranked]
+            ranked.add(parent)
+            probability = math.exp(min(logprobs[node] - logprobs[parent], -1e-9))
+            verdicts.append(
+                (calibration, calibration.undo(math.log(probability / (1.0 - probability))), node in accepted)
+            )
+        for calibration, raw, verdict in verdicts:
+            calibration.observe(raw, verdict)
+
+    def _pays(self, segment: int, profit: float, waiting: int, rows: int) -> bool:
+        """Whether to run ``segment`` for ``profit`` (tokens, the cost of ``rows`` taken off) and clear its debt."""
+        if profit <= 0:
+            return False
+        self._forgone[segment] += profit
+        debt = self._costs.of_exit(segment, waiting, rows) - self._costs.of_exit(segment, rows, rows)
+        if self._forgone[segment] < self._price * debt:
+            return False
+        self._forgone[segment] = 0.0
+        return True
+
+
+def _bin(probability: float) -> int:
+    return min(BINS - 1, int(probability * BINS))
