@@ -77,6 +77,7 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
             model=spec,
             exits=request.exits,
             precision="fp32",
+            weight_format="fp32",
             cache=CacheSpec(layout.name, max_length),
             profiles={"min": 1, "opt": 8, "max": min(LARGEST_CALL, max_length)},
             head_top_k=head_top_k(spec) if request.exits else 0,

@@ -128,7 +128,7 @@ def _sweep(out: Path) -> None:
     """Remove what builds left behind: staging directories and own files that no manifest names."""
     try:
         data = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        kept = {MANIFEST, *data["files"], *(plan["file"] for plan in data.get("plans", []))}
+        kept = {MANIFEST, *data["files"]}
     except FileNotFoundError:
         kept = set()
     except (OSError, ValueError, KeyError, TypeError):

@@ -22,13 +22,11 @@ from runtime.noise import Noise
 from runtime.policy import DraftingPolicy
 from runtime.tree import Tree, TreeBuilder, TreeShape
 from s2d_trt import names
-from s2d_trt.bundle import Bundle
+from s2d_trt.bundle import SCRATCH_ROWS, Bundle
 from s2d_trt.errors import CapacityError, OptionError
 
 PREFILL_CHUNK = 128
 """Most rows in one call."""
-SCRATCH_ROWS = 256
-"""Cache slots behind the longest text, for tree rows."""
 
 
 @dataclass(frozen=True, slots=True)

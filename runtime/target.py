@@ -12,13 +12,11 @@ from runtime.backends.onnxruntime import Binding, Clock, Engine, Shapes
 from runtime.kv import KVCache
 from runtime.tree import Tree, TreeShape
 from s2d_trt import names
-from s2d_trt.bundle import Bundle
+from s2d_trt.bundle import SCRATCH_ROWS, Bundle
 from s2d_trt.errors import CapacityError, OptionError, S2DError
 
 PREFILL_CHUNK = 128
 """Most prompt rows in one call."""
-SCRATCH_ROWS = 256
-"""Cache slots behind the longest text, for the rows of a tree."""
 
 
 class Target:

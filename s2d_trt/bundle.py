@@ -6,17 +6,19 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from s2d_trt.errors import BundleError
 from s2d_trt.spec import ModelSpec
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 ALWAYS_HASH_BELOW = 256 * 2**20
 """Bundles smaller than this many bytes are hashed at every load; larger ones with ``verify``."""
+SCRATCH_ROWS = 256
+"""Cache slots behind the longest text, for the rows of a tree and the padding of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +31,15 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class CacheSpec:
-    """How a KV cache is laid out, and how many positions the model was built for."""
+    """How a KV cache is laid out (``BSH`` or ``BHSD``), and how many positions the model was built for.
+
+    ``slots`` is the one length S that a BHSD graph's caches and mask have, at least ``max_length + SCRATCH_ROWS``;
+    0 where S may change from call to call.
+    """
 
     layout: str
     max_length: int
+    slots: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,54 @@ class TokenizerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryProfile:
+    """Query lengths that one optimisation profile of a plan serves: any from ``min`` to ``max``, best at ``opt``."""
+
+    min: int
+    opt: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEntry:
+    """A compiled graph: what a plan, which cannot be inspected without a GPU, does not say itself.
+
+    ``flavor`` is the builder, ``tensorrt`` or ``tensorrt_rtx``, and ``builder_version`` its full version: another
+    flavour or version cannot load the plan. ``compute_capabilities`` are those it runs on, like ``("8.0", "8.9")``;
+    empty where the builder did not narrow them. ``profiles`` are in the engine's order, their lengths contiguous:
+    profile i serves what is longer than profile i - 1 does. ``bytes`` is the size on disk; ``memory_bytes`` is what
+    the weights take in the device's memory, to which come ``activation_bytes`` for each context (both estimates).
+    """
+
+    file: str
+    graph: str
+    flavor: str
+    builder_version: str
+    compute_capabilities: tuple[str, ...]
+    profiles: tuple[QueryProfile, ...]
+    bytes: int
+    memory_bytes: int
+    activation_bytes: int
+    weight_format: str
+    weight_streaming: bool
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> PlanEntry:
+        """Build from parsed JSON; TypeError, KeyError or ValueError where it has another form."""
+        fields = dict(data)
+        fields["compute_capabilities"] = tuple(data["compute_capabilities"])
+        fields["profiles"] = tuple(QueryProfile(**profile) for profile in data["profiles"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything known about a bundle without opening a graph.
 
-    ``graphs`` maps a graph's name (see ``s2d_trt.names``) to its file; ``profiles`` holds query
-    lengths; ``head_top_k`` is the number of candidates that the draft's head gives (0 in a target).
+    ``precision`` is the graphs' element type (``fp32``, ``fp16`` or ``bf16``), ``weight_format`` that of the linear
+    layers' weights, which may be narrower (``int8``, ``int4``). ``graphs`` maps a graph's name (see ``s2d_trt.names``)
+    to its file, ``profiles`` holds query lengths, ``head_top_k`` is the number of candidates that the draft's head
+    gives (0 in a target), and ``plans`` has one entry for each compiled graph, in the graphs' order.
     """
 
     kind: str
@@ -58,6 +108,7 @@ class Manifest:
     model: ModelSpec
     exits: tuple[int, ...]
     precision: str
+    weight_format: str
     cache: CacheSpec
     profiles: dict[str, int]
     head_top_k: int
@@ -66,7 +117,7 @@ class Manifest:
     weights: str
     files: dict[str, FileEntry]
     built_with: dict[str, str]
-    plans: list[dict[str, Any]] = field(default_factory=list)
+    plans: tuple[PlanEntry, ...] = ()
     schema: int = SCHEMA
 
     def to_json(self) -> str:
@@ -92,6 +143,7 @@ class Manifest:
             tokenizer["eos_token_ids"] = tuple(tokenizer["eos_token_ids"])
             fields["tokenizer"] = TokenizerSpec(**tokenizer)
             fields["files"] = {name: FileEntry(**entry) for name, entry in data["files"].items()}
+            fields["plans"] = tuple(PlanEntry.from_mapping(plan) for plan in data.get("plans", ()))
             return cls(**fields)
         except (KeyError, TypeError, ValueError, AttributeError) as cause:
             raise BundleError(f"{source} is damaged ({cause}); build the bundle again") from cause
@@ -142,8 +194,9 @@ class Bundle:
         return None
 
     def _check_files(self, verify: bool) -> None:
-        entries = self.manifest.files
-        for name in (*self.manifest.graphs.values(), self.manifest.weights, self.manifest.tokenizer.file):
+        manifest, entries = self.manifest, self.manifest.files
+        plans = (plan.file for plan in manifest.plans)
+        for name in (*manifest.graphs.values(), *plans, manifest.weights, manifest.tokenizer.file):
             if str(name) not in entries:
                 raise BundleError(f"{self.path(MANIFEST)} does not list {name}; build the bundle again")
         total = sum(entry.bytes for entry in entries.values())

@@ -1,17 +1,20 @@
 """Names of graphs and of their inputs and outputs. They follow onnxruntime-genai and Optimum.
 
-Shapes, with q query rows, S cache slots in view, H hidden size, V vocabulary, k top candidates:
+Shapes, with q query rows, S cache slots, H hidden size, V vocabulary, k top candidates, D head_dim; T is the element
+type of the graph's precision (float32, float16 or bfloat16):
 
-segment_i   input_ids int64 [1, q] (segment 0) or hidden_states [1, q, H] (the others),
+segment_i   input_ids int64 [1, q] (segment 0) or hidden_states T [1, q, H] (the others),
             position_ids int64 [1, q], attention_mask bool [q, S] (True: may be read),
-            write_index int64 [1] (slot of the first row), past_key_values.{layer}.key|value
-            -> output_hidden_states [1, q, H] (before the norm), present.{layer}.key|value
-head        hidden_states [1, q, H], noise [1, V] (added to the logits)
-            -> top_tokens int64 [q, k], top_logprobs [q, k] of ``log_softmax(logits + noise)``, best first
+            write_index int64 [1] (slot of the first row), past_key_values.{layer}.key|value T
+            -> output_hidden_states T [1, q, H] (before the norm), present.{layer}.key|value T
+head        hidden_states T [1, q, H], noise float32 [1, V] (added to the logits)
+            -> top_tokens int64 [q, k], top_logprobs float32 [q, k] of ``log_softmax(logits + noise)``, best first
 target      as segment 0 over all layers, and logit_rows int64 [r] (rows to give logits for)
-            -> logits [r, V], present.{layer}.key|value
+            -> logits float32 [r, V], present.{layer}.key|value T
 
-Layers are numbered through the whole model. A cache is [1, S, kv_width] in layout BSH.
+Layers are numbered through the whole model. A cache is T [1, S, num_key_value_heads * D] in layout BSH, where S may be
+any prefix of what is allocated, and T [1, num_key_value_heads, S, D] in layout BHSD, where S is the manifest's
+``cache.slots`` in every call: the mask then covers all of it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2d_trt.bundle import MANIFEST, SCHEMA, Bundle, CacheSpec, FileEntry, Manifest, TokenizerSpec
+from s2d_trt.bundle import (
+    MANIFEST,
+    SCHEMA,
+    Bundle,
+    CacheSpec,
+    FileEntry,
+    Manifest,
+    PlanEntry,
+    QueryProfile,
+    TokenizerSpec,
+)
 from s2d_trt.errors import BundleError
 from s2d_trt.spec import ModelSpec
 
@@ -28,6 +38,12 @@ models = st.builds(
         for field in dataclasses.fields(ModelSpec)
     },
 )
+plans = st.builds(
+    PlanEntry,
+    file=names,
+    compute_capabilities=st.lists(names).map(tuple),
+    profiles=st.lists(st.builds(QueryProfile, sizes, sizes, sizes)).map(tuple),
+)
 manifests = st.builds(
     Manifest,
     kind=st.sampled_from(["draft", "target"]),
@@ -35,7 +51,8 @@ manifests = st.builds(
     model=models,
     exits=st.lists(sizes).map(tuple),
     precision=names,
-    cache=st.builds(CacheSpec, layout=names, max_length=sizes),
+    weight_format=names,
+    cache=st.builds(CacheSpec, layout=names, max_length=sizes, slots=sizes),
     profiles=st.dictionaries(names, sizes),
     head_top_k=sizes,
     tokenizer=st.builds(
@@ -49,7 +66,11 @@ manifests = st.builds(
     weights=names,
     files=st.dictionaries(names, st.builds(FileEntry, bytes=sizes, sha256=names)),
     built_with=st.dictionaries(names, names),
-    plans=st.lists(st.dictionaries(names, names | sizes)),
+    plans=st.lists(plans).map(tuple),
+)
+
+PLAN = PlanEntry(
+    "../outside", "target", "tensorrt_rtx", "1.7.1.116", ("8.9",), (QueryProfile(1, 1, 1),), 6, 6, 0, "fp16", False
 )
 
 
@@ -60,6 +81,7 @@ def manifest(**changes: Any) -> Manifest:
         "model": ModelSpec(8, 1, 2, 1, 4, 16, 32, 1e-5, 1e4, True),
         "exits": (),
         "precision": "fp32",
+        "weight_format": "fp32",
         "cache": CacheSpec("BSH", 64),
         "profiles": {"min": 1, "max": 8},
         "head_top_k": 0,
@@ -146,6 +168,8 @@ def test_json_that_is_no_object_has_no_schema(directory: Path, content: str) -> 
         {"tokenizer": {}},
         {"files": ["weights.bin"]},
         {"files": {"weights.bin": 128}},
+        {"plans": [{"file": "target.plan"}]},
+        {"plans": "target.plan"},
         {"unknown_field": 1},
     ],
 )
@@ -210,6 +234,7 @@ def test_a_name_that_leaves_the_bundle_is_refused_even_if_the_file_exists(direct
     [
         {"weights": "../outside"},
         {"graphs": {"target": "../outside"}},
+        {"plans": [dataclasses.asdict(PLAN)]},
         {"tokenizer": {"file": "../outside", "fingerprint": "", "bos_token_id": None, "eos_token_ids": []}},
     ],
 )
