@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,13 +13,16 @@ import onnx
 
 from export.bundle import BundleWriter, write_bundle
 from export.checkpoint import Checkpoint, check_tokenizer
+from export.encoding import Encoding
 from export.graph import GraphBuilder, head_top_k
-from export.layout import BSH
+from export.layout import BHSD, BSH, CacheLayout
 from export.nodes import OPSET
 from export.parity import check_parity
-from export.weights import write_weights
+from export.precision import FP32
+from export.rounding import check_rounding
+from export.weights import DEFAULT_ENCODING, write_weights
 from s2d_trt import __version__, names
-from s2d_trt.bundle import CacheSpec, FileEntry, Manifest, TokenizerSpec
+from s2d_trt.bundle import SCRATCH_ROWS, CacheSpec, FileEntry, Manifest, TokenizerSpec
 from s2d_trt.errors import CheckpointError, OptionError
 from s2d_trt.tokenizer import tokenizer_fingerprint
 
@@ -28,6 +31,8 @@ COMPANIONS = ("tokenizer_config.json", "generation_config.json", "chat_template.
 LARGEST_CALL = 512
 SHORTEST_CACHE = 32
 """A prompt and a tree must fit in it."""
+SLOT_MULTIPLE = 64
+"""A cache of fixed length is rounded up to whole tiles of an attention kernel."""
 
 Log = Callable[[str], None]
 
@@ -42,6 +47,8 @@ class BuildRequest:
     exits: tuple[int, ...] = ()
     max_length: int | None = None
     parity: bool = True
+    layout: str = BSH.name
+    encoding: Encoding = DEFAULT_ENCODING
 
 
 def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Manifest:
@@ -61,14 +68,11 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
     spec = dataclasses.replace(checkpoint.spec, num_hidden_layers=layers)
     with write_bundle(request.out) as writer:
         scratch = writer.scratch("weights.bin")
-        weights = write_weights(checkpoint, spec, max_length, scratch)
+        weights = write_weights(checkpoint, spec, max_length, scratch, request.encoding)
         weights_name = writer.adopt("weights.bin", scratch, weights.sha256)
-        layout = BSH()
-        models = _models(GraphBuilder(spec, weights, weights_name, layout), request.exits)
-        graphs = {
-            name: writer.add(f"{name}.onnx", model.SerializeToString(deterministic=True))
-            for name, model in models.items()
-        }
+        cache = _cache(request.layout, max_length)
+        builder = GraphBuilder(spec, weights, weights_name, _layout(cache), request.encoding.precision)
+        graphs = {name: writer.add(f"{name}.onnx", content) for name, content in _models(builder, request.exits)}
         log(f"graphs   {', '.join(graphs)}")
         log(f"weights  {weights.bytes / 2**20:.1f} MiB, {len(weights.tensors)} tensors")
         manifest = Manifest(
@@ -76,9 +80,9 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
             name=request.out.name.removesuffix(".engine"),
             model=spec,
             exits=request.exits,
-            precision="fp32",
-            weight_format="fp32",
-            cache=CacheSpec(layout.name, max_length),
+            precision=builder.precision.name,
+            weight_format=request.encoding.weight_format,
+            cache=cache,
             profiles={"min": 1, "opt": 8, "max": min(LARGEST_CALL, max_length)},
             head_top_k=head_top_k(spec) if request.exits else 0,
             tokenizer=TokenizerSpec(
@@ -93,7 +97,8 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
             built_with={"s2d-trt": __version__, "onnx": metadata.version("onnx"), "opset": str(OPSET)},
         )
         if request.parity:
-            log(f"parity   {check_parity(manifest, writer.staging, checkpoint.directory)}")
+            for line in _parity(manifest, writer, builder, request):
+                log(f"parity   {line}")
         else:
             log("parity   not checked (--no-parity)")
         writer.commit(manifest)
@@ -110,12 +115,45 @@ def describe(checkpoint: Checkpoint) -> str:
     )
 
 
-def _models(builder: GraphBuilder, exits: tuple[int, ...]) -> dict[str, onnx.ModelProto]:
+def _models(builder: GraphBuilder, exits: tuple[int, ...]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every graph of a draft, or of the target's one."""
+
+    def content(model: onnx.ModelProto) -> bytes:
+        return bytes(model.SerializeToString(deterministic=True))
+
     if not exits:
-        return {names.TARGET: builder.target()}
+        yield names.TARGET, content(builder.target())
+        return
     bounds = (0, *exits)
-    models = {names.segment(i): builder.segment(i, *bounds[i : i + 2]) for i in range(len(exits))}
-    return models | {names.HEAD: builder.head()}
+    for index in range(len(exits)):
+        yield names.segment(index), content(builder.segment(index, *bounds[index : index + 2]))
+    yield names.HEAD, content(builder.head())
+
+
+def _cache(layout: str, max_length: int) -> CacheSpec:
+    if layout == BSH.name:
+        return CacheSpec(layout, max_length)
+    slots = max_length + SCRATCH_ROWS
+    return CacheSpec(layout, max_length, slots + -slots % SLOT_MULTIPLE)
+
+
+def _layout(cache: CacheSpec) -> CacheLayout:
+    return BHSD(cache.slots) if cache.slots else BSH()
+
+
+def _parity(manifest: Manifest, writer: BundleWriter, builder: GraphBuilder, request: BuildRequest) -> Iterator[str]:
+    """Compare the graphs, in float32, with PyTorch; then those of a narrower precision with their float32 form."""
+    wide = manifest
+    if builder.precision is not FP32:
+        graphs = {}
+        for name, content in _models(dataclasses.replace(builder, precision=FP32), request.exits):
+            path = writer.scratch(f"{name}.fp32.onnx")
+            path.write_bytes(content)
+            graphs[name] = path.name
+        wide = dataclasses.replace(manifest, precision=FP32.name, graphs=graphs)
+    yield check_parity(wide, writer.staging, request.checkpoint, request.encoding)
+    if wide is not manifest:
+        yield check_rounding(manifest, wide, writer.staging)
 
 
 def _checked_max_length(request: BuildRequest, checkpoint: Checkpoint) -> int:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from export.layout import CACHE, CacheLayout
+from export.layout import CacheLayout
 from export.nodes import Graph
-from export.weights import EMBEDDING, FINAL_NORM, WeightFile, head_tensor, layer_tensor
+from export.precision import FP32, Precision
+from export.weights import EMBEDDING, FINAL_NORM, WeightFile, layer_tensor
 from s2d_trt import names
 from s2d_trt.spec import ModelSpec
 
@@ -24,18 +25,19 @@ def head_top_k(spec: ModelSpec) -> int:
 
 @dataclass(frozen=True, slots=True)
 class GraphBuilder:
-    """Builds the graphs of one model over one weight file, in one cache layout."""
+    """Builds the graphs of one model over one weight file, in one cache layout and precision."""
 
     spec: ModelSpec
     weights: WeightFile
     weights_location: str
     layout: CacheLayout
+    precision: Precision
 
     def segment(self, index: int, first: int, last: int) -> onnx.ModelProto:
         """Layers ``[first, last)`` of a draft; segment 0 begins with the embedding."""
         graph = self._graph(names.segment(index))
         hidden = self._embedded(graph) if index == 0 else self._hidden_input(graph)
-        graph.output(names.OUTPUT_HIDDEN_STATES, TensorProto.FLOAT, [1, QUERY, self.spec.hidden_size])
+        graph.output(names.OUTPUT_HIDDEN_STATES, self.precision.onnx_type, [1, QUERY, self.spec.hidden_size])
         self._layers(graph, hidden, first, last, names.OUTPUT_HIDDEN_STATES)
         return graph.model()
 
@@ -44,7 +46,8 @@ class GraphBuilder:
         graph, vocab, k = self._graph(names.HEAD), self.spec.vocab_size, head_top_k(self.spec)
         hidden = self._hidden_input(graph)
         noise = graph.input(names.NOISE, TensorProto.FLOAT, [1, vocab])
-        logprobs = graph.op("LogSoftmax", self._logits(graph, hidden, noise), axis=-1)
+        # ONNX Runtime makes a Sum of a Gemm's result the Gemm's own third input.
+        logprobs = graph.op("LogSoftmax", graph.op("Sum", self._logits(graph, hidden), noise), axis=-1)
         tokens = graph.output(names.TOP_TOKENS, TensorProto.INT64, [QUERY, k])
         best = graph.output(names.TOP_LOGPROBS, TensorProto.FLOAT, [QUERY, k])
         graph.ops("TopK", logprobs, graph.constant("top_k", [k]), results=[best, tokens], axis=-1)
@@ -57,14 +60,14 @@ class GraphBuilder:
         rows = graph.input(names.LOGIT_ROWS, TensorProto.INT64, [ROWS])
         logits = graph.output(names.LOGITS, TensorProto.FLOAT, [ROWS, self.spec.vocab_size])
         last = self._layers(graph, hidden, 0, self.spec.num_hidden_layers, None)
-        self._logits(graph, graph.op("Gather", last, rows, axis=1), result=logits)
+        self._logits(graph, graph.op("Gather", last, rows, axis=1), logits)
         return graph.model()
 
     def _graph(self, name: str) -> Graph:
-        return Graph(name, self.weights, self.weights_location)
+        return Graph(name, self.weights, self.weights_location, self.precision)
 
     def _hidden_input(self, graph: Graph) -> str:
-        return graph.input(names.HIDDEN_STATES, TensorProto.FLOAT, [1, QUERY, self.spec.hidden_size])
+        return graph.input(names.HIDDEN_STATES, self.precision.onnx_type, [1, QUERY, self.spec.hidden_size])
 
     def _embedded(self, graph: Graph) -> str:
         ids = graph.input(names.INPUT_IDS, TensorProto.INT64, [1, QUERY])
@@ -73,13 +76,14 @@ class GraphBuilder:
     def _layers(self, graph: Graph, hidden: str, first: int, last: int, result: str | None) -> str:
         """Layers ``[first, last)`` with the inputs they share; the last one's output is named ``result``."""
         graph.input(names.POSITION_IDS, TensorProto.INT64, [1, QUERY])
-        graph.input(names.ATTENTION_MASK, TensorProto.BOOL, [QUERY, CACHE])
+        mask = graph.input(names.ATTENTION_MASK, TensorProto.BOOL, [QUERY, self.layout.slots])
         graph.input(names.WRITE_INDEX, TensorProto.INT64, [1])
+        mask = self.layout.mask(graph, mask)
         for layer in range(first, last):
-            hidden = self._layer(graph, hidden, layer, result if layer == last - 1 else None)
+            hidden = self._layer(graph, hidden, layer, mask, result if layer == last - 1 else None)
         return hidden
 
-    def _layer(self, graph: Graph, hidden: str, layer: int, result: str | None) -> str:
+    def _layer(self, graph: Graph, hidden: str, layer: int, mask: str, result: str | None) -> str:
         """Pre-norm attention and gated feed-forward, each with its residual."""
 
         def linear(rows: str, part: str) -> str:
@@ -87,7 +91,7 @@ class GraphBuilder:
 
         rows = self._norm(graph, hidden, layer_tensor(layer, "input_layernorm"))
         query, key, value = (linear(rows, f"self_attn.{part}_proj") for part in "qkv")
-        attended = self.layout.attention(graph, self.spec, layer, query, key, value)
+        attended = self.layout.attention(graph, self.spec, layer, query, key, value, mask)
         hidden = graph.op("Add", hidden, linear(attended, "self_attn.o_proj"))
         rows = self._norm(graph, hidden, layer_tensor(layer, "post_attention_layernorm"))
         gate = linear(rows, "mlp.gate_proj")
@@ -98,11 +102,14 @@ class GraphBuilder:
     def _norm(self, graph: Graph, rows: str, weight: str) -> str:
         return graph.op("RMSNormalization", rows, graph.weight(weight), axis=-1, epsilon=self.spec.rms_norm_eps)
 
-    def _logits(self, graph: Graph, rows: str, *added: str, result: str | None = None) -> str:
-        """Final norm and head: ``[1, n, H]`` -> ``[n, V]``, plus ``added`` ``[1, V]``.
+    def _logits(self, graph: Graph, rows: str, result: str | None = None) -> str:
+        """Final norm and head: ``[1, n, H]`` -> float32 ``[n, V]``.
 
         A Gemm reads the head as ``[V, H]``, so tied weights need neither a second copy nor a Transpose.
         """
         flat = graph.constant("flat_shape", [-1, self.spec.hidden_size])
         rows = graph.op("Reshape", self._norm(graph, rows, FINAL_NORM), flat)
-        return graph.op("Gemm", rows, graph.weight(head_tensor(self.spec)), *added, transB=1, result=result)
+        head = graph.weight(self.weights.head)
+        if self.precision is FP32:
+            return graph.op("Gemm", rows, head, transB=1, result=result)
+        return graph.op("Cast", graph.op("Gemm", rows, head, transB=1), to=TensorProto.FLOAT, result=result)

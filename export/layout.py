@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from onnx import TensorProto
+from typing import ClassVar, Protocol
 
 from export.nodes import Dim, Graph
 from export.weights import COS_CACHE, SIN_CACHE
@@ -13,6 +12,8 @@ from s2d_trt import names
 from s2d_trt.spec import ModelSpec
 
 CACHE = "cache_length"
+MASKED = -1e4
+"""Added to a score that may not be read: far below any score, and within the range of float16."""
 
 
 class CacheLayout(Protocol):
@@ -23,7 +24,16 @@ class CacheLayout(Protocol):
         """As the manifest states it."""
         ...
 
-    def attention(self, graph: Graph, spec: ModelSpec, layer: int, query: str, key: str, value: str) -> str:
+    @property
+    def slots(self) -> Dim:
+        """Length S of the caches and of the mask's rows."""
+        ...
+
+    def mask(self, graph: Graph, readable: str) -> str:
+        """What attention takes for the bool ``readable`` ``[q, S]``; made once and shared by all layers."""
+        ...
+
+    def attention(self, graph: Graph, spec: ModelSpec, layer: int, query: str, key: str, value: str, mask: str) -> str:
         """Rotate query and key, write key and value into the cache, attend to all of it.
 
         ``query`` is ``[1, q, num_attention_heads * head_dim]``, ``key`` and ``value`` are ``[1, q, kv_width]``;
@@ -36,18 +46,22 @@ class CacheLayout(Protocol):
 class BSH:
     """``[1, S, kv_width]``: the first rows of the cache are contiguous, so a call can bind just those in use."""
 
-    name: str = "BSH"
+    name: ClassVar[str] = "BSH"
+    slots: ClassVar[Dim] = CACHE
 
-    def attention(self, graph: Graph, spec: ModelSpec, layer: int, query: str, key: str, value: str) -> str:
+    def mask(self, graph: Graph, readable: str) -> str:
         """See ``CacheLayout``."""
-        rotated_query = self._rotate(graph, query, spec.num_attention_heads)
-        rotated_key = self._rotate(graph, key, spec.num_key_value_heads)
+        return readable
+
+    def attention(self, graph: Graph, spec: ModelSpec, layer: int, query: str, key: str, value: str, mask: str) -> str:
+        """See ``CacheLayout``."""
+        shape = [1, self.slots, spec.kv_width]
         return graph.op(
             "Attention",
-            rotated_query,
-            self._update(graph, spec, layer, "key", rotated_key),
-            self._update(graph, spec, layer, "value", value),
-            names.ATTENTION_MASK,
+            self._rotate(graph, query, spec.num_attention_heads),
+            _update(graph, layer, "key", self._rotate(graph, key, spec.num_key_value_heads), shape, axis=1),
+            _update(graph, layer, "value", value, shape, axis=1),
+            mask,
             q_num_heads=spec.num_attention_heads,
             kv_num_heads=spec.num_key_value_heads,
             scale=spec.head_dim**-0.5,
@@ -57,8 +71,46 @@ class BSH:
         caches = graph.weight(COS_CACHE), graph.weight(SIN_CACHE)
         return graph.op("RotaryEmbedding", rows, *caches, names.POSITION_IDS, num_heads=heads, interleaved=0)
 
-    def _update(self, graph: Graph, spec: ModelSpec, layer: int, part: str, rows: str) -> str:
-        shape: list[Dim] = [1, CACHE, spec.kv_width]
-        past = graph.input(names.past(layer, part), TensorProto.FLOAT, shape)
-        present = graph.output(names.present(layer, part), TensorProto.FLOAT, shape)
-        return graph.op("TensorScatter", past, rows, names.WRITE_INDEX, axis=1, mode="linear", result=present)
+
+@dataclass(frozen=True, slots=True)
+class BHSD:
+    """``[1, num_key_value_heads, slots, head_dim]``: the form that TensorRT updates in place, its length fixed."""
+
+    slots: int
+    name: ClassVar[str] = "BHSD"
+
+    def mask(self, graph: Graph, readable: str) -> str:
+        """See ``CacheLayout``. TensorRT takes an additive mask in the scores' type, and builds only one of them."""
+        return graph.op("Where", readable, graph.scalar("read", 0.0), graph.scalar("masked", MASKED))
+
+    def attention(self, graph: Graph, spec: ModelSpec, layer: int, query: str, key: str, value: str, mask: str) -> str:
+        """See ``CacheLayout``."""
+        kv_heads = spec.num_key_value_heads
+        shape = [1, kv_heads, self.slots, spec.head_dim]
+        caches = graph.weight(COS_CACHE), graph.weight(SIN_CACHE)
+
+        def heads_first(rows: str, heads: int) -> str:
+            split = graph.op("Reshape", rows, graph.constant(f"split_{heads}", [1, -1, heads, spec.head_dim]))
+            return graph.op("Transpose", split, perm=[0, 2, 1, 3])
+
+        def rotated(rows: str, heads: int) -> str:
+            return graph.op("RotaryEmbedding", heads_first(rows, heads), *caches, names.POSITION_IDS, interleaved=0)
+
+        attended = graph.op(
+            "Attention",
+            rotated(query, spec.num_attention_heads),
+            _update(graph, layer, "key", rotated(key, kv_heads), shape, axis=2),
+            _update(graph, layer, "value", heads_first(value, kv_heads), shape, axis=2),
+            mask,
+            scale=spec.head_dim**-0.5,
+        )
+        width = spec.num_attention_heads * spec.head_dim
+        joined = graph.constant("join", [1, -1, width])
+        return graph.op("Reshape", graph.op("Transpose", attended, perm=[0, 2, 1, 3]), joined)
+
+
+def _update(graph: Graph, layer: int, part: str, rows: str, shape: Sequence[Dim], axis: int) -> str:
+    """Write ``rows`` into a layer's cache, from graph input to graph output."""
+    past = graph.input(names.past(layer, part), graph.precision.onnx_type, shape)
+    present = graph.output(names.present(layer, part), graph.precision.onnx_type, shape)
+    return graph.op("TensorScatter", past, rows, names.WRITE_INDEX, axis=axis, mode="linear", result=present)

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.weights import WeightFile
+from export.precision import Precision
+from export.weights import TensorLocation, WeightFile
 
 OPSET = 24
 IR_VERSION = 11
@@ -20,14 +21,15 @@ Dim = int | str
 class Graph:
     """An ONNX graph under construction; a tensor is known by its name."""
 
-    def __init__(self, name: str, weights: WeightFile, weights_location: str) -> None:
-        self.name = name
+    def __init__(self, name: str, weights: WeightFile, weights_location: str, precision: Precision) -> None:
+        self.name, self.precision = name, precision
         self._weights = weights
         self._location = weights_location
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
+        self._values: dict[str, str] = {}
 
     def input(self, name: str, dtype: int, shape: Sequence[Dim]) -> str:
         """Declare a graph input."""
@@ -40,21 +42,41 @@ class Graph:
         return name
 
     def weight(self, name: str) -> str:
-        """A tensor of the shared weight file."""
-        if name not in self._initializers:
+        """A tensor of the shared weight file, in this graph's precision whatever it is stored as."""
+        if name not in self._values:
             place = self._weights.tensors[name]
-            tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=place.shape)
-            tensor.data_location = TensorProto.EXTERNAL
-            entries = {"location": self._location, "offset": str(place.offset), "length": str(place.length)}
-            for key, value in entries.items():
-                tensor.external_data.add(key=key, value=value)
-            self._initializers[name] = tensor
-        return name
+            self._initializers[name] = self._external(name, place)
+            if (form := place.quantization) is not None:
+                scale = self.weight(form.scale)
+                attributes = {"axis": form.axis, "block_size": form.block_size}
+                self._values[name] = self.op("DequantizeLinear", name, scale, result=None, **attributes)
+            else:
+                self._values[name] = self.cast(name, place.onnx_type, self.precision.onnx_type)
+        return self._values[name]
+
+    def _external(self, name: str, place: TensorLocation) -> onnx.TensorProto:
+        tensor = TensorProto(name=name, data_type=place.onnx_type, dims=place.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        entries = {"location": self._location, "offset": str(place.offset), "length": str(place.length)}
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=value)
+        return tensor
+
+    def cast(self, value: str, source: int, target: int) -> str:
+        """``value`` of ONNX type ``source`` as ``target``: itself where they are the same."""
+        return value if source == target else self.op("Cast", value, to=target)
 
     def constant(self, name: str, values: Sequence[int]) -> str:
         """A small int64 vector, kept in the graph itself."""
         array = np.array(values, dtype=np.int64)
         self._initializers.setdefault(name, numpy_helper.from_array(array, name))
+        return name
+
+    def scalar(self, name: str, value: float) -> str:
+        """One number in this graph's precision, kept in the graph itself."""
+        array = np.array(value, dtype=self.precision.dtype)
+        content = helper.make_tensor(name, self.precision.onnx_type, (), array.tobytes(), raw=True)
+        self._initializers.setdefault(name, content)
         return name
 
     def op(self, operator: str, *inputs: str, result: str | None = None, **attributes: object) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
-from numpy.typing import NDArray
 
+from export.encoding import Encoding
+from export.session import Array, GraphRun
+from export.weights import DEFAULT_ENCODING, EMBEDDING, LM_HEAD
 from s2d_trt import names
 from s2d_trt.bundle import Manifest
 from s2d_trt.errors import CheckpointError, S2DError
@@ -28,22 +29,22 @@ ROWS = 24
 TREE_PARENTS = (-1, 0, 0, 1, 1, 2, 5)
 """Parent of each node of the tree that a target is tried with."""
 
-Array = NDArray[Any]
-
 
 class ParityError(S2DError):
     """A graph disagrees with its checkpoint; nothing was published. A fault of the exporter: please report it."""
 
 
-def check_parity(manifest: Manifest, directory: Path, checkpoint: Path) -> str:
-    """Compare every graph in ``directory`` with PyTorch in float32 on random tokens; one line on the outcome.
+def check_parity(manifest: Manifest, directory: Path, checkpoint: Path, encoding: Encoding = DEFAULT_ENCODING) -> str:
+    """Compare every float32 graph in ``directory`` with PyTorch on random tokens; one line on the outcome.
+
+    PyTorch computes with the weights as ``encoding`` rounds them, so that what is compared is the graphs.
 
     Raises:
         ParityError: a difference above ``BOUND``.
     """
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         return "skipped: torch and transformers are not installed (the train extra has both)"
-    return report(measure(manifest, directory, checkpoint))
+    return report(measure(manifest, directory, checkpoint, encoding))
 
 
 def report(errors: Mapping[str, float]) -> str:
@@ -58,11 +59,13 @@ def report(errors: Mapping[str, float]) -> str:
     return f"max abs logit error {max(errors.values()):.1e} against PyTorch ({listed}; bound {BOUND:g})"
 
 
-def measure(manifest: Manifest, directory: Path, checkpoint: Path) -> dict[str, float]:
+def measure(
+    manifest: Manifest, directory: Path, checkpoint: Path, encoding: Encoding = DEFAULT_ENCODING
+) -> dict[str, float]:
     """Largest absolute difference of a logit or log-probability: one for each exit, or for the target's calls."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, manifest.model.vocab_size, ROWS)
-    reference = Reference.load(checkpoint)
+    reference = Reference.load(checkpoint, encoding)
     graphs = {name: GraphRun(manifest, directory, name) for name in manifest.graphs}
     if manifest.kind == "draft":
         return _draft_errors(manifest, graphs, reference, tokens, rng)
@@ -71,12 +74,12 @@ def measure(manifest: Manifest, directory: Path, checkpoint: Path) -> dict[str, 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The checkpoint as transformers runs it, in float32."""
+    """The checkpoint as transformers runs it, in float32, its weights rounded as a bundle's are."""
 
     model: LlamaForCausalLM
 
     @classmethod
-    def load(cls, checkpoint: Path) -> Reference:
+    def load(cls, checkpoint: Path, encoding: Encoding = DEFAULT_ENCODING) -> Reference:
         """Read the whole checkpoint into memory.
 
         Raises:
@@ -93,6 +96,7 @@ class Reference:
             raise CheckpointError(
                 f"transformers cannot load {checkpoint} ({cause}); mend it, or pass --no-parity to build without it"
             ) from cause
+        _round(model, encoding)
         return cls(model.eval())
 
     def logits(self, tokens: Array, layers: int | None = None) -> Array:
@@ -115,49 +119,18 @@ class Reference:
         return found
 
 
-@dataclass(slots=True)
-class GraphRun:
-    """One graph in an ONNX Runtime session, with zeroed caches of ``slots`` rows that calls fill."""
+def _round(model: LlamaForCausalLM, encoding: Encoding) -> None:
+    """Put in place of every weight the numbers that a graph reads back from the weight file."""
+    import torch
 
-    manifest: Manifest
-    directory: Path
-    name: str
-    slots: int = 64
-    session: ort.InferenceSession = field(init=False)
-    caches: dict[str, Array] = field(init=False)
-
-    def __post_init__(self) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # Few and small calls: waiting threads should leave the cores to PyTorch.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = self.directory / self.manifest.graphs[self.name]
-        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        shape = (1, self.slots, self.manifest.model.kv_width)
-        inputs = [entry.name for entry in self.session.get_inputs()]
-        self.caches = {name: np.zeros(shape, np.float32) for name in inputs if name.startswith("past_key_values.")}
-
-    def rows(self, first_input: Array, start: int, mask: Array, positions: Array, **others: Array) -> Array:
-        """Run rows at slots ``start ...`` under ``mask`` ``[q, slots]``; the first output."""
-        name = names.HIDDEN_STATES if first_input.dtype == np.float32 else names.INPUT_IDS
-        feeds: dict[str, Array] = {
-            name: first_input,
-            names.POSITION_IDS: positions[None].astype(np.int64),
-            names.ATTENTION_MASK: mask,
-            names.WRITE_INDEX: np.array([start], np.int64),
-            **others,
-            **self.caches,
-        }
-        outputs = [entry.name for entry in self.session.get_outputs()]
-        found: dict[str, Array] = dict(zip(outputs, self.session.run(outputs, feeds), strict=True))
-        for cache in self.caches:
-            self.caches[cache] = found[cache.replace("past_key_values.", "present.")]
-        return found[names.LOGITS if self.name == names.TARGET else names.OUTPUT_HIDDEN_STATES]
-
-    def causal(self, first_input: Array, start: int, **others: Array) -> Array:
-        """Run rows that each see everything up to themselves; a row's position is its slot."""
-        positions = np.arange(start, start + first_input.shape[1])
-        return self.rows(first_input, start, np.arange(self.slots) <= positions[:, None], positions, **others)
+    embedding = model.model.embed_tokens.weight
+    with torch.no_grad():
+        if encoding.quantizes and model.lm_head.weight is embedding:
+            model.lm_head.weight = torch.nn.Parameter(embedding.clone())
+        for name, parameter in model.named_parameters():
+            linear = parameter.ndim == 2 and name != EMBEDDING
+            rounded = encoding.rounded(name, parameter.numpy(), 1 if linear else None, head=name == LM_HEAD)
+            parameter.copy_(torch.from_numpy(rounded))
 
 
 def _draft_errors(
@@ -169,9 +142,7 @@ def _draft_errors(
     for index, layers in enumerate(manifest.exits):
         segment, half = graphs[names.segment(index)], len(tokens) // 2
         hidden = np.concatenate([segment.causal(hidden[:, :half], 0), segment.causal(hidden[:, half:], half)], axis=1)
-        top_tokens, top_logprobs = graphs[names.HEAD].session.run(
-            [names.TOP_TOKENS, names.TOP_LOGPROBS], {names.HIDDEN_STATES: hidden, names.NOISE: noise}
-        )
+        top_tokens, top_logprobs = graphs[names.HEAD].candidates(hidden, noise)
         expected = _log_softmax(reference.logits(tokens, layers) + noise)
         best = -np.sort(-expected, axis=-1)[:, : manifest.head_top_k]
         chosen = np.take_along_axis(expected, top_tokens, axis=-1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from export.checkpoint import Checkpoint, Float32Array
+from export.encoding import Encoding, Quantization, StoredTensor, exact
 from s2d_trt.spec import ModelSpec
 
 ALIGNMENT = 4096
@@ -20,15 +21,18 @@ FINAL_NORM = "model.norm.weight"
 LM_HEAD = "lm_head.weight"
 COS_CACHE = "rotary.cos"
 SIN_CACHE = "rotary.sin"
+DEFAULT_ENCODING = Encoding()
 
 
 @dataclass(frozen=True, slots=True)
 class TensorLocation:
-    """Where a float32 tensor lies in the weight file; offset and length in bytes."""
+    """Where a tensor lies in the weight file, offset and length in bytes, and what it is stored as."""
 
     shape: tuple[int, ...]
     offset: int
     length: int
+    onnx_type: int
+    quantization: Quantization | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,11 @@ class WeightFile:
     bytes: int
     sha256: str
     tensors: Mapping[str, TensorLocation]
+
+    @property
+    def head(self) -> str:
+        """The matrix that gives the logits, ``[V, H]``: the embedding itself where nothing else is stored."""
+        return LM_HEAD if LM_HEAD in self.tensors else EMBEDDING
 
 
 def layer_tensor(layer: int, part: str) -> str:
@@ -84,35 +93,45 @@ def rotary_caches(spec: ModelSpec, max_length: int) -> tuple[Float32Array, Float
     return np.cos(angles), np.sin(angles)
 
 
-def write_weights(checkpoint: Checkpoint, spec: ModelSpec, max_length: int, path: Path) -> WeightFile:
+def write_weights(
+    checkpoint: Checkpoint, spec: ModelSpec, max_length: int, path: Path, encoding: Encoding = DEFAULT_ENCODING
+) -> WeightFile:
     """Write every tensor that ``spec`` needs, one in memory at a time.
 
     Linear layers become ``[in, out]`` for MatMul; embedding and head stay ``[V, H]``, which Gather and a Gemm with a
-    transposed right side both read, so that tied weights are stored once.
+    transposed right side both read, so that tied weights are stored once (twice where the head is quantised).
 
     Raises:
-        CheckpointError: a tensor is missing, has another shape or cannot be read.
+        CheckpointError: a tensor is missing, has another shape, cannot be read or does not fit the precision.
     """
     checkpoint.check_tensors(checkpoint_shapes(spec))
     tensors: dict[str, TensorLocation] = {}
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        for name, array in _tensors(checkpoint, spec, max_length):
+        for tensor in _stored(checkpoint, spec, max_length, encoding):
             padding = bytes(-file.tell() % ALIGNMENT)
-            content = np.ascontiguousarray(array, dtype="<f4").data.cast("B")
+            content = np.ascontiguousarray(tensor.content).reshape(-1).view(np.uint8).data
             for part in (padding, content):
                 file.write(part)
                 digest.update(part)
-            tensors[name] = TensorLocation(array.shape, file.tell() - len(content), len(content))
+            tensors[tensor.name] = TensorLocation(
+                tensor.shape, file.tell() - len(content), len(content), tensor.onnx_type, tensor.quantization
+            )
         size = file.tell()
     return WeightFile(size, digest.hexdigest(), tensors)
 
 
-def _tensors(checkpoint: Checkpoint, spec: ModelSpec, max_length: int) -> Iterator[tuple[str, Float32Array]]:
-    table = (EMBEDDING, head_tensor(spec))
+def _stored(checkpoint: Checkpoint, spec: ModelSpec, max_length: int, encoding: Encoding) -> Iterator[StoredTensor]:
     for name, shape in checkpoint_shapes(spec).items():
         array = checkpoint.read(name)
-        yield name, array.T if len(shape) == 2 and name not in table else array
+        if name == LM_HEAD:
+            yield from encoding.stored(name, array, input_axis=1, head=True)
+        elif len(shape) == 2 and name != EMBEDDING:
+            yield from encoding.stored(name, array.T, input_axis=0)
+        else:
+            yield from encoding.stored(name, array, input_axis=None)
+        if name == EMBEDDING and spec.tie_word_embeddings and encoding.quantizes:
+            yield from encoding.stored(LM_HEAD, array, input_axis=1, head=True)
     cos, sin = rotary_caches(spec, max_length)
-    yield COS_CACHE, cos
-    yield SIN_CACHE, sin
+    yield exact(COS_CACHE, cos)
+    yield exact(SIN_CACHE, sin)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from export.parity import GraphRun
+from export.session import GraphRun
 from s2d_trt.bundle import Bundle
 
 Tensors = dict[str, np.ndarray[Any, Any]]

@@ -9,6 +9,7 @@ import pytest
 from export.graph import GraphBuilder
 from export.layout import BSH
 from export.nodes import Graph
+from export.precision import FP32
 from export.weights import write_weights
 from s2d_trt import names
 
@@ -18,12 +19,17 @@ class Counting:
 
     name = "counting"
 
+    slots = "cache_length"
+
     def __init__(self) -> None:
         self.layers: list[int] = []
 
-    def attention(self, graph: Graph, spec, layer, query, key, value):
+    def mask(self, graph, readable):
+        return readable
+
+    def attention(self, graph: Graph, spec, layer, query, key, value, mask):
         self.layers.append(layer)
-        return BSH().attention(graph, spec, layer, query, key, value)
+        return BSH().attention(graph, spec, layer, query, key, value, mask)
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def builder(draft_checkpoint, tmp_path):
 
     checkpoint = Checkpoint.open(draft_checkpoint)
     weights = write_weights(checkpoint, checkpoint.spec, 64, tmp_path / "weights.bin")
-    return GraphBuilder(checkpoint.spec, weights, "weights.bin", Counting())
+    return GraphBuilder(checkpoint.spec, weights, "weights.bin", Counting(), FP32)
 
 
 def test_a_layout_is_asked_once_for_each_layer_and_decides_all_that_touches_the_cache(builder):

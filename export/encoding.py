@@ -1,0 +1,94 @@
+"""How a weight is stored in the weight file: its element type, and whether it is quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from export.checkpoint import Float32Array
+from export.precision import FP32, Precision
+from export.quantize import quantize
+from s2d_trt.errors import CheckpointError
+
+QUANTIZED_FORMATS = ("int8", "int4")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """DequantizeLinear's second input and its attributes; ``block_size`` 0 is one scale a channel of ``axis``."""
+
+    scale: str
+    axis: int
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One array of the weight file: ``content`` is what is written, ``shape`` and ``onnx_type`` what it stands for."""
+
+    name: str
+    content: NDArray[Any]
+    shape: tuple[int, ...]
+    onnx_type: int
+    quantization: Quantization | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What the weights of a bundle are stored as: ``weight_format`` is the precision's name, int8 or int4.
+
+    Only matrices that a MatMul or Gemm reads are quantised. The head is int8 in int4 bundles too: rounding it moves
+    every token's score, and it is a small part of the whole.
+    """
+
+    precision: Precision = FP32
+    weight_format: str = FP32.name
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the linear layers are stored as integers."""
+        return self.weight_format in QUANTIZED_FORMATS
+
+    def stored(
+        self, name: str, array: Float32Array, input_axis: int | None, head: bool = False
+    ) -> Iterator[StoredTensor]:
+        """The arrays to write for a weight; ``input_axis`` is the axis a linear layer sums over, else None.
+
+        Raises:
+            CheckpointError: a number does not fit the precision.
+            OptionError: int4, and a layer's width is no multiple of a block.
+        """
+        if input_axis is None or not self.quantizes:
+            yield StoredTensor(name, self._cast(name, array), array.shape, self.precision.onnx_type)
+            return
+        found = quantize(array, "int8" if head else self.weight_format, input_axis, self.precision)
+        scale = f"{name}.scale"
+        quantization = Quantization(scale, found.axis, found.block_size)
+        yield StoredTensor(name, found.content(), array.shape, found.onnx_type, quantization)
+        yield StoredTensor(scale, found.scales, found.scales.shape, self.precision.onnx_type)
+
+    def rounded(self, name: str, array: Float32Array, input_axis: int | None, head: bool = False) -> Float32Array:
+        """The numbers that a graph reads back, float32, for a weight in any orientation."""
+        if input_axis is None or not self.quantizes:
+            return self._cast(name, array).astype(np.float32)
+        return quantize(array, "int8" if head else self.weight_format, input_axis, self.precision).dequantized()
+
+    def _cast(self, name: str, array: Float32Array) -> NDArray[Any]:
+        with np.errstate(over="ignore"):
+            cast = array.astype(self.precision.dtype)
+        if not np.isfinite(cast).all():
+            raise CheckpointError(
+                f"tensor {name} holds numbers up to {np.abs(array).max():.3g}, beyond the range of"
+                f" {self.precision.name}; use --precision bf16"
+            )
+        return cast
+
+
+def exact(name: str, array: Float32Array) -> StoredTensor:
+    """An array that stays float32 in every bundle; graphs cast it."""
+    return StoredTensor(name, array, array.shape, TensorProto.FLOAT)
