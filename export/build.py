@@ -7,6 +7,7 @@ published: a build that fails leaves an older bundle as it was.
 examples:
   python -m export.build                              the demo draft, with the exits it was trained for
   python -m export.build --exits 6,12                 leave one of its exits out
+  python -m export.build --exits 6,9,12 --backend tensorrt    compiled plans for a GPU; none is needed to build them
   python -m export.build --checkpoint ~/my-draft --out engines/my-draft.engine --max-length 4096
 """
 
@@ -18,10 +19,12 @@ from pathlib import Path
 from export.builder import BuildRequest, build, describe
 from export.bundle import check_destination
 from export.checkpoint import Checkpoint
+from export.options import add_form_options, add_plan_options, read_form
 from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, positive_int, run_command
 from s2d_trt.errors import OptionError
 
 PROG = "python -m export.build"
+DEFAULT_OUT = {"onnxruntime": Path("engines/draft.engine"), "tensorrt": Path("engines/draft.trt.engine")}
 
 
 def choose_exits(requested: tuple[int, ...] | None, checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -57,25 +60,39 @@ def main(argv: Sequence[str]) -> None:
         "--checkpoint", type=Path, default=Path("engines/demo/draft"), metavar="DIR", help="default: %(default)s"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("engines/draft.engine"), metavar="DIR", help="default: %(default)s"
+        "--out", type=Path, metavar="DIR", help="default: engines/draft.engine, engines/draft.trt.engine for tensorrt"
     )
     parser.add_argument(
         "--max-length", type=positive_int, metavar="N", help="cache positions (default: max_position_embeddings)"
     )
     parser.add_argument("--no-parity", action="store_true", help="publish without comparing with PyTorch")
+    add_form_options(parser)
+    add_plan_options(parser)
     options = parser.parse_args(argv)
+    layout, encoding, plans = read_form(options)
+    out = options.out or DEFAULT_OUT[options.backend]
     checkpoint = Checkpoint.open(options.checkpoint)
     exits = choose_exits(options.exits, checkpoint)
-    check_destination(options.out)
+    check_destination(out)
     print(f"{describe(checkpoint)}, exits {','.join(map(str, exits))}")
     if not checkpoint.exits:
         print("note     the checkpoint records no exits; that it was trained for these is taken on trust")
     build(
-        BuildRequest("draft", options.checkpoint, options.out, exits, options.max_length, not options.no_parity),
+        BuildRequest(
+            "draft",
+            options.checkpoint,
+            out,
+            exits,
+            max_length=options.max_length,
+            parity=not options.no_parity,
+            layout=layout,
+            encoding=encoding,
+            plans=plans,
+        ),
         checkpoint,
     )
     print("next     python -m export.target --checkpoint DIR --out engines/NAME.engine")
-    print(f"then     python -m runtime.run --draft {options.out} --target NAME --prompt 'TEXT'")
+    print(f"then     python -m runtime.run --draft {out} --target NAME --prompt 'TEXT'")
 
 
 if __name__ == "__main__":

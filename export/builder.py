@@ -18,6 +18,7 @@ from export.graph import GraphBuilder, head_top_k
 from export.layout import BHSD, BSH, CacheLayout
 from export.nodes import OPSET
 from export.parity import check_parity
+from export.plans import PlanOptions, compile_graphs
 from export.precision import FP32
 from export.rounding import check_rounding
 from export.weights import DEFAULT_ENCODING, write_weights
@@ -39,7 +40,10 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What to build. ``exits`` is empty for a target; ``max_length`` None takes the checkpoint's own."""
+    """What to build. ``exits`` is empty for a target; ``max_length`` None takes the checkpoint's own.
+
+    ``plans`` is how to compile the graphs, None not to.
+    """
 
     kind: str
     checkpoint: Path
@@ -49,6 +53,7 @@ class BuildRequest:
     parity: bool = True
     layout: str = BSH.name
     encoding: Encoding = DEFAULT_ENCODING
+    plans: PlanOptions | None = None
 
 
 def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Manifest:
@@ -58,6 +63,7 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
         CheckpointError: the checkpoint lacks something.
         OptionError: ``max_length`` or ``out`` does not fit.
         ParityError: a graph disagrees with the model it was made from.
+        CompileError: TensorRT refuses a graph, or memory ran out.
     """
     began = time.perf_counter()
     max_length = _checked_max_length(request, checkpoint)
@@ -101,6 +107,8 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
                 log(f"parity   {line}")
         else:
             log("parity   not checked (--no-parity)")
+        if request.plans:
+            manifest = compile_graphs(manifest, writer.staging, writer, request.plans, log)
         writer.commit(manifest)
     log(f"wrote    {request.out} in {time.perf_counter() - began:.1f} s")
     return manifest

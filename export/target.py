@@ -6,6 +6,7 @@ is installed, before anything is published: a build that fails leaves an older b
 examples:
   python -m export.target --checkpoint engines/demo/target --out engines/target.engine
   python -m export.target --checkpoint ~/llama-1b --out engines/llama-1b.engine --max-length 4096
+  python -m export.target --checkpoint ~/llama-7b --out engines/llama-7b.trt.engine --backend tensorrt --weights int8
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from export.builder import BuildRequest, build, describe
 from export.bundle import check_destination
 from export.checkpoint import Checkpoint
+from export.options import add_form_options, add_plan_options, read_form
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 
 PROG = "python -m export.target"
@@ -30,13 +32,23 @@ def main(argv: Sequence[str]) -> None:
         "--max-length", type=positive_int, metavar="N", help="cache positions (default: max_position_embeddings)"
     )
     parser.add_argument("--no-parity", action="store_true", help="publish without comparing with PyTorch")
+    add_form_options(parser)
+    add_plan_options(parser)
     options = parser.parse_args(argv)
+    layout, encoding, plans = read_form(options)
     checkpoint = Checkpoint.open(options.checkpoint)
     check_destination(options.out)
     print(describe(checkpoint))
     build(
         BuildRequest(
-            "target", options.checkpoint, options.out, max_length=options.max_length, parity=not options.no_parity
+            "target",
+            options.checkpoint,
+            options.out,
+            max_length=options.max_length,
+            parity=not options.no_parity,
+            layout=layout,
+            encoding=encoding,
+            plans=plans,
         ),
         checkpoint,
     )

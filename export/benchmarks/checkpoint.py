@@ -1,0 +1,53 @@
+"""A checkpoint of any Llama shape with random weights, written shard by shard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models
+
+from export.checkpoint import INDEX_FILE, Float32Array
+from export.weights import checkpoint_shapes
+from s2d_trt.spec import ModelSpec
+
+DEVIATION = 0.02
+"""Of the weights, as Llama's own initialisation has it."""
+
+
+def write_random_checkpoint(directory: Path, spec: ModelSpec, exits: tuple[int, ...], max_length: int) -> int:
+    """Write config, tokenizer and float16 weights, one tensor a shard; bytes of the weights.
+
+    ``directory`` must exist. The tokenizer has a word for every id and is good for nothing else.
+    """
+    config: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "max_position_embeddings": max_length,
+        "exits": list(exits),
+        **{name: getattr(spec, name) for name in ModelSpec.__dataclass_fields__},
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    words = {f"w{index}": index for index in range(spec.vocab_size)}
+    Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(directory / "tokenizer.json"))
+    files, total = {}, 0
+    rng = np.random.default_rng(0)
+    for index, (name, shape) in enumerate(checkpoint_shapes(spec).items()):
+        files[name] = f"model-{index:05}.safetensors"
+        array = _random(rng, shape).astype(np.float16)
+        save_file({name: array}, directory / files[name])
+        total += array.nbytes
+    (directory / INDEX_FILE).write_text(json.dumps({"weight_map": files}))
+    return total
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> Float32Array:
+    if len(shape) == 1:
+        return np.ones(shape, np.float32)
+    return rng.standard_normal(shape, np.float32) * np.float32(DEVIATION)

@@ -1,0 +1,71 @@
+"""Running a function in a process of its own: its memory is given back, and its death is an error here and no more."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from s2d_trt.errors import S2DError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class DiedError(S2DError):
+    """The process ended without an answer; ``signal_number`` ended it, or 0 where it left by itself."""
+
+    def __init__(self, exit_code: int) -> None:
+        self.signal_number = max(-exit_code, 0)
+        cause = signal.Signals(self.signal_number).name if self.signal_number else f"exit code {exit_code}"
+        super().__init__(f"the process ended with {cause}; run it again, with more memory free")
+
+
+def isolated(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, int]:
+    """What ``function`` returns, and the peak of its process's resident memory in bytes.
+
+    Function, arguments, result and errors must pickle.
+
+    Raises:
+        DiedError: it was killed or crashed. What ``function`` raises is raised here too.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(theirs, function, args, kwargs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        result, error, peak = ours.recv()
+    except EOFError:
+        process.join()
+        raise DiedError(process.exitcode or 0) from None
+    finally:
+        process.kill()
+        process.join()
+    if error is not None:
+        raise error
+    return result, peak
+
+
+def _answer(connection: Connection, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    # Ctrl-C reaches both processes; the one that waits ends the other.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    result, error = None, None
+    try:
+        result = function(*args, **kwargs)
+    except (S2DError, MemoryError, OSError) as caught:
+        error = caught
+    connection.send((result, error, peak_memory()))
+    connection.close()
+
+
+def peak_memory() -> int:
+    """The largest resident memory of this process so far, in bytes; 0 where Linux does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

@@ -1,0 +1,97 @@
+"""Options that the commands share: which backend a bundle is for, and how its graphs are compiled."""
+
+from __future__ import annotations
+
+import argparse
+
+from export.encoding import QUANTIZED_FORMATS, Encoding
+from export.layout import BHSD, BSH
+from export.plans import PlanOptions
+from export.precision import FP16, FP32, PRECISIONS
+from export.tensorrt import FLAVORS
+from export.tensorrt_log import LEVELS
+from s2d_trt.cli import ArgumentParser, positive_int
+from s2d_trt.errors import OptionError
+
+BACKENDS = ("onnxruntime", "tensorrt")
+
+
+def add_form_options(parser: ArgumentParser) -> None:
+    """What the graphs are made for."""
+    group = parser.add_argument_group("form")
+    group.add_argument(
+        "--backend", choices=BACKENDS, default=BACKENDS[0], help="what runs the bundle (default: %(default)s)"
+    )
+    group.add_argument(
+        "--precision", choices=list(PRECISIONS), help="element type (default: fp32 for onnxruntime, fp16 for tensorrt)"
+    )
+    group.add_argument(
+        "--weights", choices=QUANTIZED_FORMATS, help="quantise the linear layers (default: keep the precision)"
+    )
+    group.add_argument("--no-compile", action="store_true", help="graphs alone, to compile later with export.compile")
+
+
+def add_plan_options(parser: ArgumentParser) -> None:
+    """How TensorRT compiles."""
+    group = parser.add_argument_group("TensorRT")
+    group.add_argument("--trt-flavor", choices=FLAVORS, help="builder (default: what is installed)")
+    group.add_argument(
+        "--compute-capability",
+        type=_capabilities,
+        metavar="X.Y,...",
+        help="GPUs to compile for, like 8.6,8.9 (RTX; default: its own choice)",
+    )
+    group.add_argument("--tree-nodes", type=positive_int, metavar="N", help="rows of the largest tree (default: 64)")
+    group.add_argument("--prefill-chunk", type=positive_int, metavar="N", help="prompt rows in one call (default: 128)")
+    group.add_argument(
+        "--row-profile", action="store_true", help="a profile for single rows alone; the plan keeps its weights twice"
+    )
+    group.add_argument("--weight-streaming", action="store_true", help="let weights stay in host memory")
+    group.add_argument(
+        "--builder-log", choices=LEVELS, metavar="LEVEL", help=f"{', '.join(LEVELS)} (default: {LEVELS[0]})"
+    )
+
+
+def read_form(options: argparse.Namespace) -> tuple[str, Encoding, PlanOptions | None]:
+    """Cache layout, encoding of the weights, and how to compile (None: not at all).
+
+    Raises:
+        OptionError: options that do not fit together, or no TensorRT to compile with.
+    """
+    compiled = options.backend == "tensorrt"
+    precision = PRECISIONS[options.precision] if options.precision else FP16 if compiled else FP32
+    encoding = Encoding(precision, options.weights or precision.name)
+    if compiled:
+        return BHSD.name, encoding, None if options.no_compile else read_plan_options(options)
+    for name in ("weights", "no_compile", *_PLAN_OPTIONS):
+        if getattr(options, name):
+            raise OptionError(f"--{name.replace('_', '-')} is for --backend tensorrt; add that or leave it out")
+    return BSH.name, encoding, None
+
+
+def read_plan_options(options: argparse.Namespace) -> PlanOptions:
+    """How to compile.
+
+    Raises:
+        OptionError: no TensorRT is installed, or it cannot do this.
+    """
+    chosen = {field: getattr(options, name) for name, field in _PLAN_OPTIONS.items() if getattr(options, name)}
+    return PlanOptions.choose(**chosen)
+
+
+_PLAN_OPTIONS = {
+    "trt_flavor": "flavor",
+    "compute_capability": "compute_capabilities",
+    "tree_nodes": "tree_nodes",
+    "prefill_chunk": "prefill_chunk",
+    "row_profile": "row_profile",
+    "weight_streaming": "weight_streaming",
+    "builder_log": "log_level",
+}
+
+
+def _capabilities(text: str) -> tuple[str, ...]:
+    parts = tuple(text.split(","))
+    if not all(part.replace(".", "", 1).isdigit() and "." in part for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of compute capabilities like 8.6,8.9")
+    return parts
