@@ -50,7 +50,9 @@ class GraphBuilder:
         logprobs = graph.op("LogSoftmax", graph.op("Sum", self._logits(graph, hidden), noise), axis=-1)
         tokens = graph.output(names.TOP_TOKENS, TensorProto.INT64, [QUERY, k])
         best = graph.output(names.TOP_LOGPROBS, TensorProto.FLOAT, [QUERY, k])
-        graph.ops("TopK", logprobs, graph.constant("top_k", [k]), results=[best, tokens], axis=-1)
+        chosen = graph.ops("TopK", logprobs, graph.constant("top_k", [k]), results=[best, "chosen"], axis=-1)[1]
+        # With TopK's two results as outputs, TensorRT orders them by chance, and no two plans are the same.
+        graph.op("Identity", chosen, result=tokens)
         return graph.model()
 
     def target(self) -> onnx.ModelProto:

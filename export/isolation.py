@@ -15,6 +15,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+STALLED_SECONDS = 60
+"""A process that uses no CPU time for so long waits for itself: TensorRT does where a thread of its finds no memory."""
+
+
+class StalledError(S2DError):
+    """The process neither ended nor worked."""
+
+
 class DiedError(S2DError):
     """The process ended without an answer; ``signal_number`` ended it, or 0 where it left by itself."""
 
@@ -30,14 +38,16 @@ def isolated(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tup
     Function, arguments, result and errors must pickle.
 
     Raises:
-        DiedError: it was killed or crashed. What ``function`` raises is raised here too.
+        DiedError: it was killed or crashed.
+        StalledError: it stopped working. What ``function`` raises is raised here too.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, args, kwargs), daemon=True)
     process.start()
-    theirs.close()
+    theirs.close()  # so that its end is seen here
     try:
+        _wait(ours, process.pid)
         result, error, peak = ours.recv()
     except EOFError:
         process.join()
@@ -48,6 +58,18 @@ def isolated(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tup
     if error is not None:
         raise error
     return result, peak
+
+
+def _wait(connection: Connection, process: int | None) -> None:
+    """Return when there is an answer or the process has ended; raise StalledError where it neither ends nor works."""
+    before = -1
+    while not connection.poll(STALLED_SECONDS):
+        # Fields 14 and 15 of a process's stat: ticks of CPU time. The name, which may hold spaces, ends with ")".
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        now = int(fields[11]) + int(fields[12])
+        if now == before:
+            raise StalledError(f"the process used no CPU time for {STALLED_SECONDS} s and was ended")
+        before = now
 
 
 def _answer(connection: Connection, function: Callable[..., Any], args: Any, kwargs: Any) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.bundle import BundleWriter
-from export.isolation import DiedError, isolated
+from export.isolation import DiedError, StalledError, isolated
 from export.precision import FP32
 from export.tensorrt import (
     CompileError,
@@ -103,7 +103,7 @@ def _compile(
 ) -> Iterator[PlanEntry]:
     native = gpu_compute_capability() if options.flavor == "tensorrt" else None
     capabilities = (native,) if native else options.compute_capabilities
-    for graph, file in manifest.graphs.items():
+    for graph, file in sorted(manifest.graphs.items()):
         request = PlanRequest(
             graph=graph,
             model=directory / file,
@@ -140,6 +140,8 @@ def _compile(
 def _isolated(request: PlanRequest) -> tuple[PlanReport, int]:
     try:
         return isolated(compile_plan, request)
+    except StalledError as cause:
+        raise out_of_memory(request.graph) from cause
     except DiedError as cause:
         if cause.signal_number == signal.SIGKILL:
             raise out_of_memory(request.graph) from cause

@@ -165,6 +165,17 @@ def draft_bundle(draft_checkpoint: Path, engines: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def trt_draft_graphs(draft_checkpoint: Path, engines: Path) -> Path:
+    """The draft in the form that TensorRT compiles, fp16, without plans."""
+    from export import build
+
+    out = engines / "draft.trt.engine"
+    form = ["--backend", "tensorrt", "--no-compile"]
+    build.main(["--checkpoint", str(draft_checkpoint), "--out", str(out), "--no-parity", *form])
+    return out
+
+
+@pytest.fixture(scope="session")
 def target_bundle(target_checkpoint: Path, engines: Path) -> Path:
     """The bundle of the target that often agrees with the draft."""
     return _build_target(target_checkpoint, engines / "target.engine")

@@ -6,12 +6,14 @@ import numpy as np
 import onnx
 import pytest
 
+from export import build, target
 from export.graph import GraphBuilder
 from export.layout import BSH
 from export.nodes import Graph
 from export.precision import FP32
 from export.weights import write_weights
 from s2d_trt import names
+from s2d_trt.bundle import SCRATCH_ROWS, Bundle
 
 
 class Counting:
@@ -58,3 +60,83 @@ def test_attention_is_scaled_by_the_head_size_and_knows_its_heads(builder):
     assert (attributes["q_num_heads"], attributes["kv_num_heads"]) == (4, 2)
     assert np.isclose(attributes["scale"], 16**-0.5)
     assert attention.input[3] == names.ATTENTION_MASK
+
+
+@pytest.fixture(scope="module")
+def pairs(draft_bundle, target_bundle, draft_checkpoint, target_checkpoint, tmp_path_factory):
+    """The draft's and the target's bundle in float32, each in both layouts."""
+    root = tmp_path_factory.mktemp("layouts")
+    form = ["--backend", "tensorrt", "--precision", "fp32", "--no-compile", "--no-parity"]
+    build.main(["--checkpoint", str(draft_checkpoint), "--out", str(root / "draft.engine"), *form])
+    target.main(["--checkpoint", str(target_checkpoint), "--out", str(root / "target.engine"), *form])
+    return (draft_bundle, root / "draft.engine"), (target_bundle, root / "target.engine")
+
+
+def test_both_layouts_compute_the_same_in_every_kind_of_graph(pairs, run_graph, tokens):
+    (draft, draft_by_heads), (whole, whole_by_heads) = pairs
+    hidden, rows, noise = tokens[None], np.arange(4), np.zeros((1, 300), np.float32)
+    for index in range(3):
+        first, second = (run_graph(bundle, names.segment(index)) for bundle in (draft, draft_by_heads))
+        expected = np.concatenate([first.causal(hidden[:, :9], 0), first.causal(hidden[:, 9:], 9)], axis=1)
+        found = np.concatenate([second.causal(hidden[:, :9], 0), second.causal(hidden[:, 9:], 9)], axis=1)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        hidden = expected
+    heads = [run_graph(bundle, names.HEAD).candidates(hidden, noise) for bundle in (draft, draft_by_heads)]
+    np.testing.assert_array_equal(heads[0][0], heads[1][0])
+    first, second = (run_graph(bundle, names.TARGET) for bundle in (whole, whole_by_heads))
+    expected = first.causal(tokens[None], 0, logit_rows=rows)
+    np.testing.assert_allclose(second.causal(tokens[None], 0, logit_rows=rows), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_both_layouts_hold_the_same_rows_in_their_caches(pairs, run_graph, tokens):
+    runs = [run_graph(bundle, names.TARGET) for bundle in pairs[1]]
+    for run in runs:
+        run.causal(tokens[None], 0, logit_rows=np.arange(1))
+    for name, rows in runs[0].caches.items():
+        by_heads = runs[1].caches[name][0].transpose(1, 0, 2)[:20].reshape(20, -1)
+        np.testing.assert_allclose(by_heads, rows[0, :20], rtol=1e-4, atol=1e-5)
+
+
+def test_bhsd_has_the_inputs_and_outputs_of_the_contract(trt_draft_graphs, run_graph):
+    manifest = Bundle.open(trt_draft_graphs).manifest
+    assert manifest.cache.slots >= manifest.cache.max_length + SCRATCH_ROWS
+    session = run_graph(trt_draft_graphs, names.segment(1)).session
+    types = {value.name: (value.type, value.shape) for value in (*session.get_inputs(), *session.get_outputs())}
+    slots, cache = manifest.cache.slots, ("tensor(float16)", [1, 2, manifest.cache.slots, 16])
+    layers = [(layer, part) for layer in (2, 3) for part in ("key", "value")]
+    caches = [name(*layer) for name in (names.past, names.present) for layer in layers]
+    rows = ("tensor(float16)", [1, "query_length", 64])
+    assert types == {
+        names.HIDDEN_STATES: rows,
+        names.OUTPUT_HIDDEN_STATES: rows,
+        names.POSITION_IDS: ("tensor(int64)", [1, "query_length"]),
+        names.ATTENTION_MASK: ("tensor(bool)", ["query_length", slots]),
+        names.WRITE_INDEX: ("tensor(int64)", [1]),
+        **dict.fromkeys(caches, cache),
+    }
+    head = run_graph(trt_draft_graphs, names.HEAD).session
+    assert {value.name: value.type for value in (*head.get_inputs(), *head.get_outputs())} == {
+        names.HIDDEN_STATES: "tensor(float16)",
+        names.NOISE: "tensor(float)",
+        names.TOP_TOKENS: "tensor(int64)",
+        names.TOP_LOGPROBS: "tensor(float)",
+    }
+
+
+def test_bhsd_makes_its_mask_once_and_writes_caches_from_graph_input_to_graph_output(trt_draft_graphs):
+    bundle = Bundle.open(trt_draft_graphs)
+    graph = onnx.load(bundle.path(bundle.manifest.graphs["segment_0"]), load_external_data=False).graph
+    (mask,) = (node for node in graph.node if node.op_type == "Where")
+    assert {node.input[3] for node in graph.node if node.op_type == "Attention"} == {mask.output[0]}
+    outputs = {value.name for value in graph.output}
+    for node in graph.node:
+        if node.op_type == "TensorScatter":
+            assert node.output[0] == node.input[0].replace("past_key_values", "present")
+            assert node.output[0] in outputs
+
+
+def test_rows_that_may_read_nothing_stay_finite_in_bhsd(trt_draft_graphs, run_graph, tokens):
+    run = run_graph(trt_draft_graphs, "segment_0")
+    mask = np.arange(run.slots) <= np.arange(20)[:, None]
+    mask[12:] = False
+    assert np.isfinite(run.rows(tokens[None], 0, mask, np.arange(20))).all()
