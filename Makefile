@@ -62,8 +62,8 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "== installing what the tests need into $(VENV), torch included (minutes the first time)"
-	@$(PIP) --editable '.[export,train,dev]'
+	@echo "== installing what the tests need into $(VENV), torch and TensorRT-RTX included (minutes the first time)"
+	@$(PIP) --editable '.[export,tensorrt,train,dev]'
 	@touch $@ $(VENV)/demo.stamp
 
 $(BIN)/python:

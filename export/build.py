@@ -91,7 +91,8 @@ def main(argv: Sequence[str]) -> None:
         ),
         checkpoint,
     )
-    print("next     python -m export.target --checkpoint DIR --out engines/NAME.engine")
+    suffix = " --backend tensorrt" if options.backend == "tensorrt" else ""
+    print(f"next     python -m export.target --checkpoint DIR --out engines/NAME.engine{suffix}")
     print(f"then     python -m runtime.run --draft {out} --target NAME --prompt 'TEXT'")
 
 

@@ -62,13 +62,16 @@ def find_flavor(requested: str | None = None) -> tuple[str, str]:
     Raises:
         OptionError: it is not installed, or too old.
     """
-    preferred = FLAVORS if gpu_compute_capability() else FLAVORS[::-1]
+    gpu = gpu_compute_capability()
     problems = []
-    for flavor in (requested,) if requested else preferred:
+    for flavor in (requested,) if requested else FLAVORS if gpu else FLAVORS[::-1]:
         try:
             version = str(_load(flavor).__version__)
         except (ImportError, OSError, AttributeError) as cause:
             problems.append(f"{flavor}: {cause}")
+            continue
+        if flavor == "tensorrt" and not gpu:
+            problems.append("tensorrt compiles only on a machine with a GPU")
             continue
         found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
         if found >= OLDEST[flavor]:

@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import sys
+import types
 from pathlib import Path
 
 import onnx
@@ -218,6 +219,16 @@ def test_a_builder_that_is_too_old_is_refused_with_its_version(monkeypatch):
     monkeypatch.setattr(trt, "__version__", "1.2.0.54")
     with pytest.raises(OptionError, match=r"tensorrt_rtx 1\.2\.0\.54 is older than 1\.5"):
         find_flavor("tensorrt_rtx")
+
+
+def test_tensorrt_proper_is_refused_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", types.SimpleNamespace(__version__="11.4.0.1"))
+    monkeypatch.setattr("export.tensorrt.gpu_compute_capability", lambda: None)
+    with pytest.raises(OptionError, match="tensorrt compiles only on a machine with a GPU"):
+        find_flavor("tensorrt")
+    assert find_flavor()[0] == "tensorrt_rtx"
+    monkeypatch.setattr("export.tensorrt.gpu_compute_capability", lambda: "9.0")
+    assert find_flavor() == ("tensorrt", "11.4.0.1")
 
 
 def test_capabilities_that_the_builder_does_not_know_are_refused_with_those_it_does():
