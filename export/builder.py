@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from export.bundle import BundleWriter, write_bundle
+from export.bundle import BundleWriter, check_space, write_bundle
 from export.checkpoint import Checkpoint, check_tokenizer
 from export.encoding import Encoding
 from export.graph import GraphBuilder, head_top_k
@@ -21,15 +21,21 @@ from export.parity import check_parity
 from export.plans import PlanOptions, compile_graphs
 from export.precision import FP32
 from export.rounding import check_rounding
-from export.weights import DEFAULT_ENCODING, write_weights
+from export.tensors import checkpoint_shapes
+from export.weights import DEFAULT_ENCODING, weight_bytes, write_weights
 from s2d_trt import __version__, names
 from s2d_trt.bundle import SCRATCH_ROWS, CacheSpec, FileEntry, Manifest, TokenizerSpec
+from s2d_trt.cli import byte_size
 from s2d_trt.errors import CheckpointError, OptionError
 from s2d_trt.tokenizer import tokenizer_fingerprint
 
 TOKENIZER = "tokenizer.json"
 COMPANIONS = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 LARGEST_CALL = 512
+DEFAULT_MAX_LENGTH = 4096
+"""Longest cache that is made without being asked for: models now reach far beyond what memory holds."""
+PARITY_BYTES = 2 * 2**30
+"""Weights in float32 up to which the comparison with PyTorch is made without being asked for."""
 SHORTEST_CACHE = 32
 """A prompt and a tree must fit in it."""
 SLOT_MULTIPLE = 64
@@ -40,7 +46,8 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What to build. ``exits`` is empty for a target; ``max_length`` None takes the checkpoint's own.
+    """What to build. ``exits`` is empty for a target; ``max_length`` None takes the checkpoint's own, up to
+    ``DEFAULT_MAX_LENGTH``. ``parity`` None compares with PyTorch where the model is small enough to do so in passing.
 
     ``plans`` is how to compile the graphs, None not to.
     """
@@ -50,7 +57,7 @@ class BuildRequest:
     out: Path
     exits: tuple[int, ...] = ()
     max_length: int | None = None
-    parity: bool = True
+    parity: bool | None = None
     layout: str = BSH.name
     encoding: Encoding = DEFAULT_ENCODING
     plans: PlanOptions | None = None
@@ -66,12 +73,17 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
         CompileError: TensorRT refuses a graph, or memory ran out.
     """
     began = time.perf_counter()
-    max_length = _checked_max_length(request, checkpoint)
+    max_length = _checked_max_length(request, checkpoint, log)
     check_tokenizer(checkpoint.directory / TOKENIZER, checkpoint.spec)
     fingerprint = tokenizer_fingerprint(checkpoint.directory / TOKENIZER, CheckpointError)
     # Layers above the last exit are never run, so they are not part of what is built.
     layers = request.exits[-1] if request.exits else checkpoint.spec.num_hidden_layers
     spec = dataclasses.replace(checkpoint.spec, num_hidden_layers=layers)
+    checkpoint.check_tensors(checkpoint_shapes(spec))
+    size = weight_bytes(spec, max_length, request.encoding)
+    check_space(request.out, size)
+    stored = byte_size(checkpoint.bytes_of(spec))
+    log(f"writing  {byte_size(size)} of {request.encoding.weight_format} weights, {stored} in the checkpoint")
     with write_bundle(request.out) as writer:
         scratch = writer.scratch("weights.bin")
         weights = write_weights(checkpoint, spec, max_length, scratch, request.encoding)
@@ -80,7 +92,7 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
         builder = GraphBuilder(spec, weights, weights_name, _layout(cache), request.encoding.precision)
         graphs = {name: writer.add(f"{name}.onnx", content) for name, content in _models(builder, request.exits)}
         log(f"graphs   {', '.join(graphs)}")
-        log(f"weights  {weights.bytes / 2**20:.1f} MiB, {len(weights.tensors)} tensors")
+        log(f"weights  {byte_size(weights.bytes)}, {len(weights.tensors)} tensors")
         manifest = Manifest(
             kind=request.kind,
             name=request.out.name.removesuffix(".engine"),
@@ -94,19 +106,16 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
             tokenizer=TokenizerSpec(
                 file=writer.add(TOKENIZER, (checkpoint.directory / TOKENIZER).read_bytes()),
                 fingerprint=fingerprint,
-                bos_token_id=checkpoint.bos_token_id,
-                eos_token_ids=checkpoint.eos_token_ids,
+                bos_token_id=checkpoint.config.bos_token_id,
+                eos_token_ids=checkpoint.config.eos_token_ids,
             ),
             graphs=graphs,
             weights=weights_name,
             files=_with_companions(writer, checkpoint.directory),
             built_with={"s2d-trt": __version__, "onnx": metadata.version("onnx"), "opset": str(OPSET)},
         )
-        if request.parity:
-            for line in _parity(manifest, writer, builder, request):
-                log(f"parity   {line}")
-        else:
-            log("parity   not checked (--no-parity)")
+        for line in _parity(manifest, writer, builder, request):
+            log(f"parity   {line}")
         if request.plans:
             manifest = compile_graphs(manifest, writer.staging, writer, request.plans, log)
         writer.commit(manifest)
@@ -151,6 +160,13 @@ def _layout(cache: CacheSpec) -> CacheLayout:
 
 def _parity(manifest: Manifest, writer: BundleWriter, builder: GraphBuilder, request: BuildRequest) -> Iterator[str]:
     """Compare the graphs, in float32, with PyTorch; then those of a narrower precision with their float32 form."""
+    if request.parity is False:
+        yield "not checked (--no-parity)"
+        return
+    in_torch = weight_bytes(manifest.model, manifest.cache.max_length)
+    if request.parity is None and in_torch > PARITY_BYTES:
+        yield f"not checked, for that takes some {byte_size(2 * in_torch)} of memory; --parity does it all the same"
+        return
     wide = manifest
     if builder.precision is not FP32:
         graphs = {}
@@ -164,9 +180,12 @@ def _parity(manifest: Manifest, writer: BundleWriter, builder: GraphBuilder, req
         yield check_rounding(manifest, wide, writer.staging)
 
 
-def _checked_max_length(request: BuildRequest, checkpoint: Checkpoint) -> int:
-    trained = checkpoint.max_position_embeddings
-    max_length = request.max_length or trained
+def _checked_max_length(request: BuildRequest, checkpoint: Checkpoint, log: Log) -> int:
+    trained, window = checkpoint.config.max_length, checkpoint.config.window
+    longest = min(trained, window or trained)
+    max_length = request.max_length or min(longest, DEFAULT_MAX_LENGTH)
+    if request.max_length is None and max_length < longest:
+        log(f"note     a cache of {max_length} positions; --max-length makes it longer, up to {longest}")
     if max_length < SHORTEST_CACHE:
         raise OptionError(
             f"a cache of {max_length} positions holds no prompt and tree; use --max-length {SHORTEST_CACHE} or more"
@@ -175,6 +194,11 @@ def _checked_max_length(request: BuildRequest, checkpoint: Checkpoint) -> int:
         raise OptionError(
             f"--max-length {max_length} is beyond the {trained} positions that {checkpoint.directory} was trained for "
             f"(max_position_embeddings); use at most {trained}"
+        )
+    if max_length > longest:
+        raise OptionError(
+            f"--max-length {max_length} is beyond the sliding window of {checkpoint.directory}, past which its layers "
+            f"no longer look; use at most {longest}"
         )
     return max_length
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from s2d_trt.bundle import MANIFEST, FileEntry, Manifest, file_sha256
+from s2d_trt.cli import byte_size
 from s2d_trt.errors import OptionError
 
 PARTIAL_PREFIX = ".partial-"
@@ -33,6 +34,21 @@ def check_destination(out: Path) -> None:
         raise OptionError(f"--out {out} is a directory but not a bundle; name a new one, like engines/NAME.engine")
     if out.exists() or out.is_symlink():
         raise OptionError(f"--out {out} exists and is not a directory; name a new one, like engines/NAME.engine")
+
+
+def check_space(out: Path, size: int) -> None:
+    """Refuse to begin what the disk has no room for; an older bundle stays until the new one is whole.
+
+    Raises:
+        OptionError: fewer than ``size`` bytes are free.
+    """
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise OptionError(
+            f"--out {out} needs {byte_size(size)} and its disk has {byte_size(free)} free; make room there or"
+            " name another"
+        )
 
 
 class BundleWriter:

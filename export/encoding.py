@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from export.checkpoint import Float32Array
+from export.checkpoint import TensorView
 from export.precision import FP32, Precision
 from export.quantize import quantize
+from export.rotary import Float32Array
 from s2d_trt.errors import CheckpointError
 
 QUANTIZED_FORMATS = ("int8", "int4")
@@ -29,10 +30,12 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One array of the weight file: ``content`` is what is written, ``shape`` and ``onnx_type`` what it stands for."""
+    """One array of the weight file: ``content`` is what is written, block by block, ``shape`` and ``onnx_type`` what
+    it stands for.
+    """
 
     name: str
-    content: NDArray[Any]
+    content: Iterable[NDArray[Any]]
     shape: tuple[int, ...]
     onnx_type: int
     quantization: Quantization | None = None
@@ -54,23 +57,33 @@ class Encoding:
         """Whether the linear layers are stored as integers."""
         return self.weight_format in QUANTIZED_FORMATS
 
+    def bits(self, matrix: bool, head: bool = False) -> int:
+        """Bits of a stored number, of a ``matrix`` that a linear layer reads or of something else."""
+        if not matrix or not self.quantizes:
+            return self.precision.dtype.itemsize * 8
+        return 8 if head or self.weight_format == "int8" else 4
+
     def stored(
-        self, name: str, array: Float32Array, input_axis: int | None, head: bool = False
+        self, source: TensorView, input_axis: int | None, head: bool = False, name: str | None = None
     ) -> Iterator[StoredTensor]:
         """The arrays to write for a weight; ``input_axis`` is the axis a linear layer sums over, else None.
+
+        ``name`` is the source's own where None.
 
         Raises:
             CheckpointError: a number does not fit the precision.
             OptionError: int4, and a layer's width is no multiple of a block.
         """
+        name = name or source.name
         if input_axis is None or not self.quantizes:
-            yield StoredTensor(name, self._cast(name, array), array.shape, self.precision.onnx_type)
+            blocks = (self._cast(source.name, block) for block in source.blocks())
+            yield StoredTensor(name, blocks, source.shape, self.precision.onnx_type)
             return
-        found = quantize(array, "int8" if head else self.weight_format, input_axis, self.precision)
+        found = quantize(source.read(), "int8" if head else self.weight_format, input_axis, self.precision)
         scale = f"{name}.scale"
         quantization = Quantization(scale, found.axis, found.block_size)
-        yield StoredTensor(name, found.content(), array.shape, found.onnx_type, quantization)
-        yield StoredTensor(scale, found.scales, found.scales.shape, self.precision.onnx_type)
+        yield StoredTensor(name, [found.content()], source.shape, found.onnx_type, quantization)
+        yield StoredTensor(scale, [found.scales], found.scales.shape, self.precision.onnx_type)
 
     def rounded(self, name: str, array: Float32Array, input_axis: int | None, head: bool = False) -> Float32Array:
         """The numbers that a graph reads back, float32, for a weight in any orientation."""
@@ -91,4 +104,4 @@ class Encoding:
 
 def exact(name: str, array: Float32Array) -> StoredTensor:
     """An array that stays float32 in every bundle; graphs cast it."""
-    return StoredTensor(name, array, array.shape, TensorProto.FLOAT)
+    return StoredTensor(name, [array], array.shape, TensorProto.FLOAT)

@@ -10,7 +10,8 @@ from onnx import TensorProto
 from export.layout import CacheLayout
 from export.nodes import Graph
 from export.precision import FP32, Precision
-from export.weights import EMBEDDING, FINAL_NORM, WeightFile, layer_tensor
+from export.tensors import EMBEDDING, FINAL_NORM, has_bias, layer_tensor
+from export.weights import WeightFile
 from s2d_trt import names
 from s2d_trt.spec import ModelSpec
 
@@ -89,10 +90,16 @@ class GraphBuilder:
         """Pre-norm attention and gated feed-forward, each with its residual."""
 
         def linear(rows: str, part: str) -> str:
-            return graph.op("MatMul", rows, graph.weight(layer_tensor(layer, part)))
+            product = graph.op("MatMul", rows, graph.weight(layer_tensor(layer, part)))
+            if not has_bias(self.spec, part):
+                return product
+            return graph.op("Add", product, graph.weight(layer_tensor(layer, part, "bias")))
 
         rows = self._norm(graph, hidden, layer_tensor(layer, "input_layernorm"))
         query, key, value = (linear(rows, f"self_attn.{part}_proj") for part in "qkv")
+        if self.spec.qk_norm:
+            query = self._normed_heads(graph, query, layer_tensor(layer, "self_attn.q_norm"))
+            key = self._normed_heads(graph, key, layer_tensor(layer, "self_attn.k_norm"))
         attended = self.layout.attention(graph, self.spec, layer, query, key, value, mask)
         hidden = graph.op("Add", hidden, linear(attended, "self_attn.o_proj"))
         rows = self._norm(graph, hidden, layer_tensor(layer, "post_attention_layernorm"))
@@ -100,6 +107,12 @@ class GraphBuilder:
         gated = graph.op("Mul", gate, graph.op("Sigmoid", gate))
         widened = graph.op("Mul", gated, linear(rows, "mlp.up_proj"))
         return graph.op("Add", hidden, linear(widened, "mlp.down_proj"), result=result)
+
+    def _normed_heads(self, graph: Graph, rows: str, weight: str) -> str:
+        """Norm each head of ``[1, q, heads * head_dim]`` by itself."""
+        heads = graph.op("Reshape", rows, graph.constant("each_head", [0, 0, -1, self.spec.head_dim]))
+        flat = graph.constant("all_heads", [0, 0, -1])
+        return graph.op("Reshape", self._norm(graph, heads, weight), flat)
 
     def _norm(self, graph: Graph, rows: str, weight: str) -> str:
         return graph.op("RMSNormalization", rows, graph.weight(weight), axis=-1, epsilon=self.spec.rms_norm_eps)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from export.nodes import Dim, Graph
-from export.weights import COS_CACHE, SIN_CACHE
+from export.rotary import COS_CACHE, SIN_CACHE
 from s2d_trt import names
 from s2d_trt.spec import ModelSpec
 

@@ -12,13 +12,14 @@ import numpy as np
 
 from export.encoding import Encoding
 from export.session import Array, GraphRun
-from export.weights import DEFAULT_ENCODING, EMBEDDING, LM_HEAD
+from export.tensors import EMBEDDING, LM_HEAD
+from export.weights import DEFAULT_ENCODING
 from s2d_trt import names
 from s2d_trt.bundle import Manifest
 from s2d_trt.errors import CheckpointError, S2DError
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import PreTrainedModel
 
 BOUND = 1e-3
 """Largest difference of a logit, or a log-probability, that counts as rounding in float32."""
@@ -76,7 +77,7 @@ def measure(
 class Reference:
     """The checkpoint as transformers runs it, in float32, its weights rounded as a bundle's are."""
 
-    model: LlamaForCausalLM
+    model: PreTrainedModel
 
     @classmethod
     def load(cls, checkpoint: Path, encoding: Encoding = DEFAULT_ENCODING) -> Reference:
@@ -86,12 +87,12 @@ class Reference:
             CheckpointError: transformers cannot.
         """
         import torch
-        from transformers import LlamaForCausalLM
+        from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         try:
-            model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
         except Exception as cause:  # its loaders raise errors of many libraries
             raise CheckpointError(
                 f"transformers cannot load {checkpoint} ({cause}); mend it, or pass --no-parity to build without it"
@@ -119,7 +120,7 @@ class Reference:
         return found
 
 
-def _round(model: LlamaForCausalLM, encoding: Encoding) -> None:
+def _round(model: PreTrainedModel, encoding: Encoding) -> None:
     """Put in place of every weight the numbers that a graph reads back from the weight file."""
     import torch
 

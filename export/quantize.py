@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from export.checkpoint import Float32Array
 from export.precision import Precision
+from export.rotary import Float32Array
 from s2d_trt.errors import OptionError
 
 BLOCK_SIZES = (64, 32)

@@ -11,6 +11,7 @@ examples:
 
 from __future__ import annotations
 
+from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--max-length", type=positive_int, metavar="N", help="cache positions (default: max_position_embeddings)"
     )
-    parser.add_argument("--no-parity", action="store_true", help="publish without comparing with PyTorch")
+    parser.add_argument(
+        "--parity",
+        action=BooleanOptionalAction,
+        help="compare with PyTorch before publishing (default: where the weights are below 2 GiB)",
+    )
     add_form_options(parser)
     add_plan_options(parser)
     options = parser.parse_args(argv)
@@ -45,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
             options.checkpoint,
             options.out,
             max_length=options.max_length,
-            parity=not options.no_parity,
+            parity=options.parity,
             layout=layout,
             encoding=encoding,
             plans=plans,

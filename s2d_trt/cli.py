@@ -70,6 +70,11 @@ def _join(values: Sequence[int]) -> str:
     return ",".join(str(value) for value in values)
 
 
+def byte_size(size: int) -> str:
+    """A number of bytes for people: in GiB, or below that in MiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
 def run_command(prog: str, main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
     """Run ``main``; a user's mistake becomes one line on stderr and exit code 2.
 

@@ -19,6 +19,12 @@ class ModelSpec:
     rms_norm_eps: float
     rope_theta: float
     tie_word_embeddings: bool
+    qkv_bias: bool = False
+    output_bias: bool = False
+    """Of the attention's output projection."""
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    """Whether each head's query and key are normalised before they are rotated."""
 
     @property
     def kv_width(self) -> int:

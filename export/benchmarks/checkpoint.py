@@ -10,8 +10,9 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models
 
-from export.checkpoint import INDEX_FILE, Float32Array
-from export.weights import checkpoint_shapes
+from export.checkpoint import INDEX_FILE
+from export.rotary import Float32Array
+from export.tensors import checkpoint_shapes
 from s2d_trt.spec import ModelSpec
 
 DEVIATION = 0.02

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from export import build
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, TensorView
 from s2d_trt.bundle import MANIFEST, Bundle
 from s2d_trt.cli import run_command
 from s2d_trt.errors import CheckpointError, OptionError, S2DError
@@ -109,17 +110,48 @@ def test_a_checkpoint_that_breaks_while_it_is_read_leaves_the_old_bundle(
 ):
     out = tmp_path / "draft.engine"
     run(draft_checkpoint, out, "--exits", "2,6")
-    before, real = snapshot(tmp_path), Checkpoint.read
+    before, real = snapshot(tmp_path), TensorView.blocks
 
-    def failing(checkpoint, name):
-        if name.startswith("model.layers.3"):
-            raise CheckpointError(f"tensor {name} cannot be read")
-        return real(checkpoint, name)
+    def failing(view):
+        if view.name.startswith("model.layers.3"):
+            raise CheckpointError(f"tensor {view.name} cannot be read")
+        return real(view)
 
-    monkeypatch.setattr(Checkpoint, "read", failing)
+    monkeypatch.setattr(TensorView, "blocks", failing)
     with pytest.raises(CheckpointError, match=r"layers\.3"):
         run(draft_checkpoint, out)
     assert snapshot(tmp_path) == before
+
+
+def test_a_disk_that_is_too_full_is_found_before_anything_is_written(draft_checkpoint, tmp_path, monkeypatch, snapshot):
+    run(draft_checkpoint, tmp_path / "draft.engine", "--exits", "2,6")
+    before = snapshot(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**18))
+    with pytest.raises(OptionError, match=r"needs \d\.\d MiB and its disk has 0\.2 MiB free; make room"):
+        run(draft_checkpoint, tmp_path / "draft.engine")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_disk_that_fills_up_on_the_way_leaves_nothing(draft_checkpoint, tmp_path):
+    """The limit on a file's size stands for the full disk: writing fails in the same way, half-way through."""
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18));"
+    command = "sys.argv = sys.argv[1:]; runpy.run_module('export.build', run_name='__main__')"
+    out = tmp_path / "draft.engine"
+    arguments = ["export.build", "--checkpoint", str(draft_checkpoint), "--out", str(out), "--no-parity"]
+    found = subprocess.run([sys.executable, "-c", limited + command, *arguments], capture_output=True, text=True)
+    assert found.returncode == 2
+    assert found.stderr.count("\n") == 1
+    assert "cannot be written" in found.stderr
+    assert not out.exists()
+
+
+def test_parity_of_a_large_model_is_left_to_the_user(draft_checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("export.builder.PARITY_BYTES", 1000)
+    arguments = ["--checkpoint", str(draft_checkpoint), "--out", str(tmp_path / "draft.engine")]
+    build.main(arguments)
+    assert "--parity does it all the same" in capsys.readouterr().out
+    build.main([*arguments, "--parity"])
+    assert "max abs logit error" in capsys.readouterr().out
 
 
 def test_a_graph_that_disagrees_is_not_published(draft_checkpoint, tmp_path, monkeypatch):

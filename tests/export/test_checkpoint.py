@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from export.checkpoint import Checkpoint, check_tokenizer
-from export.weights import EMBEDDING, checkpoint_shapes, layer_tensor
+from export.tensors import EMBEDDING, checkpoint_shapes, layer_tensor
 from s2d_trt.errors import CheckpointError
 
 QUERY = layer_tensor(0, "self_attn.q_proj")
@@ -27,8 +27,8 @@ def test_the_spec_exits_and_token_ids_come_from_the_configs(draft_checkpoint):
     found = Checkpoint.open(draft_checkpoint)
     assert (found.spec.hidden_size, found.spec.num_hidden_layers, found.spec.kv_width) == (64, 6, 32)
     assert found.spec.rope_theta == 10000.0
-    assert (found.exits, found.max_position_embeddings) == ((2, 4, 6), 256)
-    assert (found.bos_token_id, found.eos_token_ids) == (0, (0,))
+    assert (found.exits, found.config.max_length) == ((2, 4, 6), 256)
+    assert (found.config.bos_token_id, found.config.eos_token_ids) == (0, (0,))
 
 
 def test_bfloat16_is_read_without_a_change_of_value(draft_checkpoint):
@@ -93,18 +93,18 @@ def test_eos_may_be_a_list_and_may_stand_in_generation_config_alone(checkpoint):
     checkpoint.edit_json(drop=("eos_token_id", "bos_token_id"))
     checkpoint.edit_json("generation_config.json", eos_token_id=[7, 9], bos_token_id=3)
     found = Checkpoint.open(checkpoint.directory)
-    assert (found.bos_token_id, found.eos_token_ids) == (3, (7, 9))
+    assert (found.config.bos_token_id, found.config.eos_token_ids) == (3, (7, 9))
 
 
 def test_eos_ids_of_both_files_all_end_a_text(checkpoint):
     checkpoint.edit_json(eos_token_id=5)
     checkpoint.edit_json("generation_config.json", eos_token_id=[7, 5])
-    assert Checkpoint.open(checkpoint.directory).eos_token_ids == (7, 5)
+    assert Checkpoint.open(checkpoint.directory).config.eos_token_ids == (7, 5)
 
 
 def test_generation_config_may_be_absent(checkpoint):
     (checkpoint.directory / "generation_config.json").unlink()
-    assert Checkpoint.open(checkpoint.directory).eos_token_ids == (0,)
+    assert Checkpoint.open(checkpoint.directory).config.eos_token_ids == (0,)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +126,10 @@ def test_rope_theta_may_stand_where_either_transformers_version_writes_it(checkp
         ({"model_type": "mamba"}, "model_type is 'mamba'; supported is 'llama'"),
         ({"model_type": None}, "model_type is None"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported is 'silu'"),
-        ({"attention_bias": True}, "attention_bias is True"),
-        ({"mlp_bias": True}, "mlp_bias is True"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_type is 'llama3'; supported is 'def"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling.rope_type is 'linear'"),
+        ({"attention_bias": True}, r"has no tensor model\.layers\.0\.self_attn\.q_proj\.bias"),
+        ({"mlp_bias": True}, r"has no tensor model\.layers\.0\.mlp\.gate_proj\.bias"),
+        ({"quantization_config": {"bits": 4}}, "take the checkpoint that is not quantised"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"rope_parameters": 3}, "rope_parameters is 3"),
         ({"rope_theta": 77.0}, "rope_theta is given as 77 and 10000"),
         ({"hidden_size": None}, "has no hidden_size"),
@@ -151,7 +150,7 @@ def test_rope_theta_may_stand_where_either_transformers_version_writes_it(checkp
         ({"num_hidden_layers": 7}, r"has no tensor model\.layers\.6"),
         (
             {"num_hidden_layers": 5, "exits": None},
-            r"holds model\.layers\.5\S+, but config.json has num_hidden_layers 5",
+            r"holds model\.layers\.5\S+, which is no part of a 5-layer model",
         ),
     ],
 )
@@ -167,11 +166,28 @@ def test_untied_weights_without_a_head_are_refused_by_name(checkpoint):
         check(checkpoint.directory)
 
 
-def test_a_bias_in_the_weights_is_refused(checkpoint):
-    name = QUERY.replace("weight", "bias")
-    checkpoint.edit_tensors(lambda tensors: tensors | {name: np.zeros(64, np.float32)})
-    with pytest.raises(CheckpointError, match="without biases"):
-        check(checkpoint.directory)
+def test_frequencies_that_old_checkpoints_store_are_passed_over(checkpoint):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    checkpoint.edit_tensors(lambda tensors: tensors | {name: np.zeros(8, np.float32)})
+    check(checkpoint.directory)
+
+
+def test_a_link_out_of_the_directory_is_refused(checkpoint, tmp_path):
+    weights = checkpoint.directory / "model.safetensors"
+    weights.rename(tmp_path / "elsewhere.safetensors")
+    weights.symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(CheckpointError, match="is a link out of its directory"):
+        Checkpoint.open(checkpoint.directory)
+
+
+def test_a_snapshot_of_the_hugging_face_cache_may_link_to_its_blobs(checkpoint, tmp_path):
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for path in checkpoint.directory.iterdir():
+        path.rename(blobs / f"blob-{path.name}")
+        (snapshot / path.name).symlink_to(f"../../blobs/blob-{path.name}")
+    check(snapshot)
 
 
 def test_integer_weights_are_refused(checkpoint):

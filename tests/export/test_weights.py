@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 
 from export.checkpoint import Checkpoint
-from export.weights import (
-    ALIGNMENT,
-    COS_CACHE,
-    EMBEDDING,
-    checkpoint_shapes,
-    layer_tensor,
-    rotary_caches,
-    write_weights,
-)
+from export.rotary import COS_CACHE, Rotary
+from export.tensors import EMBEDDING, checkpoint_shapes, layer_tensor
+from export.weights import ALIGNMENT, weight_bytes, write_weights
 from s2d_trt.bundle import file_sha256
 from s2d_trt.errors import CheckpointError
 
@@ -70,7 +64,7 @@ def test_rotary_angles_are_those_of_transformers(draft_checkpoint):
     config = AutoConfig.from_pretrained(draft_checkpoint)
     positions = torch.arange(256)[None]
     cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), positions)
-    for ours, theirs in zip(rotary_caches(spec, 256), (cos, sin), strict=True):
+    for ours, theirs in zip(Rotary(spec.rope_theta).caches(spec.head_dim, 256), (cos, sin), strict=True):
         assert (ours.shape, ours.dtype) == ((256, spec.head_dim // 2), np.float32)
         np.testing.assert_allclose(ours, theirs[0, :, : spec.head_dim // 2].numpy(), atol=2e-5)
 
@@ -79,7 +73,8 @@ def test_the_rotary_caches_reach_to_max_length(written):
     assert written[2].tensors[COS_CACHE].shape == (128, 8)
 
 
-def test_memory_holds_one_tensor_at_a_time(draft_checkpoint, tmp_path):
+def test_memory_holds_one_block_at_a_time(draft_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.checkpoint.BLOCK_NUMBERS", 512)
     checkpoint = Checkpoint.open(draft_checkpoint)
     tracemalloc.start()
     try:
@@ -88,7 +83,21 @@ def test_memory_holds_one_tensor_at_a_time(draft_checkpoint, tmp_path):
     finally:
         tracemalloc.stop()
     largest = max(place.length for place in weights.tensors.values())
-    assert peak < 4 * largest + 2**17 < weights.bytes
+    assert peak < largest + 2**17 < weights.bytes
+
+
+@pytest.mark.parametrize("block", [1, 100, 512, 10**6])
+def test_the_size_of_a_block_changes_nothing(written, tmp_path, monkeypatch, block):
+    checkpoint, _, weights = written
+    monkeypatch.setattr("export.checkpoint.BLOCK_NUMBERS", block)
+    assert write_weights(checkpoint, checkpoint.spec, 128, tmp_path / "again.bin") == weights
+
+
+def test_the_size_is_known_before_anything_is_written(written):
+    checkpoint, _, weights = written
+    expected = weight_bytes(checkpoint.spec, 128)
+    assert expected == sum(place.length for place in weights.tensors.values())
+    assert expected <= weights.bytes < expected + ALIGNMENT * len(weights.tensors)
 
 
 def test_nothing_is_written_when_a_tensor_is_wrong(draft_checkpoint, tmp_path):

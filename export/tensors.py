@@ -1,0 +1,60 @@
+"""The tensors of a model: their names, as Hugging Face has them, and their shapes."""
+
+from __future__ import annotations
+
+from s2d_trt.spec import ModelSpec
+
+EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
+LM_HEAD = "lm_head.weight"
+
+
+def layer_tensor(layer: int, part: str, kind: str = "weight") -> str:
+    """Name of a layer's ``weight`` or ``bias``; ``part`` is for example ``self_attn.q_proj``."""
+    return f"model.layers.{layer}.{part}.{kind}"
+
+
+def head_tensor(spec: ModelSpec) -> str:
+    """The matrix that gives the logits, ``[V, H]``: the embedding itself where the two are tied."""
+    return EMBEDDING if spec.tie_word_embeddings else LM_HEAD
+
+
+def checkpoint_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Name and shape, as the checkpoint stores them, of every tensor that ``spec`` needs, in file order."""
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (spec.vocab_size, spec.hidden_size)}
+    for layer in range(spec.num_hidden_layers):
+        for part, shape in _layer_shapes(spec).items():
+            shapes[layer_tensor(layer, part)] = shape
+            if has_bias(spec, part):
+                shapes[layer_tensor(layer, part, "bias")] = shape[:1]
+    shapes[FINAL_NORM] = (spec.hidden_size,)
+    shapes[head_tensor(spec)] = (spec.vocab_size, spec.hidden_size)
+    return shapes
+
+
+def has_bias(spec: ModelSpec, part: str) -> bool:
+    """Whether a layer's linear ``part`` adds a bias."""
+    group, _, name = part.partition(".")
+    if group == "mlp":
+        return spec.mlp_bias
+    return group == "self_attn" and (
+        spec.output_bias if name == "o_proj" else spec.qkv_bias and name in ("q_proj", "k_proj", "v_proj")
+    )
+
+
+def _layer_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    hidden, inner = spec.hidden_size, spec.intermediate_size
+    heads_width = spec.num_attention_heads * spec.head_dim
+    norms = {"self_attn.q_norm": (spec.head_dim,), "self_attn.k_norm": (spec.head_dim,)} if spec.qk_norm else {}
+    return {
+        "input_layernorm": (hidden,),
+        "self_attn.q_proj": (heads_width, hidden),
+        "self_attn.k_proj": (spec.kv_width, hidden),
+        "self_attn.v_proj": (spec.kv_width, hidden),
+        **norms,
+        "self_attn.o_proj": (hidden, heads_width),
+        "post_attention_layernorm": (hidden,),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
