@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from export.checkpoint import Checkpoint
 from export.encoding import Encoding, Quantization, StoredTensor, exact
+from export.hashed_file import HashedFile
 from export.rotary import COS_CACHE, SIN_CACHE
 from export.tensors import EMBEDDING, LM_HEAD, checkpoint_shapes
 from s2d_trt.spec import ModelSpec
@@ -22,8 +20,6 @@ ALIGNMENT = 4096
 """A page, so that a runtime can map a tensor instead of copying it."""
 
 DEFAULT_ENCODING = Encoding()
-PROGRESS: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "leave": False, "disable": None}
-"""A bar with bytes and time left, on a terminal only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +60,16 @@ def write_weights(
     """
     checkpoint.check_tensors(checkpoint_shapes(spec))
     tensors: dict[str, TensorLocation] = {}
-    digest = hashlib.sha256()
-    progress = tqdm(desc="weights", total=weight_bytes(spec, max_length, encoding), **PROGRESS)
-    with path.open("wb") as file, progress:
-
-        def write(content: memoryview | bytes) -> None:
-            file.write(content)
-            digest.update(content)
-            progress.update(len(content))
-
+    with HashedFile(path, weight_bytes(spec, max_length, encoding)) as file:
         for tensor in _stored(checkpoint, spec, max_length, encoding):
-            write(bytes(-file.tell() % ALIGNMENT))
-            offset = file.tell()
+            file.write(bytes(-file.size % ALIGNMENT))
+            offset = file.size
             for block in tensor.content:
-                write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+                file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
             tensors[tensor.name] = TensorLocation(
-                tensor.shape, offset, file.tell() - offset, tensor.onnx_type, tensor.quantization
+                tensor.shape, offset, file.size - offset, tensor.onnx_type, tensor.quantization
             )
-        size = file.tell()
-    return WeightFile(size, digest.hexdigest(), tensors)
+    return WeightFile(file.size, file.sha256, tensors)
 
 
 def weight_bytes(spec: ModelSpec, max_length: int, encoding: Encoding = DEFAULT_ENCODING) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from runtime.acceptance import accept
 from runtime.adaptive import CostAware, Learned
+from runtime.chat import ChatTemplate, Message
 from runtime.costs import Costs, load_costs
 from runtime.draft import Proposal, SortedDraft
 from runtime.policy import DraftingPolicy, FixedThresholds, Seconds
@@ -80,9 +81,19 @@ class Decoder:
             self._learned[options.sampling.temperature] = learned
         return CostAware(learned)
 
-    def _encode(self, prompt: str) -> list[int]:
+    def chat_request(self, messages: Sequence[Message], options: Options | None = None, **changes: Any) -> Request:
+        """As ``request``, of a conversation: the target's chat template makes the prompt, up to its own next turn.
+
+        Raises:
+            BundleError: the target has no chat template. OptionError: it does not take these messages.
+        """
+        text = ChatTemplate.of(self.target.bundle).render(messages)
+        # The template writes the special tokens itself.
+        return self.request(self._encode(text, special_tokens=False), options, **changes)
+
+    def _encode(self, prompt: str, special_tokens: bool = True) -> list[int]:
         try:
-            ids: list[int] = self.tokenizer.encode(prompt).ids
+            ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
         except TypeError as cause:  # a lone surrogate: what Python makes of bytes that are no text
             raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8") from cause
         return ids

@@ -6,6 +6,7 @@ alone would generate with the same seed: the draft, the thresholds and the tree 
   python -m runtime.run --target target-17m --prompt "def read(self, size=-1):"
   python -m runtime.run --target target-17m --prompt "import os" --temperature 1 --seed 7 --baseline
   python -m runtime.run --target target-17m --prompt-file code.py --tree paper --color
+  python -m runtime.run --target my-chat-model --chat --system "Be brief." --prompt "What is a draft model?"
   cat code.py | python -m runtime.run --target target-17m --json
 
 Targets and drafts are bundles: directories NAME.engine made by export.build and export.target, named
@@ -29,6 +30,7 @@ from runtime.arguments import (
     single_temperature,
 )
 from runtime.baseline import Comparison, compare, target_alone, warm_up, with_seed
+from runtime.chat import Message
 from runtime.decoder import Decoder
 from runtime.report import baseline_lines, request_lines
 from runtime.request import Request, Step
@@ -46,6 +48,9 @@ def main(argv: Sequence[str]) -> None:
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", help="text to continue")
     prompt.add_argument("--prompt-file", type=Path, help="UTF-8 file to continue (default: standard input)")
+    chat = parser.add_argument_group("chat")
+    chat.add_argument("--chat", action="store_true", help="the prompt is the user's turn, in the model's chat template")
+    chat.add_argument("--system", metavar="TEXT", help="what the system says before it (with --chat)")
     add_engine_arguments(parser)
     add_sampling_arguments(parser)
     add_drafting_arguments(parser)
@@ -56,9 +61,15 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
 
     options = decoding_options(arguments, single_temperature(arguments))
+    if arguments.system is not None and not arguments.chat:
+        raise OptionError("--system is part of a conversation; add --chat")
     text = _prompt(arguments)
     decoder = Decoder.open(arguments.target, arguments.draft, arguments.threads)
-    request = decoder.request(text, options)
+    request = (
+        decoder.chat_request(_conversation(arguments, text), options)
+        if arguments.chat
+        else (decoder.request(text, options))
+    )
     if arguments.baseline:
         warm_up(decoder, request.prompt, options)
     for step in decoder.run(request):
@@ -94,6 +105,11 @@ def _prompt(arguments: argparse.Namespace) -> str:
         raise OptionError(f"{source} cannot be read ({cause.strerror}); name a readable file") from cause
     except UnicodeDecodeError as cause:
         raise OptionError(f"{source} is not UTF-8 (byte {cause.start}); convert it to UTF-8") from cause
+
+
+def _conversation(arguments: argparse.Namespace, text: str) -> list[Message]:
+    system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+    return [*system, {"role": "user", "content": text}]
 
 
 def _painted(step: Step) -> str:
