@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
+from runtime.backends import Logits
 from runtime.sampling import Chooser
 from runtime.tree import Tree
 
@@ -18,10 +17,10 @@ class Acceptance:
     token: int
 
 
-def accept(tree: Tree, logits: np.ndarray, chooser: Chooser, root_position: int) -> Acceptance:
+def accept(tree: Tree, logits: Logits, chooser: Chooser, root_position: int) -> Acceptance:
     """Follow the target from the root while its choice is a child in the tree.
 
-    ``logits`` [n, V] are the target's at every node, ``root_position`` is the root's place in the text.
+    ``logits`` are the target's at every node, ``root_position`` is the root's place in the text.
     The tokens that come out are those the target alone would have chosen with the same seed.
     """
     path = [0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from runtime.placement import BACKENDS, Device, Placement
 from runtime.policy import Adaptive, FixedThresholds, Policy
 from runtime.request import Options
 from runtime.sampling import Sampling
@@ -17,7 +18,22 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Which bundles to load, and how."""
     group = parser.add_argument_group("engines")
     group.add_argument("--draft", default="draft", help="draft bundle, a path or a name under engines/ (%(default)s)")
+    group.add_argument("--backend", choices=BACKENDS, default="auto", help="auto: what the bundle was built for")
+    group.add_argument("--device", type=device, help="cpu, cuda or cuda:N (default: what the bundle was built for)")
     group.add_argument("--threads", type=positive_int, help="CPU threads (default: the physical cores)")
+
+
+def device(text: str) -> Device:
+    """``cuda:1`` -> ``Device("cuda", 1)``."""
+    try:
+        return Device.parse(text)
+    except OptionError as cause:
+        raise argparse.ArgumentTypeError(str(cause)) from None
+
+
+def placement(arguments: argparse.Namespace) -> Placement:
+    """Where the engines run."""
+    return Placement(arguments.backend, arguments.device, arguments.threads)
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

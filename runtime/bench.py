@@ -27,6 +27,7 @@ from runtime.arguments import (
     add_engine_arguments,
     add_sampling_arguments,
     decoding_options,
+    placement,
 )
 from runtime.baseline import Comparison, compare, generate, target_alone, warm_up
 from runtime.decoder import Decoder
@@ -176,10 +177,9 @@ def main(argv: Sequence[str]) -> None:
 
     runs = [(temperature, decoding_options(arguments, temperature)) for temperature in arguments.temperature]
     prompts = load_prompts(arguments.prompts, arguments.limit)
-    draft = SortedDraft.open(find_bundle(arguments.draft), arguments.threads)
-    decoders = [
-        Decoder(Target.open(find_bundle(name), arguments.threads), draft) for name in arguments.target.split(",")
-    ]
+    place = placement(arguments)
+    draft = SortedDraft.open(find_bundle(arguments.draft), place)
+    decoders = [Decoder(Target.open(find_bundle(name), place), draft) for name in arguments.target.split(",")]
     results = []
     for decoder in decoders:
         for temperature, options in runs:

@@ -18,7 +18,6 @@ from runtime.noise import Noise
 from runtime.target import Target
 from runtime.tree import Tree
 from s2d_trt import __version__
-from s2d_trt.bundle import Bundle
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 MOST_ROWS = 256
@@ -71,7 +70,7 @@ def measure(target: Target, draft: SortedDraft) -> Costs:
 
 def load_costs(target: Target, draft: SortedDraft) -> Costs:
     """What was measured before on this machine for these bundles, else what is measured now and kept."""
-    path = _cache_file(target.bundle, draft.bundle, target.threads)
+    path = _cache_file(target, draft)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return Costs(tuple(data["verify"]), tuple(map(tuple, data["segments"])), tuple(data["head"]))
@@ -87,9 +86,10 @@ def load_costs(target: Target, draft: SortedDraft) -> Costs:
     return costs
 
 
-def _cache_file(target: Bundle, draft: Bundle, threads: int | None) -> Path:
+def _cache_file(target: Target, draft: SortedDraft) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s2d-trt" / "costs"
-    parts = [__version__, str(threads), *(bundle.manifest.to_json() for bundle in (target, draft))]
+    bundles = (part.bundle.manifest.to_json() for part in (target, draft))
+    parts = [__version__, target.engine.place, draft.engines.place, *bundles]
     return folder / (hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + ".json")
 
 
@@ -98,9 +98,10 @@ def _measure_target(target: Target) -> tuple[float, ...]:
     slot.prefill([0] * min(CONTEXT, target.max_length // 2))
 
     def verify(rows: int) -> float:
+        rows = min(rows, target.engine.max_rows)
         tree = Tree(np.zeros(rows, np.int64), np.arange(-1, rows - 1), np.arange(rows), np.zeros(rows))
         started = time.perf_counter()
-        slot.verify(tree)
+        slot.verify(tree)[0]  # the walk reads rows; on a GPU that waits for the call
         return time.perf_counter() - started
 
     try:
@@ -121,13 +122,15 @@ def _measure_draft(draft: SortedDraft) -> tuple[tuple[tuple[float, ...], ...], t
         slot.enqueue([0] * min(rows, draft.max_length - context))
         for before in range(segment):
             slot.flush(before)
+        slot.wait()
         started = time.perf_counter()
         slot.flush(segment)
+        slot.wait()
         return time.perf_counter() - started
 
     def answer(rows: int) -> float:
         started = time.perf_counter()
-        slot.candidates(0, min(rows, context), noise)
+        slot.candidates(0, min(rows, context, draft.engines.max_head_rows), noise)
         return time.perf_counter() - started
 
     try:

@@ -13,6 +13,7 @@ from runtime.adaptive import CostAware, Learned
 from runtime.chat import ChatTemplate, Message
 from runtime.costs import Costs, load_costs
 from runtime.draft import Proposal, SortedDraft
+from runtime.placement import Placement
 from runtime.policy import DraftingPolicy, FixedThresholds, Seconds
 from runtime.request import Options, Request, Step
 from runtime.target import Target
@@ -44,10 +45,12 @@ class Decoder:
                 )
 
     @classmethod
-    def open(cls, target: str | Path, draft: str | Path | None = "draft", threads: int | None = None) -> Decoder:
+    def open(
+        cls, target: str | Path, draft: str | Path | None = "draft", placement: Placement | None = None
+    ) -> Decoder:
         """Load bundles by path or by name under ``engines/``. Raises BundleError, TokenizerMismatchError."""
-        loaded = None if draft is None else SortedDraft.open(find_bundle(draft), threads)
-        return cls(Target.open(find_bundle(target), threads), loaded)
+        loaded = None if draft is None else SortedDraft.open(find_bundle(draft), placement)
+        return cls(Target.open(find_bundle(target), placement), loaded)
 
     def request(self, prompt: str | Sequence[int], options: Options | None = None, **changes: Any) -> Request:
         """A new text to generate, from a prompt or its token ids; ``changes`` are fields of ``Options``.
@@ -113,7 +116,7 @@ class Decoder:
 
     def _prefill(self, request: Request) -> Step:
         started = time.perf_counter()
-        request.target_slot = self.target.lease(request.options.exact)
+        request.target_slot = self.target.lease(request.options.exact_rows)
         logits = request.target_slot.prefill(request.prompt)
         draft = self.draft if request.options.draft else None
         if draft is not None and request.length < draft.max_length and draft.knows(request.prompt):

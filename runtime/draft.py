@@ -11,17 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from runtime.backends.onnxruntime import Clock, Engine, Shapes
-from runtime.kv import KVCache
 from runtime.noise import Noise
+from runtime.placement import Placement
 from runtime.policy import DraftingPolicy
 from runtime.tree import Tree, TreeBuilder, TreeShape
-from s2d_trt import names
 from s2d_trt.bundle import SCRATCH_ROWS, Bundle
 from s2d_trt.errors import CapacityError, OptionError
 
@@ -40,19 +37,18 @@ class Proposal:
 class SortedDraft:
     """One draft for any number of targets and texts; its weights are loaded once."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, placement: Placement | None = None) -> None:
         manifest = bundle.manifest
         self.bundle, self.name, self.spec, self.exits = bundle, manifest.name, manifest.model, manifest.exits
         self.max_length, self.head_top_k = manifest.cache.max_length, manifest.head_top_k
         self.vocab_size = manifest.model.vocab_size
-        self.segments = [Engine(bundle, names.segment(index), threads) for index in range(len(self.exits))]
-        self.head = Engine(bundle, names.HEAD, threads)
+        self.engines = (placement or Placement()).open_backend(bundle).draft(bundle)
         self._free: list[DraftSlot] = []
 
     @classmethod
-    def open(cls, directory: Path, threads: int | None = None, verify: bool = False) -> SortedDraft:
+    def open(cls, directory: Path, placement: Placement | None = None, verify: bool = False) -> SortedDraft:
         """Load a draft bundle. Raises BundleError."""
-        return cls(Bundle.open(directory, "draft", verify), threads)
+        return cls(Bundle.open(directory, "draft", verify), placement)
 
     def check_shape(self, shape: TreeShape) -> None:
         """Raise OptionError where this draft's head or scratch rows cannot grow such a tree."""
@@ -60,6 +56,11 @@ class SortedDraft:
             raise OptionError(
                 f"tree top-k {shape.top_k} is above the {self.head_top_k} candidates of draft {self.name};"
                 f" use at most {self.head_top_k}"
+            )
+        if shape.top_k > self.engines.max_head_rows:
+            raise OptionError(
+                f"tree top-k {shape.top_k} is above the {self.engines.max_head_rows} rows that the head of draft"
+                f" {self.name} takes; use at most that, or build it again with more --tree-nodes"
             )
         if shape.draft_rows > SCRATCH_ROWS:
             raise OptionError(
@@ -84,24 +85,18 @@ class SortedDraft:
 
 
 class DraftSlot:
-    """The caches, waiting rows and bindings of one text."""
+    """The context and the waiting rows of one text."""
 
     def __init__(self, draft: SortedDraft) -> None:
-        spec = draft.spec
         capacity = draft.max_length + SCRATCH_ROWS
-        self._draft, self.clock = draft, Clock()
-        starts = (0, *draft.exits[:-1])
-        self._layers = [range(start, stop) for start, stop in zip(starts, draft.exits, strict=True)]
-        self._caches = [KVCache(len(layers), capacity, spec.kv_width) for layers in self._layers]
-        # Row r of _hidden[k] is the output of segment k at row r, and what segment k + 1 waits for.
-        self._hidden = [np.zeros((capacity, spec.hidden_size), np.float32) for _ in draft.exits]
+        self._draft, self._context = draft, draft.engines.context()
+        self.clock = self._context.clock
+        self._chunk = min(PREFILL_CHUNK, draft.engines.max_rows)
         self._ids = np.zeros(capacity, np.int64)
         self._positions = np.zeros(capacity, np.int64)
-        self._slots = np.arange(self._caches[0].slots)
         self._tree_mask = np.zeros((SCRATCH_ROWS, SCRATCH_ROWS), dtype=bool)
-        self._bindings = [segment.binding(self.clock) for segment in draft.segments]
-        self._head = draft.head.binding(self.clock)
-        self._noise: np.ndarray | None = None
+        self._causal = np.tri(self._chunk, dtype=bool)
+        self._visible = np.empty_like(self._causal)
         self.done = [0] * len(draft.exits)
         self.committed = 0
         self.rows = 0
@@ -162,28 +157,27 @@ class DraftSlot:
         """Run ``segment`` on every row that waits before it; the segment before it must be up to date."""
         ready = self.rows if segment == 0 else self.done[segment - 1]
         while self.done[segment] < ready:
-            self._run(segment, self.done[segment], min(ready, self.done[segment] + PREFILL_CHUNK))
+            self._run(segment, self.done[segment], min(ready, self.done[segment] + self._chunk))
 
     def _run(self, segment: int, start: int, stop: int) -> None:
-        binding, cache = self._bindings[segment], self._caches[segment]
-        bucket = cache.bucket(stop)
-        shapes = _segment_shapes(segment == 0, stop - start, bucket, self._draft.spec.hidden_size)
-        source, positions, write_index, mask, hidden = binding.buffers(shapes)
-        source[0] = self._ids[start:stop] if segment == 0 else self._hidden[segment - 1][start:stop]
-        positions[0] = self._positions[start:stop]
-        write_index[0] = start
-        self._fill_mask(mask, start, stop)
-        binding.bind_cache(cache, self._layers[segment], bucket)
-        binding.run()
-        self._hidden[segment][start:stop] = hidden[0]
+        base, visible = self._visible_rows(start, stop)
+        self._context.forward(segment, self._ids[start:stop], self._positions[start:stop], start, base, visible)
         self.done[segment] = stop
 
-    def _fill_mask(self, mask: np.ndarray, start: int, stop: int) -> None:
-        """Committed rows read all rows up to themselves, tree rows the committed ones and their ancestors."""
-        np.less_equal(self._slots[: mask.shape[1]], self._slots[start:stop, None], out=mask)
-        if stop > self.committed:
-            first, size = max(start, self.committed), stop - self.committed
-            mask[first - start :, self.committed : stop] = self._tree_mask[first - self.committed : size, :size]
+    def _visible_rows(self, start: int, stop: int) -> tuple[int, np.ndarray]:
+        """A row ``base`` before which each of rows start .. stop reads every row, and which of base .. stop it reads.
+
+        Committed rows read all rows up to themselves, tree rows the committed ones and their ancestors.
+        """
+        committed, rows = self.committed, stop - start
+        if start >= committed:
+            return committed, self._tree_mask[start - committed : stop - committed, : stop - committed]
+        if stop <= committed:
+            return start, self._causal[:rows, :rows]
+        visible, waiting = self._visible[:rows, :rows], committed - start
+        visible[:] = self._causal[:rows, :rows]
+        visible[waiting:, waiting:] = self._tree_mask[: rows - waiting, : rows - waiting]
+        return start, visible
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Commit a text and run it through every segment, so that nothing waits."""
@@ -227,37 +221,8 @@ class DraftSlot:
 
         Both are overwritten by the next call.
         """
-        spec = self._draft.spec
-        shapes = _head_shapes(rows, spec.hidden_size, spec.vocab_size, self._draft.head_top_k)
-        hidden, noise_row, tokens, logprobs = self._head.buffers(shapes)
-        hidden[0] = self._hidden[segment][self.rows - rows : self.rows]
-        if noise is not self._noise:
-            known = min(len(noise), spec.vocab_size)
-            noise_row[0, :known] = noise[:known]
-            # Ids that the target does not have, padding of the draft's vocabulary, are never drafted.
-            noise_row[0, known:] = -np.inf
-            self._noise = noise
-        self._head.run()
-        return tokens, logprobs
+        return self._context.candidates(segment, self.rows - rows, self.rows, noise)
 
-
-@lru_cache(maxsize=1024)
-def _segment_shapes(first: bool, rows: int, bucket: int, hidden_size: int) -> Shapes:
-    source = (names.INPUT_IDS, (1, rows)) if first else (names.HIDDEN_STATES, (1, rows, hidden_size))
-    return (
-        source,
-        (names.POSITION_IDS, (1, rows)),
-        (names.WRITE_INDEX, (1,)),
-        (names.ATTENTION_MASK, (rows, bucket)),
-        (names.OUTPUT_HIDDEN_STATES, (1, rows, hidden_size)),
-    )
-
-
-@lru_cache(maxsize=1024)
-def _head_shapes(rows: int, hidden_size: int, vocab_size: int, top_k: int) -> Shapes:
-    return (
-        (names.HIDDEN_STATES, (1, rows, hidden_size)),
-        (names.NOISE, (1, vocab_size)),
-        (names.TOP_TOKENS, (rows, top_k)),
-        (names.TOP_LOGPROBS, (rows, top_k)),
-    )
+    def wait(self) -> None:
+        """Until every call is done; only a measurement needs it."""
+        self._context.wait()

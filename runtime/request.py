@@ -50,6 +50,11 @@ class Options:
         """The largest tree that a step may draft."""
         return self.policy.limits(self.exact)
 
+    @property
+    def exact_rows(self) -> int:
+        """Most rows of a verify call where the output must be exact, else 0."""
+        return self.tree.verify_rows if self.exact else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

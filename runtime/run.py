@@ -27,6 +27,7 @@ from runtime.arguments import (
     add_engine_arguments,
     add_sampling_arguments,
     decoding_options,
+    placement,
     single_temperature,
 )
 from runtime.baseline import Comparison, compare, target_alone, warm_up, with_seed
@@ -64,12 +65,11 @@ def main(argv: Sequence[str]) -> None:
     if arguments.system is not None and not arguments.chat:
         raise OptionError("--system is part of a conversation; add --chat")
     text = _prompt(arguments)
-    decoder = Decoder.open(arguments.target, arguments.draft, arguments.threads)
-    request = (
-        decoder.chat_request(_conversation(arguments, text), options)
-        if arguments.chat
-        else (decoder.request(text, options))
-    )
+    decoder = Decoder.open(arguments.target, arguments.draft, placement(arguments))
+    if arguments.chat:
+        request = decoder.chat_request(_conversation(arguments, text), options)
+    else:
+        request = decoder.request(text, options)
     if arguments.baseline:
         warm_up(decoder, request.prompt, options)
     for step in decoder.run(request):

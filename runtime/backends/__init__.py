@@ -1,1 +1,115 @@
-"""Backends turn a bundle's graphs into engines with buffers bound in place."""
+"""What the runtime asks of a backend.
+
+A backend turns the graphs of a bundle into engines and keeps one text's caches and hidden states in a *context*,
+in the memory of its device. Rows of a call are new cache rows ``[start, start + n)``; all of them read every row
+before ``base``, and of the rows from ``base`` on those that ``visible`` names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from s2d_trt.bundle import Bundle
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds spent inside engine calls, waiting for their results included."""
+
+    seconds: float = 0.0
+
+
+class Logits(Protocol):
+    """Logits of a call's rows, wherever they are; a NumPy array is one."""
+
+    def __getitem__(self, row: int, /) -> np.ndarray:
+        """Row ``row``, float32 ``[V]``; valid until the next call, or until another row is fetched."""
+
+
+class DraftContext(Protocol):
+    """One text's caches and hidden states in a draft's engines."""
+
+    clock: Clock
+
+    def forward(
+        self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
+    ) -> None:
+        """Run rows ``[start, start + n)`` through a segment; their hidden states stay with the backend.
+
+        ``tokens`` and ``positions`` are int64 ``[n]``, ``visible`` is bool ``[n, start + n - base]``. Segment 0
+        reads the tokens, every other one what the segment before it left at these rows.
+        """
+
+    def candidates(self, segment: int, start: int, stop: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The head on what ``segment`` left at rows ``[start, stop)``.
+
+        ``noise`` float32 ``[<= V]`` is added to the logits; ids beyond it are never given. Returns ids int64 and
+        log-probabilities float32 ``[stop - start, head_top_k]``, best first, overwritten by the next call.
+        """
+
+    def wait(self) -> None:
+        """Until every call is done; only a measurement needs it."""
+
+
+class TargetContext(Protocol):
+    """One text's caches in a target's engine."""
+
+    clock: Clock
+
+    def forward(
+        self,
+        tokens: np.ndarray,
+        positions: np.ndarray,
+        start: int,
+        visible: np.ndarray,
+        logit_rows: np.ndarray,
+        exact_rows: int = 0,
+    ) -> Logits:
+        """Run rows ``[start, start + n)``, all of which read the rows before ``start``; logits of ``logit_rows``.
+
+        ``tokens`` and ``positions`` are int64 ``[n]``, ``visible`` is bool ``[n, n]``, ``logit_rows`` int64 ``[r]``
+        counts from ``start``. Calls with the same ``exact_rows``, which is at least n, give a row the same bits
+        whatever rows join it; 0 leaves the choice of kernels free.
+        """
+
+    def move(self, sources: np.ndarray, start: int) -> None:
+        """Bring cache rows ``sources`` (int64 ``[m]``, rising, none below its destination) to ``start ..``."""
+
+
+class DraftEngines(Protocol):
+    """The segments and the head of a draft bundle, loaded once."""
+
+    place: str
+    """What they run on, in words: costs measured in one place say nothing of another."""
+    max_rows: int
+    """Most rows in one call of a segment."""
+    max_head_rows: int
+    """Most rows in one call of the head."""
+
+    def context(self) -> DraftContext:
+        """Zeroed caches and hidden states for one more text."""
+
+
+class TargetEngine(Protocol):
+    """The graph of a target bundle, loaded once."""
+
+    place: str
+    """What it runs on, in words."""
+    max_rows: int
+    """Most rows in one call."""
+
+    def context(self) -> TargetContext:
+        """Zeroed caches for one more text."""
+
+
+class Backend(Protocol):
+    """Loads bundles. Both raise BundleError where a file does not fit this backend or this machine."""
+
+    def draft(self, bundle: Bundle) -> DraftEngines:
+        """Load a draft bundle."""
+
+    def target(self, bundle: Bundle) -> TargetEngine:
+        """Load a target bundle."""

@@ -2,136 +2,223 @@
 
 from __future__ import annotations
 
-import math
-import os
-import time
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
-import onnxruntime as ort
 
+from runtime.backends import Clock
+from runtime.backends.session import Engine, Shapes, physical_cores
 from runtime.kv import KVCache
 from s2d_trt import names
-from s2d_trt.bundle import Bundle
-from s2d_trt.errors import BundleError
+from s2d_trt.bundle import SCRATCH_ROWS, Bundle, Manifest
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
-
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]
-"""Names and shapes of the buffers of one call."""
+MAX_ROWS = SCRATCH_ROWS
+"""Most rows in one call: what the cache has to spare for a tree."""
 
 
-def physical_cores() -> int:
-    """Cores this process may use, hyper-threads counted once where Linux tells them apart."""
-    available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    cores = set()
-    for cpu in available:
-        try:
-            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip())
-        except OSError:
-            cores.add(str(cpu))
-    return len(cores)
+@dataclass(frozen=True, slots=True)
+class OnnxRuntime:
+    """Sessions on the CPU provider with ``threads`` threads each (None: the physical cores)."""
+
+    threads: int | None = None
+
+    def draft(self, bundle: Bundle) -> OnnxDraft:
+        """See ``Backend``."""
+        return OnnxDraft(bundle, self.threads)
+
+    def target(self, bundle: Bundle) -> OnnxTarget:
+        """See ``Backend``."""
+        return OnnxTarget(bundle, self.threads)
 
 
-def session_options(threads: int | None = None) -> ort.SessionOptions:
-    """Settings measured to be fastest for small calls to several sessions in turn."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or physical_cores()
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Idle sessions would otherwise spin and steal cores from the one that runs.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 3
-    return options
+def place(threads: int | None) -> str:
+    """See ``DraftEngines``."""
+    return f"ONNX Runtime, {threads or physical_cores()} threads"
 
 
-@dataclass(slots=True)
-class Clock:
-    """Seconds spent inside engine calls."""
+class OnnxDraft:
+    """The segments and the head of a draft."""
 
-    seconds: float = 0.0
+    max_rows = max_head_rows = MAX_ROWS
 
+    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+        self.manifest, self.place = bundle.manifest, place(threads)
+        self.segments = [Engine(bundle, names.segment(index), threads) for index in range(len(self.manifest.exits))]
+        self.head = Engine(bundle, names.HEAD, threads)
 
-class Engine:
-    """One compiled graph; any number of bindings can take turns on it."""
-
-    def __init__(self, bundle: Bundle, graph: str, threads: int | None = None) -> None:
-        if graph not in bundle.manifest.graphs:
-            raise BundleError(f"{bundle.directory} has no graph {graph}; build the bundle again")
-        path = bundle.path(bundle.manifest.graphs[graph])
-        try:
-            self._session = ort.InferenceSession(str(path), session_options(threads), ["CPUExecutionProvider"])
-        except Exception as cause:  # ONNX Runtime raises classes of its own that share no public base
-            raise BundleError(f"{path} cannot be loaded ({cause}); build the bundle again") from cause
-
-    def binding(self, clock: Clock) -> Binding:
-        """A set of buffers to run this graph on; its time is added to ``clock``."""
-        return Binding(self._session, clock)
+    def context(self) -> OnnxDraftContext:
+        """See ``DraftEngines``."""
+        return OnnxDraftContext(self)
 
 
-class Binding:
-    """Buffers bound to a graph's inputs and outputs; the graph reads and writes them in place.
+class OnnxDraftContext:
+    """Caches, hidden states and buffers of one text in a draft."""
 
-    Each name has one block of memory, as large as its largest shape so far: a call allocates nothing.
-    """
+    def __init__(self, engines: OnnxDraft) -> None:
+        self.clock = Clock()
+        manifest = engines.manifest
+        self._spec, self._top_k = manifest.model, manifest.head_top_k
+        starts = (0, *manifest.exits[:-1])
+        self._layers = [range(start, stop) for start, stop in zip(starts, manifest.exits, strict=True)]
+        self._caches = [_cache(manifest, len(layers)) for layers in self._layers]
+        # Row r of _hidden[k] is the output of segment k at row r, and what segment k + 1 waits for.
+        self._hidden = [np.zeros((self._caches[0].slots, self._spec.hidden_size), np.float32) for _ in self._layers]
+        self._bindings = [segment.binding(self.clock) for segment in engines.segments]
+        self._head = engines.head.binding(self.clock)
+        self._noise: np.ndarray | None = None
 
-    def __init__(self, session: ort.InferenceSession, clock: Clock) -> None:
-        self._session, self._clock = session, clock
-        self._io = session.io_binding()
-        inputs, outputs = session.get_inputs(), session.get_outputs()
-        self._bind_value = {node.name: self._io.bind_ortvalue_input for node in inputs}
-        self._bind_value |= {node.name: self._io.bind_ortvalue_output for node in outputs}
-        self._dtypes = {node.name: _DTYPES[node.type] for node in (*inputs, *outputs)}
-        self._blocks: dict[str, np.ndarray] = {name: np.zeros(0, dtype) for name, dtype in self._dtypes.items()}
-        self._views: dict[str, dict[tuple[int, ...], tuple[np.ndarray, ort.OrtValue]]] = {
-            name: {} for name in self._dtypes
-        }
-        self._shapes: Shapes = ()
-        self._arrays: list[np.ndarray] = []
-        self._caches: list[ort.OrtValue] = []
-        self._bucket = 0
+    def forward(
+        self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
+    ) -> None:
+        """See ``DraftContext``."""
+        binding, cache = self._bindings[segment], self._caches[segment]
+        rows = len(tokens)
+        stop = start + rows
+        bucket = cache.bucket(stop)
+        source, places, write_index, mask, hidden = binding.buffers(
+            _segment_shapes(segment == 0, rows, bucket, self._spec.hidden_size)
+        )
+        source[0] = tokens if segment == 0 else self._hidden[segment - 1][start:stop]
+        places[0] = positions
+        write_index[0] = start
+        _fill(mask, base, visible)
+        binding.bind_cache(cache, self._layers[segment], bucket)
+        binding.run()
+        self._hidden[segment][start:stop] = hidden[0]
 
-    def buffers(self, shapes: Shapes) -> list[np.ndarray]:
-        """Buffers of these names and shapes, bound: fill the inputs before ``run``, read the outputs after it.
+    def candidates(self, segment: int, start: int, stop: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See ``DraftContext``."""
+        spec = self._spec
+        shapes = _head_shapes(stop - start, spec.hidden_size, spec.vocab_size, self._top_k)
+        hidden, noise_row, tokens, logprobs = self._head.buffers(shapes)
+        hidden[0] = self._hidden[segment][start:stop]
+        if noise is not self._noise:
+            known = min(len(noise), spec.vocab_size)
+            noise_row[0, :known] = noise[:known]
+            noise_row[0, known:] = -np.inf
+            self._noise = noise
+        self._head.run()
+        return tokens, logprobs
 
-        The next call for the same name gives the same memory. The same ``shapes`` object again costs nothing.
+    def wait(self) -> None:
+        """See ``DraftContext``. Nothing is ever under way."""
+
+
+class OnnxTarget:
+    """The graph of a target."""
+
+    max_rows = MAX_ROWS
+
+    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+        self.manifest, self.place = bundle.manifest, place(threads)
+        self.engine = Engine(bundle, names.TARGET, threads)
+
+    def context(self) -> OnnxTargetContext:
+        """See ``TargetEngine``."""
+        return OnnxTargetContext(self)
+
+
+class OnnxTargetContext:
+    """Cache and buffers of one text in a target."""
+
+    def __init__(self, engine: OnnxTarget) -> None:
+        self.clock = Clock()
+        spec = engine.manifest.model
+        self._vocab_size = spec.vocab_size
+        self._layers = range(spec.num_hidden_layers)
+        self._cache = _cache(engine.manifest, spec.num_hidden_layers)
+        self._binding = engine.engine.binding(self.clock)
+
+    def forward(
+        self,
+        tokens: np.ndarray,
+        positions: np.ndarray,
+        start: int,
+        visible: np.ndarray,
+        logit_rows: np.ndarray,
+        exact_rows: int = 0,
+    ) -> np.ndarray:
+        """See ``TargetContext``.
+
+        ONNX Runtime gives a row the same bits however many others join it, but computes a lone row by another
+        path: for ``exact_rows`` a masked dummy row keeps it company.
         """
-        if shapes is not self._shapes:
-            self._arrays = []
-            for name, shape in shapes:
-                array, value = self._views[name].get(shape) or self._view(name, shape)
-                self._bind_value[name](name, value)
-                self._arrays.append(array)
-            self._shapes = shapes
-        return self._arrays
+        asked = len(logit_rows)
+        if exact_rows:
+            tokens, positions, visible, logit_rows = _joined_by_dummy(tokens, positions, visible, logit_rows)
+        rows = len(tokens)
+        bucket = self._cache.bucket(start + rows)
+        ids, places, mask, write_index, wanted, logits = self._binding.buffers(
+            _target_shapes(rows, bucket, len(logit_rows), self._vocab_size)
+        )
+        ids[0] = tokens
+        places[0] = positions
+        _fill(mask, start, visible)
+        write_index[0] = start
+        wanted[:] = logit_rows
+        self._binding.bind_cache(self._cache, self._layers, bucket)
+        self._binding.run()
+        return logits[:asked]
 
-    def _view(self, name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, ort.OrtValue]:
-        size = math.prod(shape)
-        if size > self._blocks[name].size:
-            self._blocks[name] = np.zeros(size, self._dtypes[name])
-            self._views[name].clear()
-        array = self._blocks[name][:size].reshape(shape)
-        view = (array, ort.OrtValue.ortvalue_from_numpy(array))
-        self._views[name][shape] = view
-        return view
+    def move(self, sources: np.ndarray, start: int) -> None:
+        """See ``TargetContext``."""
+        self._cache.move(sources, start)
 
-    def bind_cache(self, cache: KVCache, layers: range, bucket: int) -> None:
-        """Bind the first ``bucket`` slots of every layer's cache as both past and present: updates are in place."""
-        if bucket == self._bucket:
-            return
-        bound = []
-        for index, layer in enumerate(layers):
-            for part in ("key", "value"):
-                value = ort.OrtValue.ortvalue_from_numpy(cache.view(index, part, bucket))
-                for name in (names.past(layer, part), names.present(layer, part)):
-                    self._bind_value[name](name, value)
-                bound.append(value)
-        # ONNX Runtime borrows the memory; the cache itself outlives the binding in its slot.
-        self._caches, self._bucket = bound, bucket
 
-    def run(self) -> None:
-        """Run the graph on what is bound."""
-        started = time.perf_counter()
-        self._session.run_with_iobinding(self._io)
-        self._clock.seconds += time.perf_counter() - started
+def _cache(manifest: Manifest, layers: int) -> KVCache:
+    return KVCache(layers, manifest.cache.max_length + SCRATCH_ROWS, manifest.model.kv_width)
+
+
+def _fill(mask: np.ndarray, base: int, visible: np.ndarray) -> None:
+    stop = base + visible.shape[1]
+    mask[:, :base] = True
+    mask[:, base:stop] = visible
+    mask[:, stop:] = False
+
+
+def _joined_by_dummy(
+    tokens: np.ndarray, positions: np.ndarray, visible: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Two rows at least through the layers, and two at least through the head."""
+    if len(tokens) == 1:
+        tokens, positions = tokens.repeat(2), positions.repeat(2)
+        # The dummy reads itself alone among the new rows, and no row reads it.
+        visible = np.eye(2, dtype=bool)
+    if len(rows) == 1:
+        rows = rows.repeat(2)
+    return tokens, positions, visible, rows
+
+
+@lru_cache(maxsize=1024)
+def _segment_shapes(first: bool, rows: int, bucket: int, hidden_size: int) -> Shapes:
+    source = (names.INPUT_IDS, (1, rows)) if first else (names.HIDDEN_STATES, (1, rows, hidden_size))
+    return (
+        source,
+        (names.POSITION_IDS, (1, rows)),
+        (names.WRITE_INDEX, (1,)),
+        (names.ATTENTION_MASK, (rows, bucket)),
+        (names.OUTPUT_HIDDEN_STATES, (1, rows, hidden_size)),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _head_shapes(rows: int, hidden_size: int, vocab_size: int, top_k: int) -> Shapes:
+    return (
+        (names.HIDDEN_STATES, (1, rows, hidden_size)),
+        (names.NOISE, (1, vocab_size)),
+        (names.TOP_TOKENS, (rows, top_k)),
+        (names.TOP_LOGPROBS, (rows, top_k)),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _target_shapes(rows: int, bucket: int, logit_rows: int, vocab_size: int) -> Shapes:
+    return (
+        (names.INPUT_IDS, (1, rows)),
+        (names.POSITION_IDS, (1, rows)),
+        (names.ATTENTION_MASK, (rows, bucket)),
+        (names.WRITE_INDEX, (1,)),
+        (names.LOGIT_ROWS, (logit_rows,)),
+        (names.LOGITS, (logit_rows, vocab_size)),
+    )

@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from runtime.decoder import Decoder
 from runtime.draft import SortedDraft
+from runtime.placement import Placement
 from runtime.target import Target
 
 settings.register_profile("runtime", derandomize=True, deadline=None, max_examples=60)
@@ -27,19 +28,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def draft(draft_bundle: Path) -> SortedDraft:
     """Six layers with exits 2, 4 and 6."""
-    return SortedDraft.open(draft_bundle, threads=1)
+    return SortedDraft.open(draft_bundle, Placement(threads=1))
 
 
 @pytest.fixture(scope="session")
 def target(target_bundle: Path) -> Target:
     """A target that often agrees with the draft."""
-    return Target.open(target_bundle, threads=1)
+    return Target.open(target_bundle, Placement(threads=1))
 
 
 @pytest.fixture(scope="session")
 def other_target(other_target_bundle: Path) -> Target:
     """A target that hardly ever agrees with the draft."""
-    return Target.open(other_target_bundle, threads=1)
+    return Target.open(other_target_bundle, Placement(threads=1))
 
 
 @pytest.fixture(scope="session")
@@ -61,4 +62,4 @@ def short_draft(draft_checkpoint: Path, engines: Path) -> SortedDraft:
 
     out = engines / "short-draft.engine"
     build.main(["--checkpoint", str(draft_checkpoint), "--out", str(out), "--max-length", "64", "--no-parity"])
-    return SortedDraft.open(out, threads=1)
+    return SortedDraft.open(out, Placement(threads=1))

@@ -13,12 +13,15 @@ import pytest
 from runtime.baseline import compare, generate, target_alone
 from runtime.decoder import Decoder
 from runtime.draft import SortedDraft
+from runtime.placement import Placement
 from runtime.policy import FixedThresholds, Policy
 from runtime.request import Options
 from runtime.sampling import Sampling
 from runtime.target import Target
 from runtime.tree import PAPER_TREE, TreeShape
 from s2d_trt.errors import CapacityError, OptionError, S2DError, TokenizerMismatchError
+
+ONE_THREAD = Placement(threads=1)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +80,9 @@ def test_a_draft_in_the_targets_place_is_refused_and_a_target_in_the_drafts(
 
 
 def test_bundles_load_by_path(target_bundle: Path, draft_bundle: Path) -> None:
-    decoder = Decoder.open(target_bundle, draft_bundle, threads=1)
+    decoder = Decoder.open(target_bundle, draft_bundle, ONE_THREAD)
     assert decoder.draft is not None
-    assert Decoder.open(str(target_bundle), None, threads=1).draft is None
+    assert Decoder.open(str(target_bundle), None, ONE_THREAD).draft is None
 
 
 def changed_checkpoint(source: Path, out: Path, change: Callable[[Path], None]) -> Path:
@@ -128,7 +131,9 @@ def padded_vocabulary(checkpoint: Path) -> None:
 def test_another_tokenizer_is_refused_with_both_fingerprints(
     target_checkpoint: Path, draft: SortedDraft, tmp_path: Path
 ) -> None:
-    other = Target.open(built_target(changed_checkpoint(target_checkpoint, tmp_path / "new", another_tokenizer)), 1)
+    other = Target.open(
+        built_target(changed_checkpoint(target_checkpoint, tmp_path / "new", another_tokenizer)), ONE_THREAD
+    )
     ours, theirs = (its.bundle.manifest.tokenizer.fingerprint for its in (other, draft))
     assert ours != theirs
     with pytest.raises(TokenizerMismatchError, match=f"{ours[:12]} and {theirs[:12]}"):
@@ -139,7 +144,9 @@ def test_another_tokenizer_is_refused_with_both_fingerprints(
 def test_a_draft_with_a_padded_vocabulary_drafts_as_if_it_were_not_padded(
     decoder: Decoder, draft_checkpoint: Path, tmp_path: Path, temperature: float
 ) -> None:
-    padded = SortedDraft.open(built_draft(changed_checkpoint(draft_checkpoint, tmp_path / "new", padded_vocabulary)), 1)
+    padded = SortedDraft.open(
+        built_draft(changed_checkpoint(draft_checkpoint, tmp_path / "new", padded_vocabulary)), ONE_THREAD
+    )
     assert padded.vocab_size == 320
     options = Options(30, Sampling(temperature, seed=4), policy=Policy(FixedThresholds(), TreeShape(3, 4, 30)))
     plain = generate(decoder, [5, 9], options)
@@ -152,7 +159,9 @@ def test_a_draft_with_a_padded_vocabulary_drafts_as_if_it_were_not_padded(
 def test_a_target_with_a_padded_vocabulary_is_decoded_even_where_it_chooses_ids_that_the_draft_has_not(
     target_checkpoint: Path, draft: SortedDraft, tmp_path: Path, temperature: float
 ) -> None:
-    padded = Target.open(built_target(changed_checkpoint(target_checkpoint, tmp_path / "new", padded_vocabulary)), 1)
+    padded = Target.open(
+        built_target(changed_checkpoint(target_checkpoint, tmp_path / "new", padded_vocabulary)), ONE_THREAD
+    )
     decoder, options = Decoder(padded, draft), Options(30, Sampling(temperature, seed=4))
     for prompt in ([5, 9], [5, 310]):
         alone = target_alone(decoder, prompt, options)

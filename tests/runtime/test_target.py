@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.target import PREFILL_CHUNK, SCRATCH_ROWS, Target, TargetSlot
+from runtime.target import PREFILL_CHUNK, Target, TargetSlot
 from runtime.tree import Tree
+from s2d_trt.bundle import SCRATCH_ROWS
 from s2d_trt.errors import CapacityError
 
 VOCAB = 300
@@ -187,7 +188,7 @@ def test_exact_gives_a_row_the_same_bits_alone_and_together(
     target: Target, seed: int, length: int, size: int, data: st.DataObject
 ) -> None:
     text, tokens = random_text(seed, length), random_text(seed + 1, size)
-    together, apart = target.lease(exact=True), target.lease(exact=True)
+    together, apart = target.lease(exact_rows=20), target.lease(exact_rows=20)
     for slot in (together, apart):
         slot.prefill(text)
     expected = verified(together, chain(tokens))
@@ -202,10 +203,10 @@ def test_exact_gives_a_row_the_same_bits_alone_and_together(
 
 
 def test_a_slot_is_exact_only_for_the_text_that_asked_for_it(target: Target) -> None:
-    slot = target.lease(exact=True)
+    slot = target.lease(exact_rows=8)
     target.release(slot)
     assert target.lease() is slot
-    assert not slot.exact
+    assert not slot.exact_rows
     target.release(slot)
 
 

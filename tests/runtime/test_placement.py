@@ -1,0 +1,78 @@
+"""Where engines run: the bundle decides unless the user does, and contradictions are refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runtime.placement import CPU, CUDA, Device, Placement
+from s2d_trt.bundle import Bundle, PlanEntry, QueryProfile
+from s2d_trt.errors import OptionError
+
+
+@pytest.fixture
+def plain(target_bundle: Path) -> Bundle:
+    return Bundle.open(target_bundle)
+
+
+@pytest.fixture
+def compiled(plain: Bundle) -> Bundle:
+    """The same bundle, its manifest with a plan."""
+    plan = PlanEntry(
+        file="target.plan",
+        graph="target",
+        flavor="tensorrt_rtx",
+        builder_version="1.7.1.116",
+        compute_capabilities=("8.9",),
+        profiles=(QueryProfile(1, 64, 64),),
+        bytes=1,
+        memory_bytes=1,
+        activation_bytes=1,
+        weight_format="fp16",
+        weight_streaming=False,
+    )
+    return Bundle(plain.directory, replace(plain.manifest, plans=(plan,)))
+
+
+@pytest.mark.parametrize(("text", "device"), [("cpu", CPU), ("cuda", CUDA), ("cuda:3", Device("cuda", 3))])
+def test_a_device_is_read_as_it_is_written(text: str, device: Device) -> None:
+    assert Device.parse(text) == device
+    assert Device.parse(str(device)) == device
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "CUDA"])
+def test_another_device_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="is not a device"):
+        Device.parse(text)
+
+
+def test_a_bundle_without_plans_runs_on_the_cpu(plain: Bundle) -> None:
+    assert Placement().choose(plain) == ("onnxruntime", CPU)
+
+
+def test_a_bundle_with_plans_runs_on_the_first_gpu(compiled: Bundle) -> None:
+    assert Placement().choose(compiled) == ("tensorrt", CUDA)
+
+
+def test_a_device_alone_chooses_the_backend_that_serves_it(plain: Bundle, compiled: Bundle) -> None:
+    second = Device("cuda", 1)
+    assert Placement(device=second).choose(plain) == ("onnxruntime", second)
+    assert Placement(device=second).choose(compiled) == ("tensorrt", second)
+    assert Placement(device=CPU).choose(compiled) == ("onnxruntime", CPU)
+
+
+def test_the_users_backend_is_taken(compiled: Bundle) -> None:
+    assert Placement("onnxruntime").choose(compiled) == ("onnxruntime", CPU)
+    assert Placement("onnxruntime", CUDA).choose(compiled) == ("onnxruntime", CUDA)
+
+
+def test_tensorrt_on_the_cpu_is_refused(compiled: Bundle) -> None:
+    with pytest.raises(OptionError, match="TensorRT runs on a GPU"):
+        Placement("tensorrt", CPU).choose(compiled)
+
+
+def test_tensorrt_without_plans_is_refused_with_the_command_that_compiles_them(plain: Bundle) -> None:
+    with pytest.raises(OptionError, match=r"no TensorRT plans; compile them with python -m export\.compile"):
+        Placement("tensorrt").choose(plain)
