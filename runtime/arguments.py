@@ -20,6 +20,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--draft", default="draft", help="draft bundle, a path or a name under engines/ (%(default)s)")
     group.add_argument("--backend", choices=BACKENDS, default="auto", help="auto: what the bundle was built for")
     group.add_argument("--device", type=device, help="cpu, cuda or cuda:N (default: what the bundle was built for)")
+    group.add_argument("--no-cuda-graphs", action="store_true", help="TensorRT: queue every kernel again at each call")
     group.add_argument("--threads", type=positive_int, help="CPU threads (default: the physical cores)")
 
 
@@ -33,7 +34,7 @@ def device(text: str) -> Device:
 
 def placement(arguments: argparse.Namespace) -> Placement:
     """Where the engines run."""
-    return Placement(arguments.backend, arguments.device, arguments.threads)
+    return Placement(arguments.backend, arguments.device, arguments.threads, not arguments.no_cuda_graphs)
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

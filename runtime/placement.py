@@ -41,35 +41,58 @@ CUDA = Device("cuda")
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What the user asks for; ``auto`` and None leave it to the bundle: TensorRT on the first GPU if it holds plans,
-    else ONNX Runtime on the CPU. ``threads`` None means the physical cores."""
+    """What the user asks for; ``auto`` and None leave it to the bundle.
+
+    A bundle built for TensorRT runs on the first GPU, another in ONNX Runtime on the CPU. ``threads`` None means the
+    physical cores. ``cuda_graphs`` False makes TensorRT queue every kernel again at each call, to find faults.
+    """
 
     backend: BackendName = "auto"
     device: Device | None = None
     threads: int | None = None
+    cuda_graphs: bool = True
 
     def choose(self, bundle: Bundle) -> tuple[BackendName, Device]:
-        """The backend and the device for ``bundle``. Raises OptionError where the wishes contradict each other."""
-        plans = bool(bundle.manifest.plans)
+        """The backend and the device for ``bundle``. Raises OptionError where the wishes do not fit it."""
+        manifest = bundle.manifest
+        static = manifest.cache.layout == "BHSD"
         name = self.backend
         if name == "auto":
-            name = "tensorrt" if plans and self.device != CPU else "onnxruntime"
+            name = "tensorrt" if static and self.device != CPU else "onnxruntime"
         device = self.device or (CUDA if name == "tensorrt" else CPU)
-        if name == "tensorrt":
-            if device == CPU:
-                raise OptionError("TensorRT runs on a GPU; leave --device out, or take --backend onnxruntime")
-            if not plans:
-                raise OptionError(
-                    f"bundle {bundle.manifest.name} holds no TensorRT plans; compile them with python -m export.compile"
-                    f" {bundle.directory}, or take --backend onnxruntime"
-                )
+        if name == "tensorrt" and device == CPU:
+            raise OptionError("TensorRT runs on a GPU; leave --device out, or take --backend onnxruntime")
+        if name == "tensorrt" and not manifest.plans:
+            remedy = (
+                f"compile them with python -m export.compile {bundle.directory}"
+                if static
+                else "build it with --backend tensorrt, or leave --backend out"
+            )
+            raise OptionError(f"bundle {manifest.name} holds no TensorRT plans; {remedy}")
+        if device == CPU and static:
+            raise OptionError(
+                f"bundle {manifest.name} has graphs for a GPU (layout BHSD); take --device cuda, or build it with"
+                " --backend onnxruntime for the CPU"
+            )
         return name, device
 
     def open_backend(self, bundle: Bundle) -> Backend:
         """The backend that loads ``bundle``.
 
         Raises:
-            OptionError: the wishes contradict each other, or a library or device that they need is not here.
+            OptionError: the wishes do not fit the bundle, or a library or device that they need is not here.
         """
-        _, _ = self.choose(bundle)
-        return OnnxRuntime(self.threads)
+        name, device = self.choose(bundle)
+        if device == CPU:
+            return OnnxRuntime(self.threads)
+        # What a GPU needs is installed with the extra [gpu] alone.
+        from runtime.backends.cuda.device import open_gpu
+
+        gpu = open_gpu(device.index)
+        if name == "tensorrt":
+            from runtime.backends.tensorrt import TensorRT
+
+            return TensorRT(gpu, self.cuda_graphs)
+        from runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
+
+        return OnnxRuntimeCuda(gpu)

@@ -41,11 +41,20 @@ def segment(index: int) -> str:
     return f"segment_{index}"
 
 
+PAST = "past_key_values."
+PRESENT = "present."
+
+
 def past(layer: int, part: str) -> str:
     """Input name of a layer's cache; ``part`` is ``key`` or ``value``."""
-    return f"past_key_values.{layer}.{part}"
+    return f"{PAST}{layer}.{part}"
 
 
 def present(layer: int, part: str) -> str:
     """Output name of a layer's cache; bound to the same memory as ``past``."""
-    return f"present.{layer}.{part}"
+    return f"{PRESENT}{layer}.{part}"
+
+
+def present_of(past: str) -> str:
+    """Name of the output that is the same memory as the input ``past``."""
+    return PRESENT + past.removeprefix(PAST)

@@ -46,13 +46,18 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
     return options
 
 
+def graph_path(bundle: Bundle, graph: str) -> Path:
+    """Where a bundle keeps a graph. Raises BundleError."""
+    if graph not in bundle.manifest.graphs:
+        raise BundleError(f"{bundle.directory} has no graph {graph}; build the bundle again")
+    return bundle.path(bundle.manifest.graphs[graph])
+
+
 class Engine:
     """One compiled graph; any number of bindings can take turns on it."""
 
     def __init__(self, bundle: Bundle, graph: str, threads: int | None = None) -> None:
-        if graph not in bundle.manifest.graphs:
-            raise BundleError(f"{bundle.directory} has no graph {graph}; build the bundle again")
-        path = bundle.path(bundle.manifest.graphs[graph])
+        path = graph_path(bundle, graph)
         try:
             self._session = ort.InferenceSession(str(path), session_options(threads), ["CPUExecutionProvider"])
         except Exception as cause:  # ONNX Runtime raises classes of its own that share no public base

@@ -33,7 +33,8 @@ def compiled(plain: Bundle) -> Bundle:
         weight_format="fp16",
         weight_streaming=False,
     )
-    return Bundle(plain.directory, replace(plain.manifest, plans=(plan,)))
+    cache = replace(plain.manifest.cache, layout="BHSD", slots=512)
+    return Bundle(plain.directory, replace(plain.manifest, plans=(plan,), cache=cache))
 
 
 @pytest.mark.parametrize(("text", "device"), [("cpu", CPU), ("cuda", CUDA), ("cuda:3", Device("cuda", 3))])
@@ -60,11 +61,9 @@ def test_a_device_alone_chooses_the_backend_that_serves_it(plain: Bundle, compil
     second = Device("cuda", 1)
     assert Placement(device=second).choose(plain) == ("onnxruntime", second)
     assert Placement(device=second).choose(compiled) == ("tensorrt", second)
-    assert Placement(device=CPU).choose(compiled) == ("onnxruntime", CPU)
 
 
 def test_the_users_backend_is_taken(compiled: Bundle) -> None:
-    assert Placement("onnxruntime").choose(compiled) == ("onnxruntime", CPU)
     assert Placement("onnxruntime", CUDA).choose(compiled) == ("onnxruntime", CUDA)
 
 
@@ -73,6 +72,21 @@ def test_tensorrt_on_the_cpu_is_refused(compiled: Bundle) -> None:
         Placement("tensorrt", CPU).choose(compiled)
 
 
-def test_tensorrt_without_plans_is_refused_with_the_command_that_compiles_them(plain: Bundle) -> None:
-    with pytest.raises(OptionError, match=r"no TensorRT plans; compile them with python -m export\.compile"):
+@pytest.mark.parametrize("place", [Placement("onnxruntime"), Placement(device=CPU), Placement("onnxruntime", CPU)])
+def test_graphs_for_a_gpu_are_refused_on_the_cpu(compiled: Bundle, place: Placement) -> None:
+    with pytest.raises(OptionError, match=r"graphs for a GPU \(layout BHSD\); take --device cuda"):
+        place.choose(compiled)
+
+
+def test_tensorrt_for_a_bundle_of_another_backend_is_refused(plain: Bundle) -> None:
+    with pytest.raises(OptionError, match="no TensorRT plans; build it with --backend tensorrt"):
         Placement("tensorrt").choose(plain)
+
+
+@pytest.mark.parametrize("place", [Placement(), Placement("tensorrt")])
+def test_plans_that_are_missing_are_refused_with_the_command_that_compiles_them(
+    compiled: Bundle, place: Placement
+) -> None:
+    bare = Bundle(compiled.directory, replace(compiled.manifest, plans=()))
+    with pytest.raises(OptionError, match=r"no TensorRT plans; compile them with python -m export\.compile"):
+        place.choose(bare)

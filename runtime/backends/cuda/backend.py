@@ -1,0 +1,32 @@
+"""What the GPU backends have in common: a bundle's graphs, each loaded in the backend's own way."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from runtime.backends.cuda.draft import GpuDraft
+from runtime.backends.cuda.graph import DeviceGraph
+from runtime.backends.cuda.memory import Gpu
+from runtime.backends.cuda.target import GpuTarget
+from s2d_trt import names
+from s2d_trt.bundle import Bundle
+
+
+class GpuBackend(ABC):
+    """See ``Backend``."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    @abstractmethod
+    def load(self, bundle: Bundle, graph: str) -> DeviceGraph:
+        """Load one graph. Raises BundleError where its file does not fit this backend or this GPU."""
+
+    def draft(self, bundle: Bundle) -> GpuDraft:
+        """See ``Backend``."""
+        segments = [self.load(bundle, names.segment(index)) for index in range(len(bundle.manifest.exits))]
+        return GpuDraft(self.gpu, bundle.manifest, segments, self.load(bundle, names.HEAD))
+
+    def target(self, bundle: Bundle) -> GpuTarget:
+        """See ``Backend``."""
+        return GpuTarget(self.gpu, bundle.manifest, self.load(bundle, names.TARGET))

@@ -1,0 +1,148 @@
+"""A draft on a GPU: hidden states stay there, and while drafting the host reads back nothing but candidates."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runtime.backends import Clock
+from runtime.backends.cuda.buckets import Buckets
+from runtime.backends.cuda.call import SOURCE, LayerInputs, Timed, Work
+from runtime.backends.cuda.graph import ELEMENT_BYTES, WORD, CacheForm, DeviceCache, DeviceGraph, Tensor
+from runtime.backends.cuda.memory import Gpu, Staging
+from s2d_trt import names
+from s2d_trt.bundle import Manifest
+
+
+class GpuDraft:
+    """See ``DraftEngines``. ``segments`` and ``head`` are the loaded graphs."""
+
+    def __init__(self, gpu: Gpu, manifest: Manifest, segments: list[DeviceGraph], head: DeviceGraph) -> None:
+        self.gpu, self.manifest, self.segments, self.head = gpu, manifest, segments, head
+        self.form = CacheForm.of(manifest)
+        self.max_rows = min(segment.max_rows for segment in segments)
+        self.max_head_rows = min(head.max_rows, self.max_rows)
+        edges = {edge for segment in segments for edge in segment.edges}
+        self.buckets = Buckets(self.max_rows, tuple(edges))
+        self.head_buckets = Buckets(self.max_head_rows, head.edges)
+        self.row_bytes = manifest.model.hidden_size * ELEMENT_BYTES[manifest.precision]
+        # One stream runs all calls of all texts in order: they take turns on what lives no longer than a call.
+        self.mask = gpu.allocate(self.max_rows * self.form.slots)
+        self.source, self.result = (gpu.allocate(self.max_rows * self.row_bytes) for _ in range(2))
+
+    def context(self) -> GpuDraftContext:
+        """See ``DraftEngines``."""
+        return GpuDraftContext(self)
+
+
+class GpuDraftContext:
+    """Caches, hidden states and calls of one text in a draft.
+
+    Row ``k * slots + r`` of the store is the output of segment k at row r, and what segment k + 1 waits for.
+    """
+
+    def __init__(self, engines: GpuDraft) -> None:
+        self.clock = Clock()
+        self._engines, self._gpu, self._timed = engines, engines.gpu, Timed(self.clock)
+        exits = engines.manifest.exits
+        layers = (range(start, stop) for start, stop in zip((0, *exits[:-1]), exits, strict=True))
+        self._caches = [DeviceCache(self._gpu, engines.form, part) for part in layers]
+        self._store = self._gpu.allocate(len(exits) * engines.form.slots * engines.row_bytes)
+        self._noise = Staging(self._gpu, {"noise": (np.float32, (1, engines.manifest.model.vocab_size))})
+        self._noise_row: np.ndarray | None = None
+        self._calls: dict[tuple[int, int, int], tuple[LayerInputs, Work]] = {}
+        self._heads: dict[int, tuple[Staging, Staging, Work]] = {}
+
+    def forward(
+        self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
+    ) -> None:
+        """See ``DraftContext``."""
+        with self._timed:
+            slots = self._engines.form.slots
+            rows = self._engines.buckets.fit(len(tokens), slots - start)
+            key = segment, rows, self._engines.form.view(start + rows)
+            inputs, work = self._calls.get(key) or self._prepare(key)
+            before, after = (segment - 1) * slots + start, segment * slots + start
+            inputs.fill(tokens, positions, start, base, visible, before, after)
+            work.queue()
+            inputs.staging.close()
+
+    def _prepare(self, key: tuple[int, int, int]) -> tuple[LayerInputs, Work]:
+        segment, rows, view = key
+        engines, gpu = self._engines, self._gpu
+        inputs = LayerInputs(gpu, rows, view, engines.mask)
+        past, present = self._caches[segment].tensors(view)
+        shape = (1, rows, engines.manifest.model.hidden_size)
+        graph = engines.segments[segment]
+        source = (
+            {names.INPUT_IDS: inputs.tokens}
+            if segment == 0
+            else {names.HIDDEN_STATES: Tensor(engines.source.address, shape)}
+        )
+        result = {names.OUTPUT_HIDDEN_STATES: Tensor(engines.result.address, shape)}
+        run = graph.bind(rows, {**source, **inputs.tensors, **past}, {**result, **present})
+        words = engines.row_bytes // WORD
+
+        def steps() -> None:
+            inputs.queue()
+            if segment > 0:
+                gpu.launch(
+                    "fetch_rows", rows * words, engines.source.address, self._store.address, inputs.control, words
+                )
+            run()
+            gpu.launch("store_rows", rows * words, self._store.address, engines.result.address, inputs.control, words)
+
+        self._calls[key] = inputs, Work(gpu, steps, graph.recordable)
+        return self._calls[key]
+
+    def candidates(self, segment: int, start: int, stop: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See ``DraftContext``."""
+        with self._timed:
+            count, slots = stop - start, self._engines.form.slots
+            rows = self._engines.head_buckets.fit(count, slots - start)
+            control, found, work = self._heads.get(rows) or self._prepare_head(rows)
+            self._upload(noise)
+            control.open()
+            control.arrays["control"][SOURCE] = segment * slots + start
+            work.queue()
+            self._gpu.wait()
+        return found.arrays["tokens"][:count], found.arrays["logprobs"][:count]
+
+    def _upload(self, noise: np.ndarray) -> None:
+        if noise is self._noise_row:
+            return
+        self._noise.open()
+        row = self._noise.arrays["noise"][0]
+        known = min(len(noise), len(row))
+        row[:known] = noise[:known]
+        row[known:] = -np.inf
+        self._noise.upload()
+        self._noise.close()
+        self._noise_row = noise
+
+    def _prepare_head(self, rows: int) -> tuple[Staging, Staging, Work]:
+        engines, gpu = self._engines, self._gpu
+        spec, top_k = engines.manifest.model, engines.manifest.head_top_k
+        control = Staging(gpu, {"control": (np.int64, (6,))})
+        found = Staging(gpu, {"tokens": (np.int64, (rows, top_k)), "logprobs": (np.float32, (rows, top_k))})
+        run = engines.head.bind(
+            rows,
+            {
+                names.HIDDEN_STATES: Tensor(engines.source.address, (1, rows, spec.hidden_size)),
+                names.NOISE: Tensor(self._noise.addresses["noise"], (1, spec.vocab_size)),
+            },
+            {
+                names.TOP_TOKENS: Tensor(found.addresses["tokens"], (rows, top_k)),
+                names.TOP_LOGPROBS: Tensor(found.addresses["logprobs"], (rows, top_k)),
+            },
+        )
+        words = engines.row_bytes // WORD
+
+        def steps() -> None:
+            control.upload()
+            source, store = engines.source.address, self._store.address
+            gpu.launch("fetch_rows", rows * words, source, store, control.addresses["control"], words)
+            run()
+            found.download()
+
+        self._heads[rows] = control, found, Work(gpu, steps, engines.head.recordable)
+        return self._heads[rows]

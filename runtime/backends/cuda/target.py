@@ -1,0 +1,106 @@
+"""A target on a GPU: logits stay there, and the walk fetches the rows that it visits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runtime.backends import Clock
+from runtime.backends.cuda.buckets import Buckets
+from runtime.backends.cuda.call import LayerInputs, Timed, Work
+from runtime.backends.cuda.graph import CacheForm, DeviceCache, DeviceGraph, Tensor
+from runtime.backends.cuda.memory import Gpu, Memory
+from s2d_trt import names
+from s2d_trt.bundle import Manifest
+
+FLOAT = 4
+"""Bytes of a logit."""
+
+
+class GpuTarget:
+    """See ``TargetEngine``."""
+
+    def __init__(self, gpu: Gpu, manifest: Manifest, graph: DeviceGraph) -> None:
+        self.gpu, self.manifest, self.graph = gpu, manifest, graph
+        self.form = CacheForm.of(manifest)
+        self.buckets = Buckets(graph.max_rows, graph.edges)
+        self.max_rows = graph.max_rows
+        self.mask = gpu.allocate(self.max_rows * self.form.slots)
+
+    def context(self) -> GpuTargetContext:
+        """See ``TargetEngine``."""
+        return GpuTargetContext(self)
+
+
+class GpuTargetContext:
+    """Cache, calls and logits of one text in a target."""
+
+    def __init__(self, engine: GpuTarget) -> None:
+        self.clock = Clock()
+        self._engine, self._gpu, self._timed = engine, engine.gpu, Timed(self.clock)
+        spec = engine.manifest.model
+        self._vocab_size = spec.vocab_size
+        self._cache = DeviceCache(self._gpu, engine.form, range(spec.num_hidden_layers))
+        self._logits = DeviceLogits(self._gpu, engine.max_rows, spec.vocab_size, self._timed)
+        self._calls: dict[tuple[int, int, int], tuple[LayerInputs, Work]] = {}
+
+    def forward(
+        self,
+        tokens: np.ndarray,
+        positions: np.ndarray,
+        start: int,
+        visible: np.ndarray,
+        logit_rows: np.ndarray,
+        exact_rows: int = 0,
+    ) -> DeviceLogits:
+        """See ``TargetContext``. A row's bits depend on how many rows a call has: ``exact_rows`` fixes that number."""
+        with self._timed:
+            form, count, asked = self._engine.form, len(tokens), len(logit_rows)
+            rows = self._engine.buckets.fit(max(count, exact_rows), form.slots - start)
+            # One row of logits, or all: no more kinds of calls than that.
+            wanted = 1 if asked == 1 and not exact_rows else rows
+            key = rows, form.view(start + rows), wanted
+            inputs, work = self._calls.get(key) or self._prepare(key)
+            inputs.fill(tokens, positions, start, start, visible)
+            inputs.logit_rows[:asked] = logit_rows
+            work.queue()
+            inputs.staging.close()
+        return self._logits
+
+    def move(self, sources: np.ndarray, start: int) -> None:
+        """See ``TargetContext``."""
+        with self._timed:
+            self._cache.move(sources, start)
+
+    def _prepare(self, key: tuple[int, int, int]) -> tuple[LayerInputs, Work]:
+        rows, view, wanted = key
+        graph = self._engine.graph
+        inputs = LayerInputs(self._gpu, rows, view, self._engine.mask, wanted)
+        past, present = self._cache.tensors(view)
+        logits = Tensor(self._logits.memory.address, (wanted, self._vocab_size))
+        run = graph.bind(
+            rows, {names.INPUT_IDS: inputs.tokens, **inputs.tensors, **past}, {names.LOGITS: logits, **present}
+        )
+
+        def steps() -> None:
+            inputs.queue()
+            run()
+
+        self._calls[key] = inputs, Work(self._gpu, steps, graph.recordable)
+        return self._calls[key]
+
+
+class DeviceLogits:
+    """See ``Logits``."""
+
+    def __init__(self, gpu: Gpu, rows: int, vocab_size: int, timed: Timed) -> None:
+        self._gpu, self._timed, self._row_bytes = gpu, timed, vocab_size * FLOAT
+        self.memory: Memory = gpu.allocate(rows * self._row_bytes)
+        self._row = gpu.pinned(self._row_bytes)
+        self._array = self._row.array().view(np.float32)
+
+    def __getitem__(self, row: int, /) -> np.ndarray:
+        """See ``Logits``."""
+        with self._timed:
+            self._gpu.copy(self._row, self.memory.part(row * self._row_bytes, self._row_bytes))
+            self._gpu.wait()
+        return self._array
