@@ -30,6 +30,8 @@ PROVIDER = "CUDAExecutionProvider"
 class OnnxRuntimeCuda(GpuBackend):
     """Sessions of the CUDA provider on ``gpu``."""
 
+    name = "ONNX Runtime"
+
     def __init__(self, gpu: Gpu) -> None:
         super().__init__(gpu)
         if PROVIDER not in ort.get_available_providers():

@@ -20,6 +20,8 @@ from s2d_trt.errors import BundleError, S2DError
 class TensorRT(GpuBackend):
     """Plans on ``gpu``; ``cuda_graphs`` False queues every kernel again at each call."""
 
+    name = "TensorRT"
+
     def __init__(self, gpu: Gpu, cuda_graphs: bool = True) -> None:
         super().__init__(gpu)
         self._cuda_graphs = cuda_graphs

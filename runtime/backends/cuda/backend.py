@@ -13,7 +13,9 @@ from s2d_trt.bundle import Bundle
 
 
 class GpuBackend(ABC):
-    """See ``Backend``."""
+    """See ``Backend``; ``name`` is the library's."""
+
+    name: str
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
@@ -25,8 +27,8 @@ class GpuBackend(ABC):
     def draft(self, bundle: Bundle) -> GpuDraft:
         """See ``Backend``."""
         segments = [self.load(bundle, names.segment(index)) for index in range(len(bundle.manifest.exits))]
-        return GpuDraft(self.gpu, bundle.manifest, segments, self.load(bundle, names.HEAD))
+        return GpuDraft(self.gpu, bundle.manifest, segments, self.load(bundle, names.HEAD), self.name)
 
     def target(self, bundle: Bundle) -> GpuTarget:
         """See ``Backend``."""
-        return GpuTarget(self.gpu, bundle.manifest, self.load(bundle, names.TARGET))
+        return GpuTarget(self.gpu, bundle.manifest, self.load(bundle, names.TARGET), self.name)

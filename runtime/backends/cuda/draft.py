@@ -16,7 +16,10 @@ from s2d_trt.bundle import Manifest
 class GpuDraft:
     """See ``DraftEngines``. ``segments`` and ``head`` are the loaded graphs."""
 
-    def __init__(self, gpu: Gpu, manifest: Manifest, segments: list[DeviceGraph], head: DeviceGraph) -> None:
+    def __init__(
+        self, gpu: Gpu, manifest: Manifest, segments: list[DeviceGraph], head: DeviceGraph, backend: str
+    ) -> None:
+        self.place = f"{backend}, {gpu.name}"
         self.gpu, self.manifest, self.segments, self.head = gpu, manifest, segments, head
         self.form = CacheForm.of(manifest)
         self.max_rows = min(segment.max_rows for segment in segments)
@@ -106,6 +109,10 @@ class GpuDraftContext:
             work.queue()
             self._gpu.wait()
         return found.arrays["tokens"][:count], found.arrays["logprobs"][:count]
+
+    def wait(self) -> None:
+        """See ``DraftContext``."""
+        self._gpu.wait()
 
     def _upload(self, noise: np.ndarray) -> None:
         if noise is self._noise_row:

@@ -19,7 +19,8 @@ FLOAT = 4
 class GpuTarget:
     """See ``TargetEngine``."""
 
-    def __init__(self, gpu: Gpu, manifest: Manifest, graph: DeviceGraph) -> None:
+    def __init__(self, gpu: Gpu, manifest: Manifest, graph: DeviceGraph, backend: str) -> None:
+        self.place = f"{backend}, {gpu.name}"
         self.gpu, self.manifest, self.graph = gpu, manifest, graph
         self.form = CacheForm.of(manifest)
         self.buckets = Buckets(graph.max_rows, graph.edges)

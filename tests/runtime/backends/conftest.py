@@ -110,6 +110,8 @@ def gpu(kernels: ctypes.CDLL) -> HostGpu:
 class HostBackend(GpuBackend):
     """ONNX Runtime's CPU provider behind the contexts of the GPU backends."""
 
+    name = "stand-in"
+
     def load(self, bundle: Bundle, graph: str) -> RecordableGraph:
         return RecordableGraph(bundle, graph, CPU, "cpu", 0)
 
