@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -50,4 +51,5 @@ class RuntimeCacheFile:
             scratch.replace(self.path)
             self._read = content
         except OSError:
-            scratch.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                scratch.unlink()

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from runtime.backends.cuda.backend import GpuBackend
-from runtime.backends.cuda.device import KERNELS, kernel_source
+from runtime.backends.cuda.device import KERNELS, CudaGpu, kernel_source, open_gpu
 from runtime.backends.cuda.memory import ALIGNMENT, Memory
 from runtime.backends.onnxruntime_cuda import OnnxDeviceGraph
 from s2d_trt.bundle import Bundle
+from s2d_trt.errors import OptionError
 
 # Arguments are 64-bit integers and pointers, which the calling convention passes alike.
 SHIM = """
@@ -100,6 +101,15 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     library = ctypes.CDLL(str(folder / "kernels.so"))
     assert all(hasattr(library, kernel) for kernel in KERNELS)
     return library
+
+
+@pytest.fixture(scope="session")
+def cuda() -> CudaGpu:
+    """The first GPU; where there is none, tests that ask for it are skipped with the reason."""
+    try:
+        return open_gpu(0)
+    except OptionError as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture
