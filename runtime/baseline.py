@@ -27,7 +27,8 @@ def target_alone(decoder: Decoder, prompt: list[int], options: Options, exact: b
 class Comparison:
     """Whether two outputs are identical; if not, where they first differ and by how little.
 
-    ``margin`` is the difference of the two tokens' scores (processed logits plus noise) there.
+    ``margin`` is the difference of the two tokens' scores (processed logits plus noise) there; None where one output
+    has ended, or where the target tells choices and no scores.
     """
 
     identical: bool
@@ -53,7 +54,8 @@ def compare(decoder: Decoder, request: Request, reference: Request) -> Compariso
         scores = judge.chooser.scores(slot.prefill(prefix), len(prefix))
     finally:
         decoder.target.release(slot)
-    return Comparison(False, common, float(np.abs(scores[ours[common]] - scores[theirs[common]])))
+    margin = float(np.abs(scores[ours[common]] - scores[theirs[common]]))
+    return Comparison(False, common, margin if np.isfinite(margin) else None)
 
 
 def with_seed(options: Options, seed: int) -> Options:

@@ -35,7 +35,7 @@ from runtime.draft import SortedDraft
 from runtime.prompts import Prompt, load_prompts
 from runtime.report import describe
 from runtime.request import Options, Request
-from runtime.target import Target
+from runtime.targets import open_target
 from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import CapacityError, OptionError
@@ -179,7 +179,7 @@ def main(argv: Sequence[str]) -> None:
     prompts = load_prompts(arguments.prompts, arguments.limit)
     place = placement(arguments)
     draft = SortedDraft.open(find_bundle(arguments.draft), place)
-    decoders = [Decoder(Target.open(find_bundle(name), place), draft) for name in arguments.target.split(",")]
+    decoders = [Decoder(open_target(name, place), draft) for name in arguments.target.split(",")]
     results = []
     for decoder in decoders:
         for temperature, options in runs:

@@ -15,7 +15,7 @@ import numpy as np
 
 from runtime.draft import SortedDraft
 from runtime.noise import Noise
-from runtime.target import Target
+from runtime.targets import AnyTarget
 from runtime.tree import Tree
 from s2d_trt import __version__
 
@@ -63,12 +63,12 @@ def _by_rows(costs: tuple[float, ...]) -> list[float]:
     return [0.0, *found[1:].tolist()]
 
 
-def measure(target: Target, draft: SortedDraft) -> Costs:
+def measure(target: AnyTarget, draft: SortedDraft) -> Costs:
     """Time every engine at every width, on a text of ``CONTEXT`` tokens; about a second for small models."""
     return Costs(_measure_target(target), *_measure_draft(draft))
 
 
-def load_costs(target: Target, draft: SortedDraft) -> Costs:
+def load_costs(target: AnyTarget, draft: SortedDraft) -> Costs:
     """What was measured before on this machine for these bundles, else what is measured now and kept."""
     path = _cache_file(target, draft)
     try:
@@ -86,19 +86,18 @@ def load_costs(target: Target, draft: SortedDraft) -> Costs:
     return costs
 
 
-def _cache_file(target: Target, draft: SortedDraft) -> Path:
+def _cache_file(target: AnyTarget, draft: SortedDraft) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s2d-trt" / "costs"
-    bundles = (part.bundle.manifest.to_json() for part in (target, draft))
-    parts = [__version__, target.engine.place, draft.engines.place, *bundles]
+    parts = [__version__, target.identity, draft.identity]
     return folder / (hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + ".json")
 
 
-def _measure_target(target: Target) -> tuple[float, ...]:
+def _measure_target(target: AnyTarget) -> tuple[float, ...]:
     slot = target.lease()
     slot.prefill([0] * min(CONTEXT, target.max_length // 2))
 
     def verify(rows: int) -> float:
-        rows = min(rows, target.engine.max_rows)
+        rows = min(rows, target.max_rows)
         tree = Tree(np.zeros(rows, np.int64), np.arange(-1, rows - 1), np.arange(rows), np.zeros(rows))
         started = time.perf_counter()
         slot.verify(tree)[0]  # the walk reads rows; on a GPU that waits for the call

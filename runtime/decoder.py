@@ -16,7 +16,7 @@ from runtime.draft import Proposal, SortedDraft
 from runtime.placement import Placement
 from runtime.policy import DraftingPolicy, FixedThresholds, Seconds
 from runtime.request import Options, Request, Step
-from runtime.target import Target
+from runtime.targets import AnyTarget, open_target
 from runtime.tokenizer import load_tokenizer
 from runtime.tree import Tree
 from s2d_trt.bundle import find_bundle
@@ -30,14 +30,14 @@ class Decoder:
     and the tree.
     """
 
-    def __init__(self, target: Target, draft: SortedDraft | None = None) -> None:
+    def __init__(self, target: AnyTarget, draft: SortedDraft | None = None) -> None:
         self.target, self.draft = target, draft
-        self.tokenizer = load_tokenizer(target.bundle)
+        self.tokenizer = load_tokenizer(target.tokenizer_path)
         self._exact_checked = False
         self._costs: Costs | None = None
         self._learned: dict[float, Learned] = {}
         if draft is not None:
-            ours, theirs = (part.bundle.manifest.tokenizer.fingerprint for part in (target, draft))
+            ours, theirs = (part.tokenizer.fingerprint for part in (target, draft))
             if ours != theirs:
                 raise TokenizerMismatchError(
                     f"target {target.name} and draft {draft.name} have different tokenizers ({ours[:12]} and"
@@ -50,7 +50,7 @@ class Decoder:
     ) -> Decoder:
         """Load bundles by path or by name under ``engines/``. Raises BundleError, TokenizerMismatchError."""
         loaded = None if draft is None else SortedDraft.open(find_bundle(draft), placement)
-        return cls(Target.open(find_bundle(target), placement), loaded)
+        return cls(open_target(target, placement), loaded)
 
     def request(self, prompt: str | Sequence[int], options: Options | None = None, **changes: Any) -> Request:
         """A new text to generate, from a prompt or its token ids; ``changes`` are fields of ``Options``.
@@ -59,6 +59,7 @@ class Decoder:
             OptionError, CapacityError: an option or the prompt does not fit.
         """
         options = replace(options or Options(), **changes)
+        self.target.check_sampling(options.sampling)
         if self.draft is not None and options.draft:
             self.draft.check_shape(options.tree)
             self.target.check_shape(options.tree)
@@ -158,10 +159,12 @@ class Decoder:
         if slot is None or draft is None:
             return None
         tree, policy = request.options.tree, request.drafting
-        levels = min(tree.depth + 1, request.remaining - 1, draft.max_length - request.length)
+        room = min(request.remaining, self.target.max_rows) - 1
+        levels = min(tree.depth + 1, room, draft.max_length - request.length)
         if levels < 1 or policy is None or not policy.begins(slot.waiting[0]):
             return None
-        return slot.propose(request.noise, policy, replace(tree, depth=levels - 1))
+        proposal = slot.propose(request.noise, policy, replace(tree, depth=levels - 1))
+        return proposal if self.target.drafts == "tree" else replace(proposal, tree=proposal.tree.best_path())
 
     def _follow(self, request: Request, tokens: list[int]) -> None:
         """Tell the draft what was accepted; where it cannot hold that, decoding goes on without it."""

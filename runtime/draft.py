@@ -42,7 +42,9 @@ class SortedDraft:
         self.bundle, self.name, self.spec, self.exits = bundle, manifest.name, manifest.model, manifest.exits
         self.max_length, self.head_top_k = manifest.cache.max_length, manifest.head_top_k
         self.vocab_size = manifest.model.vocab_size
+        self.tokenizer = manifest.tokenizer
         self.engines = (placement or Placement()).open_backend(bundle).draft(bundle)
+        self.identity = f"{self.engines.place}\n{manifest.to_json()}"
         self._free: list[DraftSlot] = []
 
     @classmethod

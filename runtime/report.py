@@ -51,5 +51,5 @@ def describe(comparison: Comparison) -> str:
     if comparison.identical:
         return "identical"
     if comparison.margin is None:
-        return f"of different length from {comparison.position} on"
+        return f"differ from {comparison.position} on, by their length or a choice that has no scores"
     return f"differ from {comparison.position} on, where the two scores are {comparison.margin:.1e} apart"

@@ -14,7 +14,7 @@ from runtime.noise import Noise
 from runtime.policy import DraftingPolicy, Policy
 from runtime.sampling import Chooser, Sampling
 from runtime.stats import Stats
-from runtime.target import Target, TargetSlot
+from runtime.targets import AnySlot, AnyTarget
 from runtime.tokenizer import TextStream
 from runtime.tree import TreeShape
 from s2d_trt.errors import CapacityError, OptionError
@@ -80,7 +80,7 @@ class Request:
         self,
         prompt: Sequence[int],
         options: Options,
-        target: Target,
+        target: AnyTarget,
         tokenizer: Tokenizer,
         drafting: DraftingPolicy | None,
     ) -> None:
@@ -107,10 +107,10 @@ class Request:
         self.tokens: list[int] = []
         """New tokens so far."""
         self.finish_reason: FinishReason | None = None
-        self.target_slot: TargetSlot | None = None
+        self.target_slot: AnySlot | None = None
         self.draft_slot: DraftSlot | None = None
         self._stream = TextStream(tokenizer, options.stop)
-        self._stop_tokens = frozenset(target.bundle.manifest.tokenizer.eos_token_ids)
+        self._stop_tokens = frozenset(target.tokenizer.eos_token_ids)
         self._limit = min(options.max_new_tokens, target.max_length - len(self.prompt))
 
     @property

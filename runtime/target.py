@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from runtime.backends import Logits
 from runtime.placement import Placement
+from runtime.sampling import Sampling
 from runtime.tree import Tree, TreeShape
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import CapacityError, OptionError, S2DError
@@ -20,14 +22,19 @@ CHECKED_ROWS = 9
 
 
 class Target:
-    """A target bundle. Any number of slots take turns on its one engine."""
+    """A target bundle; see ``AnyTarget``. Any number of slots take turns on its one engine."""
+
+    drafts: Literal["tree", "chain"] = "tree"
 
     def __init__(self, bundle: Bundle, placement: Placement | None = None) -> None:
         manifest = bundle.manifest
         self.bundle, self.name, self.spec = bundle, manifest.name, manifest.model
         self.max_length, self.vocab_size = manifest.cache.max_length, manifest.model.vocab_size
+        self.tokenizer, self.tokenizer_path = manifest.tokenizer, bundle.path(manifest.tokenizer.file)
         self.placement = placement or Placement()
         self.engine = self.placement.open_backend(bundle).target(bundle)
+        self.max_rows = self.engine.max_rows
+        self.identity = f"{self.engine.place}\n{manifest.to_json()}"
         self._free: list[TargetSlot] = []
 
     @classmethod
@@ -37,11 +44,14 @@ class Target:
 
     def check_shape(self, shape: TreeShape) -> None:
         """Raise OptionError where one call cannot hold such a tree."""
-        if shape.verify_rows > self.engine.max_rows:
+        if shape.verify_rows > self.max_rows:
             raise OptionError(
                 f"a tree of {shape.verify_rows} nodes is more than the target verifies at once; allow at most"
-                f" {self.engine.max_rows} nodes"
+                f" {self.max_rows} nodes"
             )
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Every kind of sampling is possible."""
 
     def lease(self, exact_rows: int = 0) -> TargetSlot:
         """A slot for one text, emptied; give it back with ``release``. See ``TargetContext`` for ``exact_rows``."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from s2d_trt.bundle import Bundle
 from s2d_trt.errors import BundleError
 
 
-def load_tokenizer(bundle: Bundle) -> Tokenizer:
-    """The bundle's tokenizer. Raises BundleError."""
-    path = bundle.path(bundle.manifest.tokenizer.file)
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in a ``tokenizer.json``. Raises BundleError."""
     try:
         return Tokenizer.from_file(str(path))
     except Exception as cause:  # the tokenizers library raises bare Exception

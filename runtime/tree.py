@@ -78,6 +78,18 @@ class Tree:
             mask[node] |= mask[self.parents[node]]
         return mask
 
+    def best_path(self) -> Tree:
+        """The chain below the root whose nodes are most probable in sum: the tokens it can expect to be accepted."""
+        gains, best = np.zeros(len(self)), 0
+        for node in range(1, len(self)):
+            gains[node] = gains[self.parents[node]] + math.exp(self.logprobs[node])
+            best = node if gains[node] > gains[best] else best
+        path = [best]
+        while path[-1] > 0:
+            path.append(int(self.parents[path[-1]]))
+        nodes, size = path[::-1], len(path)
+        return Tree(self.tokens[nodes], np.arange(-1, size - 1), np.arange(size), self.logprobs[nodes])
+
     def child(self, node: int, token: int) -> int | None:
         """The child of ``node`` that carries ``token``, if the tree has it."""
         matches = np.flatnonzero((self.parents == node) & (self.tokens == token))

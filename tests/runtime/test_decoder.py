@@ -151,11 +151,9 @@ def test_an_end_of_text_token_ends_the_text_even_in_the_middle_of_a_step(
     decoder: Decoder, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = target_alone(decoder, [5, 9], Options(30, sampling)).tokens
-    bundle, beyond = decoder.target.bundle, 0
+    tokenizer, beyond = decoder.target.tokenizer, 0
     for token in dict.fromkeys(full):
-        tokenizer = replace(bundle.manifest.tokenizer, eos_token_ids=(298, token))
-        ending = replace(bundle, manifest=replace(bundle.manifest, tokenizer=tokenizer))
-        monkeypatch.setattr(decoder.target, "bundle", ending)
+        monkeypatch.setattr(decoder.target, "tokenizer", replace(tokenizer, eos_token_ids=(298, token)))
         request = generate(decoder, [5, 9], Options(30, sampling, policy=WIDE))
         assert (request.tokens, request.finish_reason) == (full[: full.index(token) + 1], "stop")
         beyond += 1 + sum(request.stats.accept_lengths) - len(request.tokens)

@@ -185,3 +185,24 @@ def test_the_papers_tree_has_depth_4_top_k_10_and_60_nodes() -> None:
 def test_a_shape_that_cannot_draft_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(OptionError):
         TreeShape(**wrong)
+
+
+@given(seed=st.integers(0, 500), size=st.integers(1, 20))
+def test_the_best_path_is_the_chain_of_most_probability(seed: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    parents = np.array([-1, *(int(rng.integers(0, node)) for node in range(1, size))])
+    logprobs, depths = np.zeros(size), np.zeros(size, np.int64)
+    for node in range(1, size):
+        logprobs[node] = logprobs[parents[node]] - rng.exponential()
+        depths[node] = depths[parents[node]] + 1
+    tree = Tree(np.arange(size) + 100, parents, depths, logprobs)
+    path = tree.best_path()
+    assert path.is_chain
+    assert path.tokens[0] == 100
+
+    def promise(node: int) -> float:
+        return 0.0 if node == 0 else float(np.exp(logprobs[node])) + promise(int(parents[node]))
+
+    assert np.exp(path.logprobs[1:]).sum() == pytest.approx(max(map(promise, range(size))))
+    for before, after in zip(path.tokens[:-1] - 100, path.tokens[1:] - 100, strict=True):
+        assert parents[after] == before

@@ -1,0 +1,201 @@
+"""A TensorRT-LLM engine as a target: drafts are verified by its executor, as chains, greedily.
+
+Each step is a request of its own, with the text so far as the prompt and the draft beside it; the blocks of the
+prompt's cache are found again, so that only what is new is computed. What comes back are tokens, not logits: the
+target's own choices at each node of the chain that it walked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from runtime.backends import Clock
+from runtime.backends.tensorrt_llm.directory import EngineDirectory
+from runtime.backends.tensorrt_llm.version import check_engine_version, import_library
+from runtime.sampling import Sampling
+from runtime.tree import Tree, TreeShape
+from s2d_trt.errors import CapacityError, OptionError, S2DError
+
+
+class TensorRTLLMTarget:
+    """See ``AnyTarget``."""
+
+    drafts: Literal["tree", "chain"] = "chain"
+
+    def __init__(self, engine: EngineDirectory, executor: Any, trtllm: Any) -> None:
+        self._executor, self._trtllm = executor, trtllm
+        self.name, self.identity = engine.name, engine.config_text
+        self.max_length, self.vocab_size = engine.max_length, engine.vocab_size
+        self.max_rows = engine.max_draft_len + 1
+        self.tokenizer, self.tokenizer_path = engine.tokenizer, engine.path / engine.tokenizer.file
+
+    @classmethod
+    def open(cls, directory: Path) -> TensorRTLLMTarget:
+        """Check the directory, then load it on as many GPUs as it was built for.
+
+        Under mpirun the processes that do not lead serve the leader here, and end with it.
+
+        Raises:
+            BundleError, OptionError: the engine, or the installed TensorRT-LLM, does not do.
+        """
+        engine = EngineDirectory.open(directory)
+        library, _ = import_library()
+        check_engine_version(engine.version, str(library.__version__))
+        trtllm = library.bindings.executor
+        config = trtllm.ExecutorConfig(
+            max_beam_width=1,
+            enable_chunked_context=True,
+            kv_cache_config=trtllm.KvCacheConfig(enable_block_reuse=True),
+            parallel_config=_parallel_config(library, trtllm, engine.ranks),
+        )
+        try:
+            executor = trtllm.Executor(engine.path, trtllm.ModelType.DECODER_ONLY, config)
+        except RuntimeError as cause:
+            raise OptionError(
+                f"TensorRT-LLM cannot load {engine.path} ({' '.join(str(cause).split())[:300]}); check that its"
+                f" {engine.ranks} GPUs are here, free and of the kind that it was built for"
+            ) from cause
+        if not executor.can_enqueue_requests():
+            executor.shutdown()  # returns when the leader shuts down
+            raise SystemExit(0)
+        return cls(engine, executor, trtllm)
+
+    def check_shape(self, shape: TreeShape) -> None:
+        """Every shape will do: of a tree the best path is taken, and no deeper than the engine was built for."""
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Raise OptionError for all but greedy decoding: the engine gives tokens, and no logits to sample from."""
+        if sampling.temperature != 0 or sampling.repetition_penalty != 1:
+            raise OptionError(
+                f"engine {self.name} of TensorRT-LLM decodes greedily alone; leave --temperature and"
+                " --repetition-penalty out, or build the target with python -m export.target"
+            )
+
+    def check_exact(self) -> None:
+        """Always raises S2DError: nothing is known of the bits of its calls."""
+        raise S2DError(f"engine {self.name} of TensorRT-LLM cannot promise --exact; leave it out")
+
+    def lease(self, exact_rows: int = 0) -> TensorRTLLMSlot:
+        """A new text; the executor keeps the caches."""
+        return TensorRTLLMSlot(self)
+
+    def release(self, slot: object) -> None:
+        """The blocks of its cache are the executor's to reuse or to drop."""
+
+    def choices(self, text: Sequence[int], draft: Sequence[int]) -> list[int]:
+        """The target's greedy tokens after ``text``, as far as ``draft`` is right and one more.
+
+        Raises:
+            S2DError: the executor answers with an error.
+        """
+        trtllm = self._trtllm
+        # An empty draft is no draft: the library asserts against one.
+        config = trtllm.ExternalDraftTokensConfig(tokens=list(draft)) if draft else None
+        request = trtllm.Request(
+            input_token_ids=list(text),
+            max_tokens=len(draft) + 1,
+            sampling_config=trtllm.SamplingConfig(beam_width=1, top_k=1),
+            output_config=trtllm.OutputConfig(exclude_input_from_output=True),
+            external_draft_tokens_config=config,
+        )
+        number = self._executor.enqueue_request(request)
+        tokens: list[int] = []
+        while True:
+            for response in self._executor.await_responses(id=number):
+                if response.has_error():
+                    raise S2DError(
+                        f"TensorRT-LLM failed on a request of {len(text)} tokens ({response.error_msg}); see its log"
+                    )
+                tokens += response.result.output_token_ids[0]
+                if response.result.is_final:
+                    return tokens
+
+
+class TensorRTLLMSlot:
+    """See ``AnySlot``: the text itself."""
+
+    def __init__(self, target: TensorRTLLMTarget) -> None:
+        self._target, self.clock = target, Clock()
+        self._text: list[int] = []
+        self._tree = np.zeros(0, np.int64)
+        self._choices = Choices(target.vocab_size)
+
+    @property
+    def length(self) -> int:
+        """Committed tokens."""
+        return len(self._text)
+
+    def prefill(self, tokens: Sequence[int]) -> np.ndarray:
+        """See ``AnySlot``. Raises CapacityError where the text outgrows the engine."""
+        if self.length + len(tokens) > self._target.max_length:
+            raise CapacityError(
+                f"the prompt needs {self.length + len(tokens)} positions and engine {self._target.name} has"
+                f" {self._target.max_length}; shorten it, or run trtllm-build with a larger --max_input_len and"
+                " --max_seq_len"
+            )
+        self._text += tokens
+        return self._ask(self._text, ())[0]
+
+    def verify(self, tree: Tree) -> Choices:
+        """See ``AnySlot``; ``tree`` is a chain."""
+        assert tree.is_chain
+        self._tree = tree.tokens
+        root, *draft = tree.tokens.tolist()
+        return self._ask([*self._text, root], draft)
+
+    def commit(self, path: Sequence[int]) -> None:
+        """See ``AnySlot``."""
+        self._text += self._tree[list(path)].tolist()
+
+    def truncate(self, length: int) -> None:
+        """See ``AnySlot``."""
+        del self._text[length:]
+
+    def _ask(self, text: Sequence[int], draft: Sequence[int]) -> Choices:
+        started = time.perf_counter()
+        self._choices.tokens = self._target.choices(text, draft)
+        self.clock.seconds += time.perf_counter() - started
+        return self._choices
+
+
+class Choices:
+    """Greedy choices as logits: 0 at the chosen token and -inf elsewhere. See ``Logits``."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.tokens: list[int] = []
+        self._row = np.full(vocab_size, -np.inf, np.float32)
+        self._shown = 0
+
+    def __getitem__(self, row: int, /) -> np.ndarray:
+        """See ``Logits``."""
+        self._row[self._shown] = -np.inf
+        self._shown = self.tokens[row]
+        self._row[self._shown] = 0.0
+        return self._row
+
+
+def _parallel_config(library: Any, trtllm: Any, ranks: int) -> Any:
+    """How the GPUs of one engine work together: under mpirun one process each, else the library starts them."""
+    if ranks == 1:
+        return None
+    started = int(library.mpi_world_size())
+    if started == ranks:
+        return trtllm.ParallelConfig(
+            communication_type=trtllm.CommunicationType.MPI, communication_mode=trtllm.CommunicationMode.LEADER
+        )
+    if started > 1:
+        raise OptionError(
+            f"the engine takes {ranks} processes and mpirun started {started}; run it as mpirun -n {ranks}, or without"
+            " mpirun"
+        )
+    worker = Path(library.__file__).parent / "bin" / "executorWorker"
+    return trtllm.ParallelConfig(
+        communication_type=trtllm.CommunicationType.MPI,
+        communication_mode=trtllm.CommunicationMode.ORCHESTRATOR,
+        orchestrator_config=trtllm.OrchestratorConfig(is_orchestrator=True, worker_executable_path=str(worker)),
+    )
