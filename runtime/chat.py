@@ -17,7 +17,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from s2d_trt.bundle import Bundle
+from runtime.targets import AnyTarget
 from s2d_trt.errors import BundleError, OptionError
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -36,25 +36,27 @@ class ChatTemplate:
     special_tokens: Mapping[str, str]
 
     @classmethod
-    def of(cls, bundle: Bundle, name: str = "default") -> ChatTemplate:
-        """The template that was copied from the checkpoint; ``name`` chooses where a list of them is given.
+    def of(cls, target: AnyTarget, name: str = "default") -> ChatTemplate:
+        """The template that came with the target; ``name`` chooses where a list of them is given.
 
         Raises:
             BundleError: there is none, or it is no valid Jinja.
         """
-        config_path, template_path = bundle.companion(TOKENIZER_CONFIG), bundle.companion(TEMPLATE_FILE)
+        config_path, template_path = target.companion(TOKENIZER_CONFIG), target.companion(TEMPLATE_FILE)
         try:
             config = json.loads(config_path.read_text(encoding="utf-8")) if config_path else {}
             source = template_path.read_text(encoding="utf-8") if template_path else config.get("chat_template")
         except (OSError, ValueError) as cause:
-            raise BundleError(f"{bundle.directory}: its chat template cannot be read ({cause}); rebuild") from cause
+            raise BundleError(
+                f"target {target.name}: its chat template cannot be read ({cause}); rebuild it"
+            ) from cause
         if isinstance(source, list):
             source = {entry["name"]: entry["template"] for entry in source}.get(name)
         if not isinstance(source, str):
             raise BundleError(
-                f"{bundle.directory} has no chat template: its model was not trained on conversations; give plain text"
+                f"{target.name} has no chat template: its model was not trained on conversations; give plain text"
             )
-        return cls(compile_template(source, str(bundle.directory)), _special_tokens(config))
+        return cls(compile_template(source, f"target {target.name}"), _special_tokens(config))
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, answer: bool = True

@@ -91,7 +91,7 @@ class Decoder:
         Raises:
             BundleError: the target has no chat template. OptionError: it does not take these messages.
         """
-        text = ChatTemplate.of(self.target.bundle).render(messages)
+        text = ChatTemplate.of(self.target).render(messages)
         # The template writes the special tokens itself.
         return self.request(self._encode(text, special_tokens=False), options, **changes)
 

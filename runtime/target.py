@@ -42,6 +42,10 @@ class Target:
         """Load a target bundle. Raises BundleError."""
         return cls(Bundle.open(directory, "target", verify), placement)
 
+    def companion(self, name: str) -> Path | None:
+        """See ``AnyTarget``."""
+        return self.bundle.companion(name)
+
     def check_shape(self, shape: TreeShape) -> None:
         """Raise OptionError where one call cannot hold such a tree."""
         if shape.verify_rows > self.max_rows:

@@ -53,6 +53,9 @@ class AnyTarget(Protocol):
     tokenizer: TokenizerSpec
     tokenizer_path: Path
 
+    def companion(self, name: str) -> Path | None:
+        """A file that came with the model, like ``chat_template.jinja``, or None."""
+
     def check_shape(self, shape: TreeShape) -> None:
         """Raise OptionError where one call cannot hold such a tree."""
 

@@ -14,6 +14,7 @@ from export.checkpoint import Checkpoint
 from export.config import Config
 from export.parity import measure
 from runtime.decoder import Decoder
+from runtime.placement import Placement
 from runtime.target import Target
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import CheckpointError, OptionError
@@ -129,7 +130,7 @@ def test_the_runtime_continues_as_transformers_does(tmp_path: Path) -> None:
 
     checkpoint, bundle = saved(qwen3(), tmp_path / "checkpoint"), tmp_path / "target.engine"
     target.main(["--checkpoint", str(checkpoint), "--out", str(bundle), "--no-parity"])
-    decoder, prompt = Decoder(Target.open(bundle, threads=1)), [5, 9, 31]
+    decoder, prompt = Decoder(Target.open(bundle, Placement(threads=1))), [5, 9, 31]
     request = decoder.request(prompt, max_new_tokens=20)
     for _ in decoder.run(request):
         pass

@@ -12,9 +12,9 @@ import pytest
 from export import target as export_target
 from runtime.chat import ChatTemplate
 from runtime.decoder import Decoder
+from runtime.placement import Placement
 from runtime.run import PROG, main
 from runtime.target import Target
-from s2d_trt.bundle import Bundle
 from s2d_trt.cli import run_command
 from s2d_trt.errors import BundleError, OptionError
 
@@ -117,7 +117,7 @@ def test_the_text_is_the_one_that_transformers_renders(
         add_generation_prompt=answer,
         tokenize=False,
     )
-    ours = ChatTemplate.of(Bundle.open(chat_bundle(TEMPLATES[template])))
+    ours = ChatTemplate.of(Target.open(chat_bundle(TEMPLATES[template])))
     assert ours.render(CONVERSATIONS[conversation], tools, answer) == theirs
 
 
@@ -130,47 +130,47 @@ def test_tool_calls_are_rendered_as_transformers_renders_them(target_checkpoint:
     theirs = tokenizer.apply_chat_template(
         messages, chat_template=WITH_TOOLS, tools=TOOLS, tokenize=False, add_generation_prompt=True
     )
-    assert ChatTemplate.of(Bundle.open(chat_bundle(WITH_TOOLS))).render(messages, TOOLS) == theirs
+    assert ChatTemplate.of(Target.open(chat_bundle(WITH_TOOLS))).render(messages, TOOLS) == theirs
 
 
 @pytest.mark.parametrize(
     "template", [HEADERS, [{"name": "default", "template": HEADERS}, {"name": "tool_use", "template": "x"}]]
 )
 def test_a_template_may_stand_in_the_tokenizers_config(chat_bundle: Any, template: object) -> None:
-    found = ChatTemplate.of(Bundle.open(chat_bundle(template, in_config=True)))
+    found = ChatTemplate.of(Target.open(chat_bundle(template, in_config=True)))
     assert found.render([QUESTION]).startswith("<|endoftext|>")
 
 
 def test_the_tokens_of_a_conversation_are_its_text_alone(chat_bundle: Any) -> None:
-    decoder = Decoder(Target.open(chat_bundle(HEADERS), threads=1))
+    decoder = Decoder(Target.open(chat_bundle(HEADERS), Placement(threads=1)))
     request = decoder.chat_request([QUESTION], max_new_tokens=4)
-    text = ChatTemplate.of(decoder.target.bundle).render([QUESTION])
+    text = ChatTemplate.of(decoder.target).render([QUESTION])
     assert decoder.tokenizer.decode(request.prompt, skip_special_tokens=False) == text
     assert request.prompt.count(0) == 1  # the template's own beginning of text, not a second one
 
 
 def test_what_a_template_refuses_is_said(chat_bundle: Any) -> None:
-    template = ChatTemplate.of(Bundle.open(chat_bundle(BRACKETS)))
+    template = ChatTemplate.of(Target.open(chat_bundle(BRACKETS)))
     with pytest.raises(OptionError, match="does not take this conversation: roles must alternate"):
         template.render([{"role": "assistant", "content": "I begin."}])
 
 
 @pytest.mark.parametrize("source", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"])
 def test_a_template_cannot_reach_out_of_its_sandbox(chat_bundle: Any, source: str) -> None:
-    template = ChatTemplate.of(Bundle.open(chat_bundle(source)))
+    template = ChatTemplate.of(Target.open(chat_bundle(source)))
     with pytest.raises(OptionError, match="does not take"):
         template.render([QUESTION])
 
 
 def test_a_template_that_is_no_jinja_is_refused(chat_bundle: Any) -> None:
-    bundle = Bundle.open(chat_bundle("{% for message in %}"))
+    target = Target.open(chat_bundle("{% for message in %}"))
     with pytest.raises(BundleError, match="no valid Jinja"):
-        ChatTemplate.of(bundle)
+        ChatTemplate.of(target)
 
 
 def test_a_target_without_a_template_takes_no_conversation(target_bundle: Path) -> None:
     with pytest.raises(BundleError, match="has no chat template"):
-        Decoder(Target.open(target_bundle, threads=1)).chat_request([QUESTION])
+        Decoder(Target.open(target_bundle, Placement(threads=1))).chat_request([QUESTION])
 
 
 def test_the_command_chats(chat_bundle: Any, draft_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,9 +178,9 @@ def test_the_command_chats(chat_bundle: Any, draft_bundle: Path, capsys: pytest.
     capsys.readouterr()
     main([*engines, "--chat", "--system", "the tree", "--prompt", "the draft", "--max-new-tokens", "5", "--json"])
     result = json.loads(capsys.readouterr().out)
-    template = ChatTemplate.of(Bundle.open(Path(engines[1])))
+    template = ChatTemplate.of(Target.open(Path(engines[1])))
     text = template.render([{"role": "system", "content": "the tree"}, {"role": "user", "content": "the draft"}])
-    decoder = Decoder(Target.open(Path(engines[1]), threads=1))
+    decoder = Decoder(Target.open(Path(engines[1]), Placement(threads=1)))
     assert result["prompt_tokens"] == len(decoder.tokenizer.encode(text, add_special_tokens=False).ids)
 
 

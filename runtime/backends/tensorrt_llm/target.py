@@ -65,6 +65,11 @@ class TensorRTLLMTarget:
             raise SystemExit(0)
         return cls(engine, executor, trtllm)
 
+    def companion(self, name: str) -> Path | None:
+        """See ``AnyTarget``: what was copied there beside the engine."""
+        path = self.tokenizer_path.parent / name
+        return path if path.is_file() else None
+
     def check_shape(self, shape: TreeShape) -> None:
         """Every shape will do: of a tree the best path is taken, and no deeper than the engine was built for."""
 
