@@ -19,17 +19,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engines")
     group.add_argument("--draft", default="draft", help="draft bundle, a path or a name under engines/ (%(default)s)")
     group.add_argument("--backend", choices=BACKENDS, default="auto", help="auto: what the bundle was built for")
-    group.add_argument("--device", type=device, help="cpu, cuda or cuda:N (default: what the bundle was built for)")
+    group.add_argument("--device", type=Device.parse, help="cpu, cuda or cuda:N (default: what the bundle is for)")
     group.add_argument("--no-cuda-graphs", action="store_true", help="TensorRT: queue every kernel again at each call")
     group.add_argument("--threads", type=positive_int, help="CPU threads (default: the physical cores)")
-
-
-def device(text: str) -> Device:
-    """``cuda:1`` -> ``Device("cuda", 1)``."""
-    try:
-        return Device.parse(text)
-    except OptionError as cause:
-        raise argparse.ArgumentTypeError(str(cause)) from None
 
 
 def placement(arguments: argparse.Namespace) -> Placement:

@@ -1,0 +1,1 @@
+"""Measurements that go beyond one target and one set of prompts."""
