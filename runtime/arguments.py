@@ -21,12 +21,21 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backend", choices=BACKENDS, default="auto", help="auto: what the bundle was built for")
     group.add_argument("--device", type=Device.parse, help="cpu, cuda or cuda:N (default: what the bundle is for)")
     group.add_argument("--no-cuda-graphs", action="store_true", help="TensorRT: queue every kernel again at each call")
+    group.add_argument(
+        "--device-cascade", action="store_true", help="TensorRT, fixed policy: the GPU decides which exit answers"
+    )
     group.add_argument("--threads", type=positive_int, help="CPU threads (default: the physical cores)")
 
 
 def placement(arguments: argparse.Namespace) -> Placement:
     """Where the engines run."""
-    return Placement(arguments.backend, arguments.device, arguments.threads, not arguments.no_cuda_graphs)
+    return Placement(
+        arguments.backend,
+        arguments.device,
+        arguments.threads,
+        cuda_graphs=not arguments.no_cuda_graphs,
+        device_cascade=arguments.device_cascade,
+    )
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

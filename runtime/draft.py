@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.backends import Cascade
 from runtime.noise import Noise
 from runtime.placement import Placement
-from runtime.policy import DraftingPolicy
+from runtime.policy import DraftingPolicy, FixedThresholds
 from runtime.tree import Tree, TreeBuilder, TreeShape
 from s2d_trt.bundle import SCRATCH_ROWS, Bundle
 from s2d_trt.errors import CapacityError, OptionError
@@ -209,7 +210,10 @@ class DraftSlot:
     def _predict(
         self, builder: TreeBuilder, noise: np.ndarray, policy: DraftingPolicy
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        paths = builder.frontier_logprobs
+        paths, cascade = builder.frontier_logprobs, self._context.cascade
+        if cascade is not None and isinstance(policy, FixedThresholds) and self._fits_a_depth():
+            tokens, logprobs, index = self._decided_there(cascade, noise, paths, policy)
+            return tokens, logprobs[:, : builder.top_k], index
         for index in range(len(self.done)):
             self.flush(index)
             tokens, logprobs = self.candidates(index, len(paths), noise)
@@ -217,6 +221,25 @@ class DraftSlot:
             if policy.answers(index, paths, logprobs[:, 0], self._waiting_behind(index)):
                 break
         return tokens, logprobs, index
+
+    def _fits_a_depth(self) -> bool:
+        """Whether each segment can run all rows that it lacks in one call."""
+        return all(0 < self.rows - done <= self._chunk for done in self.done)
+
+    def _decided_there(
+        self, cascade: Cascade, noise: np.ndarray, paths: np.ndarray, policy: FixedThresholds
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """As ``_predict`` does, in one launch: the device compares confidence and threshold."""
+        assert policy.thresholds is not None
+        stop = self.rows
+        for segment, start in enumerate(self.done):
+            base, visible = self._visible_rows(start, stop)
+            cascade.stage(segment, self._ids[start:stop], self._positions[start:stop], start, base, visible)
+        tokens, logprobs, answered = cascade.run(
+            stop - len(paths), stop, noise, paths, policy.thresholds, policy.rule == "max"
+        )
+        self.done[: answered + 1] = [stop] * (answered + 1)
+        return tokens, logprobs, answered
 
     def candidates(self, segment: int, rows: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Top candidates of the newest rows at an exit: ids int64 and log-probabilities float32 ``[rows, k]``.

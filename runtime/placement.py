@@ -44,13 +44,15 @@ class Placement:
     """What the user asks for; ``auto`` and None leave it to the bundle.
 
     A bundle built for TensorRT runs on the first GPU, another in ONNX Runtime on the CPU. ``threads`` None means the
-    physical cores. ``cuda_graphs`` False makes TensorRT queue every kernel again at each call, to find faults.
+    physical cores. ``cuda_graphs`` False makes TensorRT queue every kernel again at each call, to find faults;
+    ``device_cascade`` lets its graphs decide which exit answers, where the policy is one of fixed thresholds.
     """
 
     backend: BackendName = "auto"
     device: Device | None = None
     threads: int | None = None
     cuda_graphs: bool = True
+    device_cascade: bool = False
 
     def choose(self, bundle: Bundle) -> tuple[BackendName, Device]:
         """The backend and the device for ``bundle``. Raises OptionError where the wishes do not fit it."""
@@ -92,7 +94,7 @@ class Placement:
         if name == "tensorrt":
             from runtime.backends.tensorrt import TensorRT
 
-            return TensorRT(gpu, self.cuda_graphs)
+            return TensorRT(gpu, self.cuda_graphs, self.device_cascade)
         from runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
 
         return OnnxRuntimeCuda(gpu)

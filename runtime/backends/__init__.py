@@ -7,6 +7,7 @@ before ``base``, and of the rows from ``base`` on those that ``visible`` names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,10 +30,37 @@ class Logits(Protocol):
         """Row ``row``, float32 ``[V]``; valid until the next call, or until another row is fetched."""
 
 
+class Cascade(Protocol):
+    """A depth of drafting without the host: the device itself decides which exit answers."""
+
+    def stage(
+        self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
+    ) -> None:
+        """Say what ``DraftContext.forward`` would be told; once for each segment, in order, before ``run``."""
+
+    def run(
+        self,
+        start: int,
+        stop: int,
+        noise: np.ndarray,
+        paths: np.ndarray,
+        thresholds: Sequence[float],
+        largest: bool,
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Run segments and head until an exit's confidence at rows ``[start, stop)`` is above its threshold.
+
+        ``paths`` float64 ``[stop - start]`` are the frontier's cumulative log-probabilities, ``largest`` takes the
+        largest confidence and not their mean; the last exit always answers. Returns what ``DraftContext.candidates``
+        does, and the exit's index: the segments up to it have run.
+        """
+
+
 class DraftContext(Protocol):
     """One text's caches and hidden states in a draft's engines."""
 
     clock: Clock
+    cascade: Cascade | None
+    """None where the host must decide."""
 
     def forward(
         self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray

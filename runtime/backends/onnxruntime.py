@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from runtime.backends import Clock
+from runtime.backends import Cascade, Clock
 from runtime.backends.session import Engine, Shapes, physical_cores
 from runtime.kv import KVCache
 from s2d_trt import names
@@ -54,6 +54,8 @@ class OnnxDraft:
 
 class OnnxDraftContext:
     """Caches, hidden states and buffers of one text in a draft."""
+
+    cascade: Cascade | None = None
 
     def __init__(self, engines: OnnxDraft) -> None:
         self.clock = Clock()

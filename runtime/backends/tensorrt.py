@@ -22,8 +22,8 @@ class TensorRT(GpuBackend):
 
     name = "TensorRT"
 
-    def __init__(self, gpu: Gpu, cuda_graphs: bool = True) -> None:
-        super().__init__(gpu)
+    def __init__(self, gpu: Gpu, cuda_graphs: bool = True, device_cascade: bool = False) -> None:
+        super().__init__(gpu, device_cascade)
         self._cuda_graphs = cuda_graphs
 
     def load(self, bundle: Bundle, graph: str) -> Plan:

@@ -4,7 +4,7 @@
   outputs    S2D beside the target alone: identical outputs n/N, the margin where they part, the speed-up
   exact      the same with one fixed number of rows in plain and in verifying calls
   calls      milliseconds of a call by its rows, with CUDA graphs and without
-  drafting   milliseconds of a depth, and how much of it the host takes
+  drafting   milliseconds of a depth, and how much of it the host takes; also where the device decides on exits
 
 Bundles built for TensorRT run on it, others in ONNX Runtime on the GPU. The first target is compared with --reference,
 the same model built for the CPU; with --calls-only no text is generated: for shapes with random weights.
@@ -21,7 +21,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -159,17 +159,17 @@ def calls(pair: Pair, costs: Costs, graphs: bool) -> Iterator[dict[str, Any]]:
         yield {"engine": engine, "place": pair.target.engine.place, "CUDA graphs": "yes" if graphs else "no", **times}
 
 
-def drafting(pair: Pair) -> Iterator[dict[str, Any]]:
+def drafting(draft: SortedDraft, decides: str) -> Iterator[dict[str, Any]]:
     """Milliseconds of one depth, and the part of it outside the engines' calls; first exit alone, and all of them."""
     for name, tree in TREES.items():
-        if tree.top_k > pair.draft.engines.max_head_rows:
+        if tree.top_k > draft.engines.max_head_rows:
             continue
         for exits, threshold in (("first", 0.0), ("all", 2.0)):
-            policy = FixedThresholds((threshold,) * len(pair.draft.exits)).fit(pair.draft.exits)
-            slot = pair.draft.lease()
-            text = [token % pair.draft.vocab_size for token in range(1, TEXT + 1)]
+            policy = FixedThresholds((threshold,) * len(draft.exits)).fit(draft.exits)
+            slot = draft.lease()
+            text = [token % draft.vocab_size for token in range(1, TEXT + 1)]
             slot.prefill(text)
-            noise = Noise(0, 0.0, pair.draft.vocab_size)
+            noise = Noise(0, 0.0, draft.vocab_size)
             walls, clocks = [], []
             for _ in range(ROUNDS):
                 # As after a step that accepted nothing: the target's own token waits.
@@ -179,10 +179,11 @@ def drafting(pair: Pair) -> Iterator[dict[str, Any]]:
                 slot.propose(noise, policy, tree)
                 walls.append((time.perf_counter() - began) / (tree.depth + 1))
                 clocks.append((slot.clock.seconds - before) / (tree.depth + 1))
-            pair.draft.release(slot)
+            draft.release(slot)
             wall, clock = median(walls), median(clocks)
             yield {
-                "place": pair.draft.engines.place,
+                "place": draft.engines.place,
+                "decides": decides,
                 "tree": name,
                 "exits": exits,
                 "ms a depth": wall * 1e3,
@@ -245,7 +246,12 @@ def _measure(
             direct = Pair.open(name, pair.target.placement.device or CUDA, cuda_graphs=False)
             rows += calls(direct, measure(direct.target, direct.draft), graphs=False)
     report.add("calls", rows)
-    report.add("drafting", [row for pair in pairs for row in drafting(pair)])
+    rows = [row for pair in pairs for row in drafting(pair.draft, "host")]
+    for pair in pairs:
+        if pair.target.engine.place.startswith("TensorRT"):
+            place = replace(pair.target.placement, device_cascade=True)
+            rows += drafting(SortedDraft(pair.draft.bundle, place), "device")
+    report.add("drafting", rows)
     if not calls_only:
         report.add("outputs", [row for pair in pairs for row in outputs(pair, prompts, new_tokens, exact=False)])
         report.add("exact", [row for pair in pairs for row in outputs(pair, prompts, new_tokens, exact=True)])

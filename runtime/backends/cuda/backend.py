@@ -13,12 +13,12 @@ from s2d_trt.bundle import Bundle
 
 
 class GpuBackend(ABC):
-    """See ``Backend``; ``name`` is the library's."""
+    """See ``Backend``; ``name`` is the library's. ``device_cascade`` lets the GPU decide which exit answers."""
 
     name: str
 
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
+    def __init__(self, gpu: Gpu, device_cascade: bool = False) -> None:
+        self.gpu, self._device_cascade = gpu, device_cascade
 
     @abstractmethod
     def load(self, bundle: Bundle, graph: str) -> DeviceGraph:
@@ -27,7 +27,8 @@ class GpuBackend(ABC):
     def draft(self, bundle: Bundle) -> GpuDraft:
         """See ``Backend``."""
         segments = [self.load(bundle, names.segment(index)) for index in range(len(bundle.manifest.exits))]
-        return GpuDraft(self.gpu, bundle.manifest, segments, self.load(bundle, names.HEAD), self.name)
+        head = self.load(bundle, names.HEAD)
+        return GpuDraft(self.gpu, bundle.manifest, segments, head, self.name, self._device_cascade)
 
     def target(self, bundle: Bundle) -> GpuTarget:
         """See ``Backend``."""

@@ -11,12 +11,13 @@ from runtime.backends.cuda.memory import Memory
 from s2d_trt.errors import OptionError, S2DError
 
 INSTALL = "pip install 's2d-trt[gpu]'"
-KERNELS = ("expand_mask", "fetch_rows", "store_rows", "move_rows")
+SOURCES = {"kernels.cu": ("expand_mask", "fetch_rows", "store_rows", "move_rows"), "cascade.cu": ("decide",)}
+"""The package's sources and the kernels in each; one is compiled when a kernel of it is first launched."""
 _BLOCK = 256
 
 
-def kernel_source(name: str = "kernels.cu") -> str:
-    """The CUDA source of this package's kernels."""
+def kernel_source(name: str) -> str:
+    """One of this package's CUDA sources."""
     return resources.files(__package__ or "").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -62,6 +63,7 @@ class CudaGpu:
         self._queue: Any = self._stream
         self._pinned = cuda.core.LegacyPinnedMemoryResource()
         self._kernels: dict[str, Any] = {}
+        self._conditions: dict[int, Any] = {}
         self.sent = self.done = 0
 
     @property
@@ -103,10 +105,34 @@ class CudaGpu:
         self.sent += 1
 
     def _kernel(self, name: str) -> Any:
-        if not self._kernels:
-            code = compile_kernels(f"sm_{self._device.arch}", kernel_source())
-            self._kernels = {kernel: code.get_kernel(kernel) for kernel in KERNELS}
+        if name not in self._kernels:
+            source = next(source for source, kernels in SOURCES.items() if name in kernels)
+            code = compile_kernels(f"sm_{self._device.arch}", kernel_source(source))
+            self._kernels |= {kernel: code.get_kernel(kernel) for kernel in SOURCES[source]}
         return self._kernels[name]
+
+    def condition(self) -> int:
+        """See ``Gpu``."""
+        if self._queue is self._stream:
+            return 0
+        condition = self._queue.create_condition(default_value=0)
+        self._conditions[int(condition.handle)] = condition
+        return int(condition.handle)
+
+    def when(self, condition: int, steps: Callable[[], None]) -> None:
+        """See ``Gpu``."""
+        if not condition:
+            steps()
+            return
+        outer = self._queue
+        body = outer.if_then(self._conditions[condition])
+        body.begin_building()
+        self._queue = body
+        try:
+            steps()
+        finally:
+            self._queue = outer
+            body.end_building()
 
     def record(self, steps: Callable[[], None]) -> Callable[[], None]:
         """See ``Gpu``.
@@ -123,6 +149,7 @@ class CudaGpu:
         finally:
             self._queue = self._stream
             builder.end_building()
+            self._conditions.clear()
         graph = builder.complete()
         graph.upload(self._stream)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime.backends import Clock
+from runtime.backends import Cascade, Clock
 from runtime.backends.cuda.buckets import Buckets
-from runtime.backends.cuda.call import SOURCE, LayerInputs, Timed, Work
+from runtime.backends.cuda.call import SOURCE, LayerInputs, Steps, Timed, Work
+from runtime.backends.cuda.cascade import MOST_EXITS, DeviceCascade, Staged
 from runtime.backends.cuda.graph import ELEMENT_BYTES, WORD, CacheForm, DeviceCache, DeviceGraph, Tensor
 from runtime.backends.cuda.memory import Gpu, Staging
 from s2d_trt import names
@@ -14,11 +15,18 @@ from s2d_trt.bundle import Manifest
 
 
 class GpuDraft:
-    """See ``DraftEngines``. ``segments`` and ``head`` are the loaded graphs."""
+    """See ``DraftEngines``. ``segments`` and ``head`` are the loaded graphs; ``cascades`` lets the device decide."""
 
     def __init__(
-        self, gpu: Gpu, manifest: Manifest, segments: list[DeviceGraph], head: DeviceGraph, backend: str
+        self,
+        gpu: Gpu,
+        manifest: Manifest,
+        segments: list[DeviceGraph],
+        head: DeviceGraph,
+        backend: str,
+        cascades: bool = False,
     ) -> None:
+        self.cascades = cascades
         self.place = f"{backend}, {gpu.name}"
         self.gpu, self.manifest, self.segments, self.head = gpu, manifest, segments, head
         self.form = CacheForm.of(manifest)
@@ -45,33 +53,50 @@ class GpuDraftContext:
 
     def __init__(self, engines: GpuDraft) -> None:
         self.clock = Clock()
-        self._engines, self._gpu, self._timed = engines, engines.gpu, Timed(self.clock)
+        self.gpu, self.timed, self._engines = engines.gpu, Timed(self.clock), engines
         exits = engines.manifest.exits
         layers = (range(start, stop) for start, stop in zip((0, *exits[:-1]), exits, strict=True))
-        self._caches = [DeviceCache(self._gpu, engines.form, part) for part in layers]
-        self._store = self._gpu.allocate(len(exits) * engines.form.slots * engines.row_bytes)
-        self._noise = Staging(self._gpu, {"noise": (np.float32, (1, engines.manifest.model.vocab_size))})
+        self._caches = [DeviceCache(self.gpu, engines.form, part) for part in layers]
+        self._store = self.gpu.allocate(len(exits) * engines.form.slots * engines.row_bytes)
+        self._noise = Staging(self.gpu, {"noise": (np.float32, (1, engines.manifest.model.vocab_size))})
         self._noise_row: np.ndarray | None = None
-        self._calls: dict[tuple[int, int, int], tuple[LayerInputs, Work]] = {}
+        self._calls: dict[tuple[int, int, int], tuple[LayerInputs, Steps, Work]] = {}
         self._heads: dict[int, tuple[Staging, Staging, Work]] = {}
+        recordable = all(graph.recordable for graph in (*engines.segments, engines.head))
+        decides = engines.cascades and recordable and len(exits) <= MOST_EXITS
+        self.cascade: Cascade | None = DeviceCascade(self) if decides else None
 
     def forward(
         self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
     ) -> None:
         """See ``DraftContext``."""
-        with self._timed:
-            slots = self._engines.form.slots
-            rows = self._engines.buckets.fit(len(tokens), slots - start)
-            key = segment, rows, self._engines.form.view(start + rows)
-            inputs, work = self._calls.get(key) or self._prepare(key)
-            before, after = (segment - 1) * slots + start, segment * slots + start
-            inputs.fill(tokens, positions, start, base, visible, before, after)
+        with self.timed:
+            staged = self._stage(segment, tokens, positions, start, base, visible)
+            _, _, work = self._calls[staged.key]
             work.queue()
-            inputs.staging.close()
+            staged.inputs.staging.close()
 
-    def _prepare(self, key: tuple[int, int, int]) -> tuple[LayerInputs, Work]:
+    def staged(
+        self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
+    ) -> Staged:
+        """Write a call's inputs, for a graph that queues it among others and whose end is waited for."""
+        with self.timed:
+            return self._stage(segment, tokens, positions, start, base, visible)
+
+    def _stage(
+        self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
+    ) -> Staged:
+        slots = self._engines.form.slots
+        rows = self._engines.buckets.fit(len(tokens), slots - start)
+        key = segment, rows, self._engines.form.view(start + rows)
+        inputs, steps, _ = self._calls.get(key) or self._prepare(key)
+        before, after = (segment - 1) * slots + start, segment * slots + start
+        inputs.fill(tokens, positions, start, base, visible, before, after)
+        return Staged(key, inputs, steps)
+
+    def _prepare(self, key: tuple[int, int, int]) -> tuple[LayerInputs, Steps, Work]:
         segment, rows, view = key
-        engines, gpu = self._engines, self._gpu
+        engines, gpu = self._engines, self.gpu
         inputs = LayerInputs(gpu, rows, view, engines.mask)
         past, present = self._caches[segment].tensors(view)
         shape = (1, rows, engines.manifest.model.hidden_size)
@@ -94,27 +119,26 @@ class GpuDraftContext:
             run()
             gpu.launch("store_rows", rows * words, self._store.address, engines.result.address, inputs.control, words)
 
-        self._calls[key] = inputs, Work(gpu, steps, graph.recordable)
+        self._calls[key] = inputs, steps, Work(gpu, steps, graph.recordable)
         return self._calls[key]
 
     def candidates(self, segment: int, start: int, stop: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See ``DraftContext``."""
-        with self._timed:
-            count, slots = stop - start, self._engines.form.slots
-            rows = self._engines.head_buckets.fit(count, slots - start)
+        with self.timed:
+            rows = self.head_rows(start, stop - start)
             control, found, work = self._heads.get(rows) or self._prepare_head(rows)
-            self._upload(noise)
-            control.open()
-            control.arrays["control"][SOURCE] = segment * slots + start
+            self.upload_noise(noise)
+            self.point(control, segment, start)
             work.queue()
-            self._gpu.wait()
-        return found.arrays["tokens"][:count], found.arrays["logprobs"][:count]
+            self.gpu.wait()
+        return found.arrays["tokens"][: stop - start], found.arrays["logprobs"][: stop - start]
 
     def wait(self) -> None:
         """See ``DraftContext``."""
-        self._gpu.wait()
+        self.gpu.wait()
 
-    def _upload(self, noise: np.ndarray) -> None:
+    def upload_noise(self, noise: np.ndarray) -> None:
+        """Queue the transfer of a row of noise, unless it is there already."""
         if noise is self._noise_row:
             return
         self._noise.open()
@@ -126,11 +150,31 @@ class GpuDraftContext:
         self._noise.close()
         self._noise_row = noise
 
-    def _prepare_head(self, rows: int) -> tuple[Staging, Staging, Work]:
-        engines, gpu = self._engines, self._gpu
-        spec, top_k = engines.manifest.model, engines.manifest.head_top_k
-        control = Staging(gpu, {"control": (np.int64, (6,))})
-        found = Staging(gpu, {"tokens": (np.int64, (rows, top_k)), "logprobs": (np.float32, (rows, top_k))})
+    def head_rows(self, start: int, count: int) -> int:
+        """Rows of the head's call for ``count`` rows from ``start`` on."""
+        return self._engines.head_buckets.fit(count, self._engines.form.slots - start)
+
+    def new_control(self) -> Staging:
+        """A control block of the head."""
+        return Staging(self.gpu, {"control": (np.int64, (6,))})
+
+    def point(self, control: Staging, segment: int, start: int) -> None:
+        """Let the head read what ``segment`` left from row ``start`` on."""
+        control.open()
+        control.arrays["control"][SOURCE] = segment * self._engines.form.slots + start
+
+    def new_candidates(self, rows: int) -> Staging:
+        """Where the head's answer for ``rows`` rows goes."""
+        top_k = self._engines.manifest.head_top_k
+        shape = (rows, top_k)
+        return Staging(
+            self.gpu, {"tokens": (np.int64, shape), "logprobs": (np.float32, shape), "exit": (np.int64, (1,))}
+        )
+
+    def head_steps(self, rows: int, control: Staging, found: Staging) -> Steps:
+        """What queues the head on ``rows`` rows that ``control`` points to; its answer stays on the device."""
+        engines, gpu = self._engines, self.gpu
+        spec, shape = engines.manifest.model, found.arrays["tokens"].shape
         run = engines.head.bind(
             rows,
             {
@@ -138,8 +182,8 @@ class GpuDraftContext:
                 names.NOISE: Tensor(self._noise.addresses["noise"], (1, spec.vocab_size)),
             },
             {
-                names.TOP_TOKENS: Tensor(found.addresses["tokens"], (rows, top_k)),
-                names.TOP_LOGPROBS: Tensor(found.addresses["logprobs"], (rows, top_k)),
+                names.TOP_TOKENS: Tensor(found.addresses["tokens"], shape),
+                names.TOP_LOGPROBS: Tensor(found.addresses["logprobs"], shape),
             },
         )
         words = engines.row_bytes // WORD
@@ -149,7 +193,16 @@ class GpuDraftContext:
             source, store = engines.source.address, self._store.address
             gpu.launch("fetch_rows", rows * words, source, store, control.addresses["control"], words)
             run()
+
+        return steps
+
+    def _prepare_head(self, rows: int) -> tuple[Staging, Staging, Work]:
+        control, found = self.new_control(), self.new_candidates(rows)
+        answer = self.head_steps(rows, control, found)
+
+        def steps() -> None:
+            answer()
             found.download()
 
-        self._heads[rows] = control, found, Work(gpu, steps, engines.head.recordable)
+        self._heads[rows] = control, found, Work(self.gpu, steps, self._engines.head.recordable)
         return self._heads[rows]

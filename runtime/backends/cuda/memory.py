@@ -59,7 +59,13 @@ class Gpu(Protocol):
         """Queue a copy between blocks of equal size, wherever they are."""
 
     def launch(self, kernel: str, threads: int, *arguments: int) -> None:
-        """Queue a kernel of ``kernels.cu``; ``threads`` is its last argument."""
+        """Queue a kernel of this package; ``threads`` is its last argument."""
+
+    def condition(self) -> int:
+        """Handle of a new condition of the graph that is being recorded; 0 where none is."""
+
+    def when(self, condition: int, steps: Callable[[], None]) -> None:
+        """Queue ``steps`` in a node that runs only if a kernel has set ``condition``; with 0, like any others."""
 
     def record(self, steps: Callable[[], None]) -> Callable[[], None]:
         """Run ``steps``, which queue work, once; what comes back queues the same work again in one launch."""

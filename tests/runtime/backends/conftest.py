@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from runtime.backends.cuda.backend import GpuBackend
-from runtime.backends.cuda.device import KERNELS, CudaGpu, kernel_source, open_gpu
+from runtime.backends.cuda.device import SOURCES, CudaGpu, kernel_source, open_gpu
 from runtime.backends.cuda.memory import ALIGNMENT, Memory
 from runtime.backends.onnxruntime_cuda import OnnxDeviceGraph
 from s2d_trt.bundle import Bundle
@@ -24,12 +24,19 @@ from s2d_trt.errors import OptionError
 
 # Arguments are 64-bit integers and pointers, which the calling convention passes alike.
 SHIM = """
+#include <math.h>
 #define __global__
 #define __device__
+#define __cudart_builtin__
+#define CUDARTAPI
+typedef unsigned long long cudaGraphConditionalHandle;
 struct Index { long long x; };
 static thread_local Index blockIdx, threadIdx, blockDim = {256};
 """
 RUNNER = """
+extern "C" void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned value) {
+    *(unsigned *)handle = value;
+}
 extern "C" void run(void (*kernel)(long long, ...), long long threads, const long long *a) {
     typedef void (*Kernel)(long long, long long, long long, long long, long long, long long, long long, long long);
     for (long long i = 0; i < (threads + 255) / 256 * 256; i++) {
@@ -50,6 +57,8 @@ class HostGpu:
         self._library = library
         self.sent = self.done = self.recorded = self.replayed = 0
         self.allocated = 0
+        self._replaying = False
+        self._conditions: list[np.ndarray] = []
 
     def allocate(self, size: int) -> Memory:
         self.allocated += 1
@@ -75,9 +84,22 @@ class HostGpu:
 
         def replay() -> None:
             self.replayed += 1
+            self._replaying = True
             steps()
+            self._replaying = False
+            self._conditions.clear()
 
         return replay
+
+    def condition(self) -> int:
+        if not self._replaying:
+            return 0
+        self._conditions.append(np.zeros(1, np.uint32))
+        return int(self._conditions[-1].ctypes.data)
+
+    def when(self, condition: int, steps: Callable[[], None]) -> None:
+        if not condition or ctypes.c_uint32.from_address(condition).value:
+            steps()
 
     def wait(self) -> None:
         self.done = self.sent
@@ -95,11 +117,12 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if shutil.which("g++") is None:
         pytest.skip("no g++ to compile the kernels for the CPU")
     folder = tmp_path_factory.mktemp("kernels")
-    (folder / "kernels.cpp").write_text(SHIM + kernel_source() + RUNNER, encoding="utf-8")
+    sources = "".join(map(kernel_source, SOURCES))
+    (folder / "kernels.cpp").write_text(SHIM + sources + RUNNER, encoding="utf-8")
     command = ["g++", "-O1", "-shared", "-fPIC", "-o", "kernels.so", "kernels.cpp"]
     subprocess.run(command, cwd=folder, check=True)
     library = ctypes.CDLL(str(folder / "kernels.so"))
-    assert all(hasattr(library, kernel) for kernel in KERNELS)
+    assert all(hasattr(library, kernel) for kernels in SOURCES.values() for kernel in kernels)
     return library
 
 
@@ -129,6 +152,12 @@ class HostBackend(GpuBackend):
 @pytest.fixture
 def backend(gpu: HostGpu) -> HostBackend:
     return HostBackend(gpu)
+
+
+@pytest.fixture
+def deciding_backend(gpu: HostGpu) -> HostBackend:
+    """The device decides which exit answers."""
+    return HostBackend(gpu, device_cascade=True)
 
 
 def built(module: str, checkpoint: Path, out: Path, *options: str) -> Path:

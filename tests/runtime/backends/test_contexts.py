@@ -12,6 +12,7 @@ import pytest
 from runtime.baseline import generate, target_alone
 from runtime.decoder import Decoder
 from runtime.draft import SortedDraft
+from runtime.noise import Noise
 from runtime.placement import Placement
 from runtime.policy import FixedThresholds, Policy
 from runtime.request import Options
@@ -122,3 +123,43 @@ def test_a_step_allocates_nothing_once_its_shapes_are_known(
     assert gpu.allocated == allocated
     assert gpu.recorded == recorded
     assert gpu.replayed > replayed
+
+
+@pytest.mark.parametrize("tree", [CHAIN, PAPER_TREE])
+@pytest.mark.parametrize("rule", ["mean", "max"])
+@pytest.mark.parametrize("thresholds", [(0.6, 0.6, 0.0), (0.0, 0.0, 0.0), (2.0, 2.0, 0.0), (0.3, 2.0, 0.0)])
+def test_the_device_takes_the_exits_that_the_host_takes(
+    static_bundles: tuple[Path, Path],
+    backend: Any,
+    deciding_backend: Any,
+    tree: TreeShape,
+    rule: Any,
+    thresholds: tuple[float, ...],
+) -> None:
+    draft, target = static_bundles
+    requests = []
+    for each in (backend, deciding_backend):
+        there = HostPlacement(host=each)
+        decoder = Decoder(Target.open(target, there), SortedDraft.open(draft, there))
+        chosen = Options(24, policy=Policy(FixedThresholds(thresholds, rule), tree))
+        requests.append(generate(decoder, PROMPT, chosen))
+    host, device = requests
+    assert device.tokens == host.tokens
+    assert device.stats.accept_lengths == host.stats.accept_lengths
+    assert device.stats.exit_counts == host.stats.exit_counts
+
+
+def test_where_the_device_decides_the_host_waits_once_a_depth(
+    static_bundles: tuple[Path, Path], gpu: Any, deciding_backend: Any
+) -> None:
+    draft = SortedDraft.open(static_bundles[0], HostPlacement(host=deciding_backend))
+    slot = draft.lease()
+    policy = FixedThresholds((2.0, 2.0, 0.0))
+    noise = Noise(0, 0.0, draft.vocab_size)
+    for length in (10, 12):
+        slot.truncate(0)
+        slot.prefill(PROMPT[:length])
+        slot.enqueue([7])
+        before = gpu.replayed
+        slot.propose(noise, policy, CHAIN)
+    assert gpu.replayed - before == CHAIN.depth + 1

@@ -92,6 +92,17 @@ def test_recorded_calls_give_the_bits_of_queued_ones(bundles: tuple[str, Path, P
     assert np.array_equal(*logits)
 
 
+def test_the_device_takes_the_exits_that_the_host_takes(plan_bundles: tuple[Path, Path]) -> None:
+    draft, target = plan_bundles
+    found = []
+    for device_cascade in (False, True):
+        place = Placement(device=CUDA, device_cascade=device_cascade)
+        decoder = Decoder(Target.open(target, place), SortedDraft.open(draft, place))
+        request = generate(decoder, PROMPT, options(CHAIN))
+        found.append((request.tokens, request.stats.exit_counts))
+    assert found[0] == found[1]
+
+
 def test_a_step_takes_no_memory_once_its_shapes_are_known(
     bundles: tuple[str, Path, Path], cuda: CudaGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,9 @@ def test_cuda_core_has_what_the_device_calls() -> None:
         "self._pinned": core.LegacyPinnedMemoryResource,
         "buffer": core.Buffer,
         "builder": graph.GraphBuilder,
+        "outer": graph.GraphBuilder,
+        "body": graph.GraphBuilder,
+        "condition": graph.GraphCondition,
         "graph": graph.Graph,
         "code": core.ObjectCode,
     }

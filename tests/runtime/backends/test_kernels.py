@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.backends.cuda.buckets import Buckets
-from runtime.backends.cuda.device import KERNELS, compile_kernels, kernel_source
+from runtime.backends.cuda.cascade import COUNT, LARGEST, PATHS, THRESHOLDS
+from runtime.backends.cuda.device import SOURCES, compile_kernels, kernel_source
 from runtime.backends.cuda.graph import CacheForm, DeviceCache
 from runtime.backends.cuda.memory import Memory, Staging
+from runtime.policy import FixedThresholds
 
 PLACES = ["gpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
@@ -103,11 +105,40 @@ def test_accepted_rows_move_into_place_in_every_cache(
         assert np.array_equal(after[planes * 64 * 3 :], part[planes * 64 * 3 :])
 
 
+@shared
+@given(data=st.data(), rows=st.integers(1, 10), exit_index=st.integers(0, 2), rule=st.sampled_from(["mean", "max"]))
+def test_the_device_decides_as_the_policy_does(
+    place: Any, data: st.DataObject, rows: int, exit_index: int, rule: Any
+) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    thresholds = tuple(rng.random(3))
+    paths, logprobs = -rng.exponential(size=rows), -rng.exponential(size=(rows, 4)).astype(np.float32)
+    policy = FixedThresholds((*thresholds, 0.0), rule)
+    decision = np.zeros(PATHS + rows)
+    decision[COUNT], decision[LARGEST] = rows, rule == "max"
+    decision[THRESHOLDS : THRESHOLDS + 3] = thresholds
+    decision[PATHS:] = paths
+    where = put(place, logprobs), put(place, decision), place.allocate(8)
+
+    def steps() -> None:
+        condition = place.condition()
+        addresses = (where[0].address, 4, where[1].address, where[2].address)
+        place.launch("decide", 1, *addresses, exit_index, condition)
+        # A node that runs only where the next exit is asked for.
+        place.when(condition, lambda: place.launch("decide", 1, *addresses, 7, 0))
+
+    place.record(steps)()
+    place.wait()
+    asked = int(get(place, where[2], np.int64, (1,))[0]) == 7
+    assert asked != policy.answers(exit_index, paths, logprobs[:, 0], 0)
+
+
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_89", "sm_90", "sm_120"])
-def test_nvrtc_compiles_every_kernel(architecture: str) -> None:
+@pytest.mark.parametrize("source", SOURCES)
+def test_nvrtc_compiles_every_kernel(source: str, architecture: str) -> None:
     pytest.importorskip("cuda.core", reason="cuda-core is not installed", exc_type=ImportError)
-    code = bytes(compile_kernels(architecture, kernel_source()).code)
-    assert all(kernel.encode() in code for kernel in KERNELS)
+    code = bytes(compile_kernels(architecture, kernel_source(source)).code)
+    assert all(kernel.encode() in code for kernel in SOURCES[source])
 
 
 def test_staging_is_written_again_only_when_its_transfer_is_done(gpu: Any) -> None:
