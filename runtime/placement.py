@@ -76,6 +76,11 @@ class Placement:
                 f"bundle {manifest.name} has graphs for a GPU (layout BHSD); take --device cuda, or build it with"
                 " --backend onnxruntime for the CPU"
             )
+        if device == CPU and manifest.precision != "fp32":
+            raise OptionError(
+                f"bundle {manifest.name} computes in {manifest.precision}, which is for GPUs; take --device cuda, or build"
+                " it without --precision for the CPU"
+            )
         return name, device
 
     def open_backend(self, bundle: Bundle) -> Backend:

@@ -90,3 +90,11 @@ def test_plans_that_are_missing_are_refused_with_the_command_that_compiles_them(
     bare = Bundle(compiled.directory, replace(compiled.manifest, plans=()))
     with pytest.raises(OptionError, match=r"no TensorRT plans; compile them with python -m export\.compile"):
         place.choose(bare)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_graphs_of_a_narrow_precision_are_refused_on_the_cpu(plain: Bundle, precision: str) -> None:
+    narrow = Bundle(plain.directory, replace(plain.manifest, precision=precision))
+    with pytest.raises(OptionError, match=f"computes in {precision}, which is for GPUs"):
+        Placement().choose(narrow)
+    assert Placement(device=CUDA).choose(narrow) == ("onnxruntime", CUDA)
