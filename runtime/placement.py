@@ -78,8 +78,8 @@ class Placement:
             )
         if device == CPU and manifest.precision != "fp32":
             raise OptionError(
-                f"bundle {manifest.name} computes in {manifest.precision}, which is for GPUs; take --device cuda, or build"
-                " it without --precision for the CPU"
+                f"bundle {manifest.name} computes in {manifest.precision}, which is for GPUs; take --device cuda, or"
+                " build it without --precision for the CPU"
             )
         return name, device
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +28,7 @@ class Seconds:
     total: float
 
 
-class DraftingPolicy:
+class DraftingPolicy(ABC):
     """Decides how a step drafts; never what the text says. As it stands: always, and as large as the shape allows.
 
     Log-probabilities ``paths`` ``[f]`` are a frontier's, cumulative from the root; ``children`` ``[f]`` each frontier
@@ -45,9 +46,9 @@ class DraftingPolicy:
         """The log-probability ``[f, k]`` of acceptance for candidates an exit gives these ``logprobs``."""
         return logprobs
 
+    @abstractmethod
     def answers(self, exit_index: int, paths: np.ndarray, children: np.ndarray, waiting: int) -> bool:
         """Whether the exit's answer is taken; else the next segment runs on ``waiting`` rows."""
-        raise NotImplementedError
 
     def continues(self, paths: np.ndarray) -> bool:
         """Whether to grow another level below this frontier."""
@@ -57,7 +58,9 @@ class DraftingPolicy:
         """How many nodes to verify, given cumulative ``logprobs`` ``[n]`` from the root's 0 downwards."""
         return len(logprobs)
 
-    def learn(self, proposal: Proposal | None, acceptance: Acceptance, seconds: Seconds) -> None:
+    def learn(  # noqa: B027  most policies learn nothing
+        self, proposal: Proposal | None, acceptance: Acceptance, seconds: Seconds
+    ) -> None:
         """Look at how a step went; ``proposal`` is None where nothing was drafted."""
 
 
