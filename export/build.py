@@ -13,15 +13,14 @@ examples:
 
 from __future__ import annotations
 
-from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from pathlib import Path
 
 from export.builder import BuildRequest, build, describe
 from export.bundle import check_destination
 from export.checkpoint import Checkpoint
-from export.options import add_form_options, add_plan_options, read_form
-from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, positive_int, run_command
+from export.options import add_build_options, read_form
+from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, run_command
 from s2d_trt.errors import OptionError
 
 PROG = "python -m export.build"
@@ -63,16 +62,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="default: engines/draft.engine, engines/draft.trt.engine for tensorrt"
     )
-    parser.add_argument(
-        "--max-length", type=positive_int, metavar="N", help="cache positions (default: max_position_embeddings)"
-    )
-    parser.add_argument(
-        "--parity",
-        action=BooleanOptionalAction,
-        help="compare with PyTorch before publishing (default: where the weights are below 2 GiB)",
-    )
-    add_form_options(parser)
-    add_plan_options(parser)
+    add_build_options(parser)
     options = parser.parse_args(argv)
     layout, encoding, plans = read_form(options)
     out = options.out or DEFAULT_OUT[options.backend]

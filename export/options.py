@@ -16,7 +16,21 @@ from s2d_trt.errors import OptionError
 BACKENDS = ("onnxruntime", "tensorrt")
 
 
-def add_form_options(parser: ArgumentParser) -> None:
+def add_build_options(parser: ArgumentParser) -> None:
+    """What a build of a draft and of a target have in common."""
+    parser.add_argument(
+        "--max-length", type=positive_int, metavar="N", help="cache positions (default: the model's own, up to 4096)"
+    )
+    parser.add_argument(
+        "--parity",
+        action=argparse.BooleanOptionalAction,
+        help="compare with PyTorch before publishing (default: where the weights are below 2 GiB)",
+    )
+    _add_form_options(parser)
+    add_plan_options(parser)
+
+
+def _add_form_options(parser: ArgumentParser) -> None:
     """What the graphs are made for."""
     group = parser.add_argument_group("form")
     group.add_argument(

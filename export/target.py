@@ -11,15 +11,14 @@ examples:
 
 from __future__ import annotations
 
-from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from pathlib import Path
 
 from export.builder import BuildRequest, build, describe
 from export.bundle import check_destination
 from export.checkpoint import Checkpoint
-from export.options import add_form_options, add_plan_options, read_form
-from s2d_trt.cli import ArgumentParser, positive_int, run_command
+from export.options import add_build_options, read_form
+from s2d_trt.cli import ArgumentParser, run_command
 
 PROG = "python -m export.target"
 
@@ -29,16 +28,7 @@ def main(argv: Sequence[str]) -> None:
     parser = ArgumentParser(__doc__ or "", PROG)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="a Hugging Face directory")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle, like engines/NAME.engine")
-    parser.add_argument(
-        "--max-length", type=positive_int, metavar="N", help="cache positions (default: max_position_embeddings)"
-    )
-    parser.add_argument(
-        "--parity",
-        action=BooleanOptionalAction,
-        help="compare with PyTorch before publishing (default: where the weights are below 2 GiB)",
-    )
-    add_form_options(parser)
-    add_plan_options(parser)
+    add_build_options(parser)
     options = parser.parse_args(argv)
     layout, encoding, plans = read_form(options)
     checkpoint = Checkpoint.open(options.checkpoint)

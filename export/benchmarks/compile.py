@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.benchmarks.checkpoint import write_random_checkpoint
+from export.benchmarks.shape import add_shape_options, read_shape
 from export.builder import BuildRequest, build, describe
 from export.checkpoint import Checkpoint
 from export.encoding import QUANTIZED_FORMATS, Encoding
@@ -24,8 +25,6 @@ from export.layout import BHSD
 from export.options import add_plan_options, read_plan_options
 from export.precision import FP16, PRECISIONS
 from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, positive_int, run_command
-from s2d_trt.errors import OptionError
-from s2d_trt.spec import ModelSpec
 
 PROG = "python -m export.benchmarks.compile"
 
@@ -33,10 +32,7 @@ PROG = "python -m export.benchmarks.compile"
 def main(argv: Sequence[str]) -> None:
     """Parse ``argv``, write a checkpoint, build and compile it."""
     parser = ArgumentParser(__doc__ or "", PROG)
-    parser.add_argument("--scratch", type=Path, required=True, metavar="DIR", help="a disk with room")
-    for name, size in (("hidden", 4096), ("layers", 12), ("heads", 32), ("kv-heads", 32), ("ffn", 11008)):
-        parser.add_argument(f"--{name}", type=positive_int, default=size, metavar="N", help="default: %(default)s")
-    parser.add_argument("--vocab", type=positive_int, default=32000, metavar="N", help="default: %(default)s")
+    add_shape_options(parser, layers=12)
     parser.add_argument("--max-length", type=positive_int, default=2048, metavar="N", help="default: %(default)s")
     parser.add_argument("--exits", type=comma_ints, default=(6, 9, 12), metavar="N,N,...", help="default: 6,9,12")
     parser.add_argument("--precision", choices=list(PRECISIONS), default=FP16.name, help="default: %(default)s")
@@ -45,22 +41,7 @@ def main(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     plans = read_plan_options(options)
     exits = check_exits(options.exits, options.layers)
-    if not options.scratch.is_dir():
-        raise OptionError(f"--scratch {options.scratch} is no directory; name one on a disk with room")
-    if options.hidden % (2 * options.heads) or options.heads % options.kv_heads:
-        raise OptionError("--hidden must be an even multiple of --heads, and --heads a multiple of --kv-heads")
-    spec = ModelSpec(
-        hidden_size=options.hidden,
-        num_hidden_layers=options.layers,
-        num_attention_heads=options.heads,
-        num_key_value_heads=options.kv_heads,
-        head_dim=options.hidden // options.heads,
-        intermediate_size=options.ffn,
-        vocab_size=options.vocab,
-        rms_norm_eps=1e-5,
-        rope_theta=10000.0,
-        tie_word_embeddings=False,
-    )
+    spec = read_shape(options)
     with tempfile.TemporaryDirectory(prefix="s2d-compile-", dir=options.scratch) as scratch:
         began = time.perf_counter()
         source = Path(scratch) / "draft"

@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.benchmarks.checkpoint import write_sparse_checkpoint
+from export.benchmarks.shape import add_shape_options, read_shape
 from export.bundle import check_space
 from export.weights import weight_bytes
-from s2d_trt.cli import ArgumentParser, byte_size, positive_int, run_command
+from s2d_trt.cli import ArgumentParser, byte_size, run_command
 from s2d_trt.errors import OptionError
-from s2d_trt.spec import ModelSpec
 
 PROG = "python -m export.benchmarks.memory"
 INTERVAL = 0.05
@@ -33,27 +33,9 @@ INTERVAL = 0.05
 def main(argv: Sequence[str]) -> None:
     """Parse ``argv``, write a checkpoint, export it in a process of its own and watch that."""
     parser = ArgumentParser(__doc__ or "", PROG)
-    parser.add_argument("--scratch", type=Path, required=True, metavar="DIR", help="a disk with room")
-    for name, size in (("hidden", 4096), ("layers", 32), ("heads", 32), ("kv-heads", 32), ("ffn", 11008)):
-        parser.add_argument(f"--{name}", type=positive_int, default=size, metavar="N", help="default: %(default)s")
-    parser.add_argument("--vocab", type=positive_int, default=32000, metavar="N", help="default: %(default)s")
+    add_shape_options(parser, layers=32)
     options = parser.parse_args(argv)
-    if not options.scratch.is_dir():
-        raise OptionError(f"--scratch {options.scratch} is no directory; name one on a disk with room")
-    if options.hidden % (2 * options.heads) or options.heads % options.kv_heads:
-        raise OptionError("--hidden must be an even multiple of --heads, and --heads a multiple of --kv-heads")
-    spec = ModelSpec(
-        hidden_size=options.hidden,
-        num_hidden_layers=options.layers,
-        num_attention_heads=options.heads,
-        num_key_value_heads=options.kv_heads,
-        head_dim=options.hidden // options.heads,
-        intermediate_size=options.ffn,
-        vocab_size=options.vocab,
-        rms_norm_eps=1e-5,
-        rope_theta=10000.0,
-        tie_word_embeddings=False,
-    )
+    spec = read_shape(options)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         checkpoint, bundle = Path(folder) / "checkpoint", Path(folder) / "target.engine"
         check_space(bundle, weight_bytes(spec, 4096))
