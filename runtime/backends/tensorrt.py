@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from runtime.backends.cuda.backend import GpuBackend
@@ -50,7 +51,7 @@ class Plan:
         self.edges = tuple(self._lasts)
         self.recordable = cuda_graphs and not plan.weight_streaming
         self._names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
-        self._check_caches(bundle, plan)
+        self._check_tensors(bundle, plan)
         if plan.weight_streaming:
             # Before any context exists; the automatic budget leaves room for activations.
             self._engine.weight_streaming_budget_v2 = self._engine.get_weight_streaming_automatic_budget()
@@ -74,15 +75,19 @@ class Plan:
             )
         return engine
 
-    def _check_caches(self, bundle: Bundle, plan: PlanEntry) -> None:
-        for past in self._names:
-            if past.startswith(names.PAST):
-                present = names.present_of(past)
-                if self._engine.get_aliased_input_tensor(present) != past:
-                    raise BundleError(
-                        f"{bundle.path(plan.file)} does not update {past} in place; build the bundle again with"
-                        " --backend tensorrt"
-                    )
+    def _check_tensors(self, bundle: Bundle, plan: PlanEntry) -> None:
+        """All tensors live on the device, and the caches are updated in place."""
+        device = self._trt.TensorLocation.DEVICE
+        for name in self._names:
+            moved = self._engine.get_tensor_location(name) != device
+            copied = name.startswith(names.PAST) and (
+                self._engine.get_aliased_input_tensor(names.present_of(name)) != name
+            )
+            if moved or copied:
+                raise BundleError(
+                    f"{bundle.path(plan.file)} does not {'keep' if moved else 'update'} {name} in"
+                    f" {'device memory' if moved else 'place'}; build the bundle again with --backend tensorrt"
+                )
 
     def _runtime_config(self) -> Any:
         """How contexts are made. RTX compiles kernels here, on this machine: at once, because a recorded graph keeps
@@ -127,8 +132,12 @@ class Plan:
             raise S2DError(f"TensorRT refuses {what} ({self._log.reason}); compile the bundle's plans again")
 
 
+@lru_cache
 def make_log(trt: Any) -> Any:
-    """A logger that keeps the last error as its ``reason`` and prints nothing."""
+    """A logger that keeps the last error as its ``reason`` and prints nothing.
+
+    One for each flavour: the first that TensorRT meets is the one that it goes on using.
+    """
 
     class Log(trt.ILogger):  # type: ignore[misc]
         """See ``make_log``."""

@@ -151,6 +151,7 @@ class CudaGpu:
             builder.end_building()
             self._conditions.clear()
         graph = builder.complete()
+        builder.close()  # left to the collector, it would end whatever recording is under way then
         graph.upload(self._stream)
 
         def replay() -> None:

@@ -102,6 +102,7 @@ def test_tensorrt_has_what_the_backend_calls(flavor: str) -> None:
         tensorrt,
         {
             "trt": trt,
+            "self._trt": trt,
             "self._engine": trt.ICudaEngine,
             "self._runtime": trt.Runtime,
             "config": trt.IRuntimeConfig,
