@@ -38,6 +38,8 @@ class Learned:
         self.deeper_gain = [[Fading(0.1, 2.0, 64.0) for _ in range(BINS)] for _ in range(exits - 1)]
         self.profit = Fading(0.3, 2.0, 32.0)
         """Tokens that drafting earned in a step beyond what its time would have earned."""
+        self.elsewhere = Fading(0.0, 1.0, 32.0)
+        """Milliseconds outside the call of a step that does not draft."""
         self.next_mass = Fading(0.7, 4.0, 128.0)
         self.verify_slowness = Fading(1.0, 4.0, 32.0)
         self.draft_slowness = Fading(1.0, 4.0, 32.0)
@@ -91,7 +93,10 @@ class CostAware(DraftingPolicy):
         self._probing = learned.profit.value <= 0
         if not self._probing:
             return self._pays(0, learned.profit.value, waiting, 1)
-        price = self._costs.of_exit(0, waiting, 1) + self._row
+        price = (
+            self._costs.of_exit(0, waiting, 1) * learned.draft_slowness.value
+            + self._row * learned.verify_slowness.value
+        )
         if learned.purse < price:
             return False
         learned.purse -= price
@@ -144,18 +149,23 @@ class CostAware(DraftingPolicy):
         learned.verify_slowness.observe(seconds.verify * 1e3 / self._costs.of_verify[rows])
         if proposal is None:
             learned.purse += PROBING * seconds.total * 1e3
+            learned.elsewhere.observe((seconds.total - seconds.verify) * 1e3)
             return
         learned.draft_slowness.observe(seconds.draft * 1e3 / self._predicted)
         weight = PROBES if self._probing else 1.0
-        learned.profit.observe(weight * self._profit(accepted, seconds), weight)
+        learned.profit.observe(weight * self._profit(accepted, rows, seconds), weight)
         for depth in range(1, min(accepted, len(proposal.exits))):
             learned.next_mass.observe(float(accepted > depth + 1))
         self._learn_candidates(proposal, set(acceptance.path))
 
-    def _profit(self, accepted: int, seconds: Seconds) -> float:
-        """What this step's drafting earned: its tokens less those that its time would have brought."""
-        learned = self._learned
-        alone = self._costs.of_verify[1] * learned.verify_slowness.value
+    def _profit(self, accepted: int, rows: int, seconds: Seconds) -> float:
+        """What this step's drafting earned: its tokens less those that its time would have brought.
+
+        What the step would have taken alone comes from its own verify call: from one step to the next a machine may
+        be twice as slow, and that must not look like profit.
+        """
+        learned, verify = self._learned, self._costs.of_verify
+        alone = seconds.verify * 1e3 * verify[1] / verify[rows] + learned.elsewhere.value
         return accepted - 1 - learned.rate * (seconds.total * 1e3 - alone)
 
     def _learn_candidates(self, proposal: Proposal, accepted: set[int]) -> None:
