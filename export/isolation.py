@@ -19,15 +19,24 @@ STALLED_SECONDS = 60
 """A process that uses no CPU time for so long waits for itself: TensorRT does where a thread of its finds no memory."""
 
 
+LOADER_FAILED = 127
+"""What the dynamic loader ends a process with."""
+
+
 class StalledError(S2DError):
     """The process neither ended nor worked."""
 
 
 class DiedError(S2DError):
-    """The process ended without an answer; ``signal_number`` ended it, or 0 where it left by itself."""
+    """The process ended without an answer; ``signal_number`` ended it, or 0 where it left by itself.
+
+    ``starved``: as it does for want of memory, killed by the system or by the dynamic loader, which had no room for a
+    library.
+    """
 
     def __init__(self, exit_code: int) -> None:
         self.signal_number = max(-exit_code, 0)
+        self.starved = self.signal_number == signal.SIGKILL or exit_code == LOADER_FAILED
         cause = signal.Signals(self.signal_number).name if self.signal_number else f"exit code {exit_code}"
         super().__init__(f"the process ended with {cause}; run it again, with more memory free")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -143,7 +142,7 @@ def _isolated(request: PlanRequest) -> tuple[PlanReport, int]:
     except StalledError as cause:
         raise out_of_memory(request.graph) from cause
     except DiedError as cause:
-        if cause.signal_number == signal.SIGKILL:
+        if cause.starved:
             raise out_of_memory(request.graph) from cause
         raise CompileError(
             f"{request.flavor} crashed on {request.graph} ({cause}); look closer with --builder-log verbose"

@@ -28,8 +28,9 @@ class BuildLog:
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether an error speaks of memory."""
-        return any(re.search(r"out ?of ?memory|bad_alloc|allocat", error, re.IGNORECASE) for error in self._errors)
+        """Whether an error speaks of memory; a thread has no room for its stack where resources are unavailable."""
+        signs = r"out ?of ?memory|bad_alloc|allocat|temporarily unavailable"
+        return any(re.search(signs, error, re.IGNORECASE) for error in self._errors)
 
     @property
     def weight_bytes(self) -> int:

@@ -17,7 +17,6 @@ import pytest
 import export.compile
 from export import build, target
 from export.benchmarks import compile as benchmark
-from export.isolation import isolated
 from export.plans import PlanOptions
 from export.tensorrt import (
     FLAVORS,
@@ -174,25 +173,32 @@ def test_an_operator_that_tensorrt_refuses_is_named_with_its_reason(bundle, tmp_
     assert not (tmp_path / "segment_1.plan").exists()
 
 
-def compile_within(spare: int, order: PlanRequest) -> None:
-    """Compile with no more than ``spare`` bytes above what the builder needs to be loaded."""
+def compile_in_24_mib(order: PlanRequest) -> None:
+    """Compile with no more memory than that above what the builder needs to be loaded."""
     find_flavor(order.flavor)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + spare, used + spare))
+    resource.setrlimit(resource.RLIMIT_AS, (used + (24 << 20),) * 2)
     compile_plan(order)
 
 
-def test_too_little_memory_is_an_error_that_says_so(bundle, tmp_path):
-    path = bundle / Bundle.open(bundle).manifest.graphs["segment_1"]
-    with pytest.raises(CompileError, match="not enough memory to compile segment_1"):
-        isolated(compile_within, 24 << 20, request(bundle, path, tmp_path / "segment_1.plan"))
+def test_too_little_memory_is_an_error_that_says_so(bundle, monkeypatch):
+    """Where in the builder it is missed differs from run to run; what is said does not."""
+    monkeypatch.setattr("export.plans.compile_plan", compile_in_24_mib)
+    with pytest.raises(CompileError, match="not enough memory to compile"):
+        export.compile.main([str(bundle)])
 
 
-@pytest.mark.parametrize("death", ["SIGKILL", "SIGSEGV"])
+def left_by_the_loader(_: PlanRequest) -> None:
+    os._exit(127)
+
+
+@pytest.mark.parametrize("death", ["SIGKILL", "SIGSEGV", "loader"])
 def test_a_builder_that_dies_leaves_the_bundle_as_it_was(bundle, snapshot, monkeypatch, death):
     before = snapshot(bundle)
-    monkeypatch.setattr("export.plans.compile_plan", {"SIGKILL": killed, "SIGSEGV": crashed}[death])
-    message = {"SIGKILL": "not enough memory", "SIGSEGV": "tensorrt_rtx crashed on .*SIGSEGV"}[death]
+    monkeypatch.setattr(
+        "export.plans.compile_plan", {"SIGKILL": killed, "SIGSEGV": crashed, "loader": left_by_the_loader}[death]
+    )
+    message = {"SIGSEGV": "tensorrt_rtx crashed on .*SIGSEGV"}.get(death, "not enough memory")
     with pytest.raises(CompileError, match=message):
         export.compile.main([str(bundle)])
     assert snapshot(bundle) == before
