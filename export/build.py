@@ -7,6 +7,7 @@ published: a build that fails leaves an older bundle as it was.
 examples:
   python -m export.build                              the demo draft, with the exits it was trained for
   python -m export.build --exits 6,12                 leave one of its exits out
+  python -m export.build --precision int8             rows and weights in integers: two to three times as fast on a CPU
   python -m export.build --exits 6,9,12 --backend tensorrt    compiled plans for a GPU; none is needed to build them
   python -m export.build --checkpoint ~/my-draft --out engines/my-draft.engine --max-length 4096
 """
@@ -24,7 +25,6 @@ from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, run_command
 from s2d_trt.errors import OptionError
 
 PROG = "python -m export.build"
-DEFAULT_OUT = {"onnxruntime": Path("engines/draft.engine"), "tensorrt": Path("engines/draft.trt.engine")}
 
 
 def choose_exits(requested: tuple[int, ...] | None, checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -60,12 +60,16 @@ def main(argv: Sequence[str]) -> None:
         "--checkpoint", type=Path, default=Path("engines/demo/draft"), metavar="DIR", help="default: %(default)s"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: engines/draft.engine, engines/draft.trt.engine for tensorrt"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="default: engines/draft.engine; draft.trt.engine for tensorrt, draft.int8.engine for int8",
     )
     add_build_options(parser)
     options = parser.parse_args(argv)
     layout, encoding, plans = read_form(options)
-    out = options.out or DEFAULT_OUT[options.backend]
+    form = "trt." if options.backend == "tensorrt" else "int8." if encoding.precision.integer_rows else ""
+    out = options.out or Path(f"engines/draft.{form}engine")
     checkpoint = Checkpoint.open(options.checkpoint)
     exits = choose_exits(options.exits, checkpoint)
     check_destination(out)
@@ -86,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
         ),
         checkpoint,
     )
-    suffix = " --backend tensorrt" if options.backend == "tensorrt" else ""
+    suffix = {"trt.": " --backend tensorrt", "int8.": " --precision int8"}.get(form, "")
     print(f"next     python -m export.target --checkpoint DIR --out engines/NAME.engine{suffix}")
     print(f"then     python -m runtime.run --draft {out} --target NAME --prompt 'TEXT'")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,13 @@ class TensorView:
     shape: tuple[int, ...]
     transposed: bool = False
 
-    def blocks(self) -> Iterator[Float32Array]:
-        """Consecutive rows of the tensor, float32.
+    def blocks(self, step: int | None = None) -> Iterator[Float32Array]:
+        """Consecutive rows of the tensor, float32; ``step`` of them at a time, by default what memory should hold.
 
         Raises:
             CheckpointError: the file is damaged, or the tensor holds something that is not a finite number.
         """
-        rows = self.shape[0]
-        step = max(1, BLOCK_NUMBERS * rows // max(1, int(np.prod(self.shape))))
+        rows, step = self.shape[0], step or _rows_of_a_block(self.shape)
         with open_safetensors(self.path) as tensors:
             stored = tensors.get_slice(self.name)
             for first in range(0, rows, step):
@@ -64,6 +64,32 @@ class TensorView:
 
     def read(self) -> Float32Array:
         """All of it, float32. Raises CheckpointError, see ``blocks``."""
+        return np.concatenate(list(self.blocks()))
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedView:
+    """Tensors side by side, as ``TensorView``: columns of matrices, or numbers of vectors, follow one another."""
+
+    name: str
+    parts: tuple[TensorView, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+        return (*self.parts[0].shape[:-1], sum(part.shape[-1] for part in self.parts))
+
+    def blocks(self) -> Iterator[Float32Array]:
+        """See ``TensorView.blocks``."""
+        step = _rows_of_a_block(self.shape)
+        if len(self.shape) == 1:
+            yield from chain.from_iterable(part.blocks(step) for part in self.parts)
+            return
+        for blocks in zip(*(part.blocks(step) for part in self.parts), strict=True):
+            yield np.concatenate(blocks, axis=1)
+
+    def read(self) -> Float32Array:
+        """All of it, float32. Raises CheckpointError, see ``TensorView.blocks``."""
         return np.concatenate(list(self.blocks()))
 
 
@@ -150,6 +176,10 @@ class Checkpoint:
             self.directory / self.tensor_files[name], name, shape[::-1] if transposed else shape, transposed
         )
 
+    def joined(self, name: str, parts: Sequence[str], transposed: bool = False) -> JoinedView:
+        """Several tensors side by side, under a name of their own."""
+        return JoinedView(name, tuple(self.view(part, transposed) for part in parts))
+
     def read(self, name: str) -> Float32Array:
         """One tensor as float32, in its stored shape. Raises CheckpointError, see ``TensorView.blocks``."""
         return self.view(name).read()
@@ -163,6 +193,10 @@ class Checkpoint:
                     f"{self.directory} holds {name}, which is no part of a {self.spec.num_hidden_layers}-layer model of"
                     " its model_type; config.json and weights do not belong together"
                 )
+
+
+def _rows_of_a_block(shape: tuple[int, ...]) -> int:
+    return max(1, BLOCK_NUMBERS * shape[0] // max(1, int(np.prod(shape))))
 
 
 def _transposed(array: Float32Array) -> Float32Array:

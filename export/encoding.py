@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from export.checkpoint import TensorView
+from export.checkpoint import JoinedView
 from export.precision import FP32, Precision
 from export.quantize import quantize
 from export.rotary import Float32Array
@@ -63,20 +63,16 @@ class Encoding:
             return self.precision.dtype.itemsize * 8
         return 8 if head or self.weight_format == "int8" else 4
 
-    def stored(
-        self, source: TensorView, input_axis: int | None, head: bool = False, name: str | None = None
-    ) -> Iterator[StoredTensor]:
+    def stored(self, source: JoinedView, input_axis: int | None, head: bool = False) -> Iterator[StoredTensor]:
         """The arrays to write for a weight; ``input_axis`` is the axis a linear layer sums over, else None.
-
-        ``name`` is the source's own where None.
 
         Raises:
             CheckpointError: a number does not fit the precision.
             OptionError: int4, and a layer's width is no multiple of a block.
         """
-        name = name or source.name
+        name = source.name
         if input_axis is None or not self.quantizes:
-            blocks = (self._cast(source.name, block) for block in source.blocks())
+            blocks = (self._cast(name, block) for block in source.blocks())
             yield StoredTensor(name, blocks, source.shape, self.precision.onnx_type)
             return
         found = quantize(source.read(), "int8" if head else self.weight_format, input_axis, self.precision)

@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto
 
 from export.layout import CacheLayout
+from export.linear import linear
 from export.nodes import Graph
 from export.precision import FP32, Precision
 from export.tensors import EMBEDDING, FINAL_NORM, has_bias, layer_tensor
@@ -89,24 +90,25 @@ class GraphBuilder:
     def _layer(self, graph: Graph, hidden: str, layer: int, mask: str, result: str | None) -> str:
         """Pre-norm attention and gated feed-forward, each with its residual."""
 
-        def linear(rows: str, part: str) -> str:
-            product = graph.op("MatMul", rows, graph.weight(layer_tensor(layer, part)))
-            if not has_bias(self.spec, part):
-                return product
-            return graph.op("Add", product, graph.weight(layer_tensor(layer, part, "bias")))
-
         rows = self._norm(graph, hidden, layer_tensor(layer, "input_layernorm"))
-        query, key, value = (linear(rows, f"self_attn.{part}_proj") for part in "qkv")
+        widths = (self.spec.num_attention_heads * self.spec.head_dim, self.spec.kv_width, self.spec.kv_width)
+        query, key, value = graph.split(self._linear(graph, rows, layer, "self_attn.qkv_proj"), widths)
         if self.spec.qk_norm:
             query = self._normed_heads(graph, query, layer_tensor(layer, "self_attn.q_norm"))
             key = self._normed_heads(graph, key, layer_tensor(layer, "self_attn.k_norm"))
         attended = self.layout.attention(graph, self.spec, layer, query, key, value, mask)
-        hidden = graph.op("Add", hidden, linear(attended, "self_attn.o_proj"))
+        hidden = graph.op("Add", hidden, self._linear(graph, attended, layer, "self_attn.o_proj"))
         rows = self._norm(graph, hidden, layer_tensor(layer, "post_attention_layernorm"))
-        gate = linear(rows, "mlp.gate_proj")
+        gate, up = graph.split(self._linear(graph, rows, layer, "mlp.gate_up_proj"), (self.spec.intermediate_size,) * 2)
         gated = graph.op("Mul", gate, graph.op("Sigmoid", gate))
-        widened = graph.op("Mul", gated, linear(rows, "mlp.up_proj"))
-        return graph.op("Add", hidden, linear(widened, "mlp.down_proj"), result=result)
+        narrowed = self._linear(graph, graph.op("Mul", gated, up), layer, "mlp.down_proj")
+        return graph.op("Add", hidden, narrowed, result=result)
+
+    def _linear(self, graph: Graph, rows: str, layer: int, part: str) -> str:
+        product = linear(graph, rows, layer_tensor(layer, part))
+        if not has_bias(self.spec, part):
+            return product
+        return graph.op("Add", product, graph.weight(layer_tensor(layer, part, "bias")))
 
     def _normed_heads(self, graph: Graph, rows: str, weight: str) -> str:
         """Norm each head of ``[1, q, heads * head_dim]`` by itself."""
@@ -124,7 +126,10 @@ class GraphBuilder:
         """
         flat = graph.constant("flat_shape", [-1, self.spec.hidden_size])
         rows = graph.op("Reshape", self._norm(graph, rows, FINAL_NORM), flat)
-        head = graph.weight(self.weights.head)
+        if self.precision.integer_rows:
+            return linear(graph, rows, self.weights.head, row_axis=0, result=result)
+        turn = 0 if self.weights.head_is_transposed else 1
         if self.precision is FP32:
-            return graph.op("Gemm", rows, head, transB=1, result=result)
-        return graph.op("Cast", graph.op("Gemm", rows, head, transB=1), to=TensorProto.FLOAT, result=result)
+            return graph.op("Gemm", rows, graph.weight(self.weights.head), transB=turn, result=result)
+        logits = graph.op("Gemm", rows, graph.weight(self.weights.head), transB=turn)
+        return graph.op("Cast", logits, to=TensorProto.FLOAT, result=result)

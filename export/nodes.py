@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,7 +46,7 @@ class Graph:
         """A tensor of the shared weight file, in this graph's precision whatever it is stored as."""
         if name not in self._values:
             place = self._weights.tensors[name]
-            self._initializers[name] = self._external(name, place)
+            self._store(name, place)
             if (form := place.quantization) is not None:
                 scale = self.weight(form.scale)
                 attributes = {"axis": form.axis, "block_size": form.block_size}
@@ -54,21 +55,28 @@ class Graph:
                 self._values[name] = self.cast(name, place.onnx_type, self.precision.onnx_type)
         return self._values[name]
 
-    def _external(self, name: str, place: TensorLocation) -> onnx.TensorProto:
+    def integer_weight(self, name: str) -> tuple[str, str]:
+        """An int8 matrix of the shared weight file as it is stored, and the scales of its columns."""
+        place = self._weights.tensors[name]
+        assert place.quantization is not None
+        self._store(name, place)
+        return name, self.weight(place.quantization.scale)
+
+    def _store(self, name: str, place: TensorLocation) -> None:
         tensor = TensorProto(name=name, data_type=place.onnx_type, dims=place.shape)
         tensor.data_location = TensorProto.EXTERNAL
         entries = {"location": self._location, "offset": str(place.offset), "length": str(place.length)}
         for key, value in entries.items():
             tensor.external_data.add(key=key, value=value)
-        return tensor
+        self._initializers[name] = tensor
 
     def cast(self, value: str, source: int, target: int) -> str:
         """``value`` of ONNX type ``source`` as ``target``: itself where they are the same."""
         return value if source == target else self.op("Cast", value, to=target)
 
-    def constant(self, name: str, values: Sequence[int]) -> str:
-        """A small int64 vector, kept in the graph itself."""
-        array = np.array(values, dtype=np.int64)
+    def constant(self, name: str, values: Sequence[int] | int, dtype: type[np.integer[Any]] = np.int64) -> str:
+        """A few whole numbers, or one, kept in the graph itself."""
+        array = np.array(values, dtype=dtype)
         self._initializers.setdefault(name, numpy_helper.from_array(array, name))
         return name
 
@@ -88,6 +96,18 @@ class Graph:
         name = f"{operator}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, list(inputs), list(results), name=name, **attributes))
         return results
+
+    def once(self, key: str, make: Callable[[], str]) -> str:
+        """The value of ``make``, which is called the first time that ``key`` is asked for."""
+        if key not in self._values:
+            self._values[key] = make()
+        return self._values[key]
+
+    def split(self, value: str, widths: Sequence[int]) -> Sequence[str]:
+        """``value`` cut along its last axis."""
+        results = [f"{value}_{index}" for index in range(len(widths))]
+        sizes = self.constant("x".join(map(str, widths)), widths)
+        return self.ops("Split", value, sizes, results=results, axis=-1)
 
     def model(self) -> onnx.ModelProto:
         """The finished model."""

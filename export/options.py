@@ -37,7 +37,10 @@ def _add_form_options(parser: ArgumentParser) -> None:
         "--backend", choices=BACKENDS, default=BACKENDS[0], help="what runs the bundle (default: %(default)s)"
     )
     group.add_argument(
-        "--precision", choices=list(PRECISIONS), help="element type (default: fp32 for onnxruntime, fp16 for tensorrt)"
+        "--precision",
+        choices=list(PRECISIONS),
+        help="fp32 (default for onnxruntime), int8 rows and weights (onnxruntime on a CPU), fp16 (default for tensorrt)"
+        " or bf16",
     )
     group.add_argument(
         "--weights", choices=QUANTIZED_FORMATS, help="quantise the linear layers (default: keep the precision)"
@@ -76,6 +79,8 @@ def read_form(options: argparse.Namespace) -> tuple[str, Encoding, PlanOptions |
     precision = PRECISIONS[options.precision] if options.precision else FP16 if compiled else FP32
     encoding = Encoding(precision, options.weights or precision.name)
     if compiled:
+        if precision.integer_rows:
+            raise OptionError("--precision int8 is for the CPU; for --backend tensorrt take --weights int8")
         return BHSD.name, encoding, None if options.no_compile else read_plan_options(options)
     for name in ("weights", "no_compile", *_PLAN_OPTIONS):
         if getattr(options, name):

@@ -1,4 +1,4 @@
-"""Element types that a graph can compute in."""
+"""What a graph can compute in."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from onnx import TensorProto
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """An element type by the names that users, ONNX and NumPy have for it."""
+    """The element type of hidden states and caches, by the names that users, ONNX and NumPy have for it."""
 
     name: str
     onnx_type: int
     dtype: np.dtype
+    integer_rows: bool = False
+    """Whether linear layers round the rows that they read to integers, each with a scale of its own."""
 
     @property
     def smallest(self) -> float:
@@ -26,5 +28,6 @@ class Precision:
 FP32 = Precision("fp32", TensorProto.FLOAT, np.dtype(np.float32))
 FP16 = Precision("fp16", TensorProto.FLOAT16, np.dtype(np.float16))
 BF16 = Precision("bf16", TensorProto.BFLOAT16, np.dtype(ml_dtypes.bfloat16))
+INT8 = Precision("int8", TensorProto.FLOAT, np.dtype(np.float32), integer_rows=True)
 
-PRECISIONS = {precision.name: precision for precision in (FP32, FP16, BF16)}
+PRECISIONS = {precision.name: precision for precision in (FP32, FP16, BF16, INT8)}

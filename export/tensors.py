@@ -7,6 +7,8 @@ from s2d_trt.spec import ModelSpec
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 LM_HEAD = "lm_head.weight"
+JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+"""Linear layers that the weight file holds as one, their outputs side by side."""
 
 
 def layer_tensor(layer: int, part: str, kind: str = "weight") -> str:
@@ -37,9 +39,24 @@ def has_bias(spec: ModelSpec, part: str) -> bool:
     group, _, name = part.partition(".")
     if group == "mlp":
         return spec.mlp_bias
-    return group == "self_attn" and (
-        spec.output_bias if name == "o_proj" else spec.qkv_bias and name in ("q_proj", "k_proj", "v_proj")
-    )
+    if group != "self_attn" or not name.endswith("_proj"):
+        return False
+    return spec.output_bias if name == "o_proj" else spec.qkv_bias
+
+
+def stored_tensors(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+    """Name of every tensor of the weight file, in its order, and the checkpoint's tensors that it is made of.
+
+    Layers that read the same rows are one: a single product costs less than three.
+    """
+    stored: dict[str, tuple[str, ...]] = {}
+    for name in checkpoint_shapes(spec):
+        parent, _, kind = name.rpartition(".")
+        owner, _, part = parent.rpartition(".")
+        joined = next((whole for whole, parts in JOINED.items() if part in parts), None)
+        whole = f"{owner}.{joined}.{kind}" if joined else name
+        stored[whole] = (*stored.get(whole, ()), name)
+    return stored
 
 
 def _layer_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from export.checkpoint import Checkpoint
 from export.encoding import Encoding, Quantization, StoredTensor, exact
 from export.hashed_file import HashedFile
 from export.rotary import COS_CACHE, SIN_CACHE
-from export.tensors import EMBEDDING, LM_HEAD, checkpoint_shapes
+from export.tensors import EMBEDDING, LM_HEAD, checkpoint_shapes, stored_tensors
 from s2d_trt.spec import ModelSpec
 
 ALIGNMENT = 4096
@@ -46,6 +46,12 @@ class WeightFile:
         """The matrix that gives the logits, ``[V, H]``: the embedding itself where nothing else is stored."""
         return LM_HEAD if LM_HEAD in self.tensors else EMBEDDING
 
+    @property
+    def head_is_transposed(self) -> bool:
+        """Whether it lies as ``[H, V]`` instead."""
+        form = self.tensors[self.head].quantization
+        return form is not None and form.axis == 1
+
 
 def write_weights(
     checkpoint: Checkpoint, spec: ModelSpec, max_length: int, path: Path, encoding: Encoding = DEFAULT_ENCODING
@@ -53,7 +59,8 @@ def write_weights(
     """Write every tensor that ``spec`` needs, a block in memory at a time (a whole tensor where it is quantised).
 
     Linear layers become ``[in, out]`` for MatMul; embedding and head stay ``[V, H]``, which Gather and a Gemm with a
-    transposed right side both read, so that tied weights are stored once (twice where the head is quantised).
+    transposed right side both read, so that tied weights are stored once (twice where the head is quantised). Layers
+    that read the same rows are joined.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape, cannot be read or does not fit the precision.
@@ -84,15 +91,23 @@ def weight_bytes(spec: ModelSpec, max_length: int, encoding: Encoding = DEFAULT_
 
 
 def _stored(checkpoint: Checkpoint, spec: ModelSpec, max_length: int, encoding: Encoding) -> Iterator[StoredTensor]:
-    for name, shape in checkpoint_shapes(spec).items():
+    shapes = checkpoint_shapes(spec)
+    for name, parts in stored_tensors(spec).items():
         if name == LM_HEAD:
-            yield from encoding.stored(checkpoint.view(name), input_axis=1, head=True)
-        elif len(shape) == 2 and name != EMBEDDING:
-            yield from encoding.stored(checkpoint.view(name, transposed=True), input_axis=0)
+            yield from _head(checkpoint, name, encoding)
+        elif len(shapes[parts[0]]) == 2 and name != EMBEDDING:
+            yield from encoding.stored(checkpoint.joined(name, parts, transposed=True), input_axis=0)
         else:
-            yield from encoding.stored(checkpoint.view(name), input_axis=None)
+            yield from encoding.stored(checkpoint.joined(name, parts), input_axis=None)
         if name == EMBEDDING and spec.tie_word_embeddings and encoding.quantizes:
-            yield from encoding.stored(checkpoint.view(name), input_axis=1, head=True, name=LM_HEAD)
+            yield from _head(checkpoint, name, encoding)
     cos, sin = checkpoint.config.rotary.caches(spec.head_dim, max_length)
     yield exact(COS_CACHE, cos)
     yield exact(SIN_CACHE, sin)
+
+
+def _head(checkpoint: Checkpoint, source: str, encoding: Encoding) -> Iterator[StoredTensor]:
+    """MatMulInteger, unlike Gemm, reads its right side in one direction only."""
+    transposed = encoding.precision.integer_rows
+    view = checkpoint.joined(LM_HEAD, [source], transposed)
+    return encoding.stored(view, input_axis=0 if transposed else 1, head=True)

@@ -165,6 +165,26 @@ def draft_bundle(draft_checkpoint: Path, engines: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def int8_draft_bundle(draft_checkpoint: Path, engines: Path) -> Path:
+    """The draft with rows and weights in int8."""
+    from export import build
+
+    out = engines / "draft.int8.engine"
+    build.main(["--checkpoint", str(draft_checkpoint), "--out", str(out), "--no-parity", "--precision", "int8"])
+    return out
+
+
+@pytest.fixture(scope="session")
+def int8_target_bundle(target_checkpoint: Path, engines: Path) -> Path:
+    """The target with rows and weights in int8."""
+    from export import target
+
+    out = engines / "target.int8.engine"
+    target.main(["--checkpoint", str(target_checkpoint), "--out", str(out), "--no-parity", "--precision", "int8"])
+    return out
+
+
+@pytest.fixture(scope="session")
 def trt_draft_graphs(draft_checkpoint: Path, engines: Path) -> Path:
     """The draft in the form that TensorRT compiles, fp16, without plans."""
     from export import build

@@ -8,7 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from runtime.backends import Cascade, Clock
-from runtime.backends.session import Engine, Shapes, physical_cores
+from runtime.backends.processor import physical_cores
+from runtime.backends.session import Engine, Shapes
 from runtime.kv import KVCache
 from s2d_trt import names
 from s2d_trt.bundle import SCRATCH_ROWS, Bundle, Manifest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from runtime.backends import Clock
+from runtime.backends.processor import physical_cores
 from runtime.kv import KVCache
 from s2d_trt import names
 from s2d_trt.bundle import Bundle
@@ -20,18 +20,6 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Names and shapes of the buffers of one call."""
-
-
-def physical_cores() -> int:
-    """Cores this process may use, hyper-threads counted once where Linux tells them apart."""
-    available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    cores = set()
-    for cpu in available:
-        try:
-            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip())
-        except OSError:
-            cores.add(str(cpu))
-    return len(cores)
 
 
 def session_options(threads: int | None = None) -> ort.SessionOptions:

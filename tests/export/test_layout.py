@@ -48,9 +48,9 @@ def test_a_layout_is_asked_once_for_each_layer_and_decides_all_that_touches_the_
     assert builder.layout.layers == [2, 3]
 
 
-def test_a_layer_costs_nineteen_nodes(builder):
+def test_a_layer_costs_eighteen_nodes(builder):
     one, two = (len(builder.segment(1, 0, last).graph.node) for last in (1, 2))
-    assert two - one == 19
+    assert two - one == 18
 
 
 def test_attention_is_scaled_by_the_head_size_and_knows_its_heads(builder):

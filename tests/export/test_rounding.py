@@ -13,7 +13,7 @@ from export.encoding import Encoding
 from export.parity import BOUND as PARITY_BOUND
 from export.parity import ParityError
 from export.precision import BF16, FP16
-from export.rounding import BOUND, check_rounding
+from export.rounding import BOUNDS, check_rounding
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import CheckpointError
 
@@ -25,17 +25,24 @@ def lines(capsys) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "form",
-    [FORM, [*FORM, "--weights", "int8"], [*FORM, "--weights", "int4"], ["--precision", "fp16"]],
-    ids=["BHSD", "BHSD int8", "BHSD int4", "BSH"],
+    ("precision", "form"),
+    [
+        ("fp16", FORM),
+        ("fp16", [*FORM, "--weights", "int8"]),
+        ("fp16", [*FORM, "--weights", "int4"]),
+        ("fp16", ["--precision", "fp16"]),
+        ("int8", ["--precision", "int8"]),
+    ],
+    ids=["BHSD", "BHSD int8", "BHSD int4", "BSH", "BSH int8"],
 )
-def test_every_graph_in_fp16_stays_within_the_bound_of_float32(draft_checkpoint, tmp_path, capsys, form):
+def test_every_graph_stays_within_its_precisions_bound_of_float32(draft_checkpoint, tmp_path, capsys, precision, form):
     build.main(["--checkpoint", str(draft_checkpoint), "--out", str(tmp_path / "draft.engine"), *form])
     against_torch, against_wide = lines(capsys)
     assert "against PyTorch (exit 2" in against_torch
     for graph in ("segment_0", "segment_1", "segment_2", "head"):
         assert f"{graph} " in against_wide
-    assert f"bound {BOUND:g}" in against_wide
+    assert f"{precision} within " in against_wide
+    assert f"bound {BOUNDS[precision]:g}" in against_wide
 
 
 @pytest.mark.parametrize("weights", [(), ("--weights", "int8")], ids=["bf16", "int8"])
