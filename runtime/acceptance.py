@@ -23,12 +23,12 @@ def accept(tree: Tree, logits: Logits, chooser: Chooser, root_position: int) -> 
     ``logits`` are the target's at every node, ``root_position`` is the root's place in the text.
     The tokens that come out are those the target alone would have chosen with the same seed.
     """
-    path = [0]
+    path, children = [0], tree.children()
     while True:
         node = path[-1]
         token = chooser.choose(logits[node], root_position + len(path))
         chooser.see((token,))
-        child = tree.child(node, token)
+        child = children.get((node, token))
         if child is None:
             return Acceptance(path, token)
         path.append(child)

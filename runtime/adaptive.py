@@ -10,11 +10,10 @@ acceptance is learned from this target's own verdicts.
 from __future__ import annotations
 
 import math
-
-import numpy as np
+from collections.abc import Sequence
 
 from runtime.acceptance import Acceptance
-from runtime.calibration import Calibration, Fading, calibrate
+from runtime.calibration import Calibration, Fading
 from runtime.costs import Costs
 from runtime.draft import Proposal
 from runtime.policy import DraftingPolicy, Seconds, confidence
@@ -69,8 +68,7 @@ class CostAware(DraftingPolicy):
 
     def __init__(self, learned: Learned) -> None:
         self._learned, self._costs = learned, learned.costs
-        self._verify = np.array(self._costs.of_verify[1:])
-        self._row = float(self._verify[1] - self._verify[0])
+        self._row = self._costs.of_verify[2] - self._costs.of_verify[1]
         # The prompt's debt before segment 0 is paid at once by a draft that seems to pay.
         self._forgone = [math.inf] + [0.0] * (len(learned.calibration) - 1)
         self._confidence = [0.0] * len(learned.calibration)
@@ -102,17 +100,12 @@ class CostAware(DraftingPolicy):
         learned.purse -= price
         return True
 
-    def calibrated(self, exit_index: int, logprobs: np.ndarray) -> np.ndarray:
+    def calibrated(self, exit_index: int, logprobs: list[list[float]]) -> list[list[float]]:
         """See ``DraftingPolicy.calibrated``."""
         best, others = self._learned.calibration[exit_index]
-        rest = logprobs.shape[1] - 1
-        return calibrate(
-            logprobs,
-            np.array([best.slope] + [others.slope] * rest),
-            np.array([best.offset] + [others.offset] * rest),
-        )
+        return [[best.apply(row[0]), *map(others.apply, row[1:])] for row in logprobs]
 
-    def answers(self, exit_index: int, paths: np.ndarray, children: np.ndarray, waiting: int) -> bool:
+    def answers(self, exit_index: int, paths: Sequence[float], children: Sequence[float], waiting: int) -> bool:
         """See ``DraftingPolicy.answers``: the next exit must add more than it costs."""
         learned, rows = self._learned, len(paths)
         sure = confidence(paths, children, "mean")
@@ -125,21 +118,26 @@ class CostAware(DraftingPolicy):
         if exit_index == len(learned.calibration) - 1:
             return True
         gain = learned.deeper_gain[exit_index][_bin(sure)].value * (1.0 + self._beyond)
-        profit = float(np.exp(paths).sum()) * gain - self._price * self._costs.of_exit(exit_index + 1, rows, rows)
+        profit = sum(map(math.exp, paths)) * gain - self._price * self._costs.of_exit(exit_index + 1, rows, rows)
         return not self._pays(exit_index + 1, profit, waiting, rows)
 
-    def continues(self, paths: np.ndarray) -> bool:
+    def continues(self, paths: Sequence[float]) -> bool:
         """See ``DraftingPolicy.continues``."""
         rows = self._waiting = len(paths)
         if rows == 0 or self._probing:
             return False
         cost = self._price * self._costs.of_exit(0, rows, rows) + self._row_price * self._row
-        return float(np.exp(paths).sum()) * self._learned.next_mass.value * (1.0 + self._beyond) > cost
+        return sum(map(math.exp, paths)) * self._learned.next_mass.value * (1.0 + self._beyond) > cost
 
-    def size(self, logprobs: np.ndarray) -> int:
+    def size(self, logprobs: Sequence[float]) -> int:
         """See ``DraftingPolicy.size``: as many nodes as pay for their rows."""
-        surplus = np.exp(logprobs).cumsum() - self._row_price * self._verify[: len(logprobs)]
-        return int(surplus.argmax()) + 1
+        verify, mass, best, count = self._costs.of_verify, 0.0, -math.inf, 1
+        for rows, logprob in enumerate(logprobs, 1):
+            mass += math.exp(logprob)
+            surplus = mass - self._row_price * verify[rows]
+            if surplus > best:
+                best, count = surplus, rows
+        return count
 
     def learn(self, proposal: Proposal | None, acceptance: Acceptance, seconds: Seconds) -> None:
         """See ``DraftingPolicy.learn``."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 MOST = 15.0
 """Log-odds are cut off here: beyond, a probability says no more."""
+CERTAIN = -math.exp(-MOST)
 
 
 class Calibration:
@@ -24,6 +23,14 @@ class Calibration:
         self.slope, self.offset = 1.0, 0.0
         # Second derivatives of the log-likelihood, the prior's included: slope-slope, slope-offset, offset-offset.
         self._ss, self._so, self._oo = self.PRIOR, 0.0, self.PRIOR / 4
+
+    def apply(self, logprob: float) -> float:
+        """The log-probability of acceptance for the draft's own."""
+        logprob = min(logprob, CERTAIN)
+        if logprob == -math.inf:
+            return logprob
+        odds = (logprob - math.log(-math.expm1(logprob))) * self.slope + self.offset
+        return odds - math.log1p(math.exp(odds)) if odds < 0 else -math.log1p(math.exp(-odds))
 
     def undo(self, log_odds: float) -> float:
         """The draft's own log-odds behind calibrated ones."""
@@ -44,14 +51,6 @@ class Calibration:
 
     def _fade(self, value: float, prior: float) -> float:
         return prior + self.FADING * (value - prior)
-
-
-def calibrate(logprobs: np.ndarray, slope: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Log-probabilities of acceptance ``[f, k]`` for a draft's own; ``slope`` and ``offset`` ``[k]`` by rank."""
-    logprobs = np.minimum(logprobs, -math.exp(-MOST))
-    log_odds = logprobs - np.log(-np.expm1(logprobs))
-    found: np.ndarray = -np.logaddexp(0.0, -(log_odds * slope + offset))
-    return found
 
 
 class Fading:

@@ -142,19 +142,17 @@ class DraftSlot:
         self.done = [min(done, in_place) for done in self.done]
         self.rows = self.committed = stop
 
-    def _enqueue_frontier(self, tokens: np.ndarray, parent_rows: np.ndarray, depth: int) -> np.ndarray:
-        """Append a level of tree rows under ``parent_rows`` [f]; returns the new rows, int64 ``[f]``."""
-        start, stop = self.rows, self.rows + len(tokens)
+    def _enqueue_frontier(self, tokens: Sequence[int], parent_rows: Sequence[int], depth: int) -> list[int]:
+        """Append a level of tree rows, one under each of ``parent_rows``; returns the new rows."""
+        start, committed = self.rows, self.committed
+        self.rows = stop = start + len(tokens)
         self._ids[start:stop] = tokens
-        self._positions[start:stop] = self.committed - 1 + depth
-        first, last = start - self.committed, stop - self.committed
-        mask = self._tree_mask[first:last]
-        mask[:] = False
-        inside = parent_rows >= self.committed
-        mask[inside] = self._tree_mask[parent_rows[inside] - self.committed]
-        mask[np.arange(len(tokens)), np.arange(first, last)] = True
-        self.rows = stop
-        return np.arange(start, stop)
+        self._positions[start:stop] = committed - 1 + depth
+        for row, parent in enumerate(parent_rows, start - committed):
+            mask = self._tree_mask[row]
+            mask[:] = self._tree_mask[parent - committed] if parent >= committed else False
+            mask[row] = True
+        return list(range(start, stop))
 
     def flush(self, segment: int) -> None:
         """Run ``segment`` on every row that waits before it; the segment before it must be up to date."""
@@ -195,13 +193,14 @@ class DraftSlot:
         answer too unsure the next segment runs, and so on; the last exit always answers.
         """
         builder = TreeBuilder(int(self._ids[self.committed - 1]), shape, policy.floor)
-        rows = np.array([self.committed - 1])
+        rows = [self.committed - 1]
         exits = []
         for depth in range(shape.depth + 1):
             if depth > 0:
                 if not policy.continues(builder.frontier_logprobs):
                     break
-                rows = self._enqueue_frontier(builder.frontier_tokens, rows[builder.frontier_parents], depth)
+                parents = [rows[parent] for parent in builder.frontier_parents]
+                rows = self._enqueue_frontier(builder.frontier_tokens, parents, depth)
             tokens, logprobs, exit_index = self._predict(builder, noise.row(self.committed + depth), policy)
             exits.append(exit_index)
             builder.expand(tokens, logprobs)
@@ -209,26 +208,26 @@ class DraftSlot:
 
     def _predict(
         self, builder: TreeBuilder, noise: np.ndarray, policy: DraftingPolicy
-    ) -> tuple[np.ndarray, np.ndarray, int]:
+    ) -> tuple[list[list[int]], list[list[float]], int]:
+        """Candidates of every frontier node, their log-probabilities, and the exit that gave them."""
         paths, cascade = builder.frontier_logprobs, self._context.cascade
         if cascade is not None and isinstance(policy, FixedThresholds) and self._fits_a_depth():
-            tokens, logprobs, index = self._decided_there(cascade, noise, paths, policy)
-            return tokens, logprobs[:, : builder.top_k], index
+            return self._decided_there(cascade, noise, paths, policy)
         for index in range(len(self.done)):
             self.flush(index)
             tokens, logprobs = self.candidates(index, len(paths), noise)
-            logprobs = policy.calibrated(index, logprobs[:, : builder.top_k])
-            if policy.answers(index, paths, logprobs[:, 0], self._waiting_behind(index)):
+            answer = policy.calibrated(index, logprobs[:, : builder.top_k].tolist())
+            if policy.answers(index, paths, [row[0] for row in answer], self._waiting_behind(index)):
                 break
-        return tokens, logprobs, index
+        return tokens.tolist(), answer, index
 
     def _fits_a_depth(self) -> bool:
         """Whether each segment can run all rows that it lacks in one call."""
         return all(0 < self.rows - done <= self._chunk for done in self.done)
 
     def _decided_there(
-        self, cascade: Cascade, noise: np.ndarray, paths: np.ndarray, policy: FixedThresholds
-    ) -> tuple[np.ndarray, np.ndarray, int]:
+        self, cascade: Cascade, noise: np.ndarray, paths: Sequence[float], policy: FixedThresholds
+    ) -> tuple[list[list[int]], list[list[float]], int]:
         """As ``_predict`` does, in one launch: the device compares confidence and threshold."""
         assert policy.thresholds is not None
         stop = self.rows
@@ -236,10 +235,10 @@ class DraftSlot:
             base, visible = self._visible_rows(start, stop)
             cascade.stage(segment, self._ids[start:stop], self._positions[start:stop], start, base, visible)
         tokens, logprobs, answered = cascade.run(
-            stop - len(paths), stop, noise, paths, policy.thresholds, policy.rule == "max"
+            stop - len(paths), stop, noise, np.array(paths), policy.thresholds, policy.rule == "max"
         )
         self.done[: answered + 1] = [stop] * (answered + 1)
-        return tokens, logprobs, answered
+        return tokens.tolist(), logprobs.tolist(), answered
 
     def candidates(self, segment: int, rows: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Top candidates of the newest rows at an exit: ids int64 and log-probabilities float32 ``[rows, k]``.

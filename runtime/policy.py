@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
-
-import numpy as np
 
 from runtime.tree import TreeShape
 from s2d_trt.errors import OptionError
@@ -31,8 +30,8 @@ class Seconds:
 class DraftingPolicy(ABC):
     """Decides how a step drafts; never what the text says. As it stands: always, and as large as the shape allows.
 
-    Log-probabilities ``paths`` ``[f]`` are a frontier's, cumulative from the root; ``children`` ``[f]`` each frontier
-    node's best candidate's.
+    Log-probabilities ``paths`` are a frontier's, cumulative from the root; ``children`` those of each frontier node's
+    best candidate.
     """
 
     floor: float = -math.inf
@@ -42,20 +41,20 @@ class DraftingPolicy(ABC):
         """Whether to draft in this step, where ``waiting`` rows would meet the first segment."""
         return True
 
-    def calibrated(self, exit_index: int, logprobs: np.ndarray) -> np.ndarray:
-        """The log-probability ``[f, k]`` of acceptance for candidates an exit gives these ``logprobs``."""
+    def calibrated(self, exit_index: int, logprobs: list[list[float]]) -> list[list[float]]:
+        """The log-probability of acceptance for each frontier node's candidates, which an exit gives ``logprobs``."""
         return logprobs
 
     @abstractmethod
-    def answers(self, exit_index: int, paths: np.ndarray, children: np.ndarray, waiting: int) -> bool:
+    def answers(self, exit_index: int, paths: Sequence[float], children: Sequence[float], waiting: int) -> bool:
         """Whether the exit's answer is taken; else the next segment runs on ``waiting`` rows."""
 
-    def continues(self, paths: np.ndarray) -> bool:
+    def continues(self, paths: Sequence[float]) -> bool:
         """Whether to grow another level below this frontier."""
         return len(paths) > 0
 
-    def size(self, logprobs: np.ndarray) -> int:
-        """How many nodes to verify, given cumulative ``logprobs`` ``[n]`` from the root's 0 downwards."""
+    def size(self, logprobs: Sequence[float]) -> int:
+        """How many nodes to verify, given cumulative ``logprobs`` from the root's 0 downwards."""
         return len(logprobs)
 
     def learn(  # noqa: B027  most policies learn nothing
@@ -64,18 +63,17 @@ class DraftingPolicy(ABC):
         """Look at how a step went; ``proposal`` is None where nothing was drafted."""
 
 
-def confidence(path_logprobs: np.ndarray, child_logprobs: np.ndarray, rule: Confidence) -> float:
-    """Confidence of a depth in [0, 1].
+def confidence(paths: Sequence[float], children: Sequence[float], rule: Confidence) -> float:
+    """Confidence of a depth in [0, 1], from log-probabilities.
 
     ``mean``: ``sum p(path) * max p(child) / sum p(path)`` over the frontier. ``max``: the highest
     ``max p(child)``, the published rule for trees. For a chain both are the maximum softmax probability.
     """
-    if len(path_logprobs) == 1:
-        return math.exp(child_logprobs[0])
-    if rule == "max":
-        return math.exp(child_logprobs.max())
-    weights = np.exp(path_logprobs - path_logprobs.max())
-    return float(weights @ np.exp(child_logprobs) / weights.sum())
+    if len(paths) == 1 or rule == "max":
+        return math.exp(max(children))
+    best = max(paths)
+    weights = [math.exp(path - best) for path in paths]
+    return sum(weight * math.exp(child) for weight, child in zip(weights, children, strict=True)) / sum(weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ class FixedThresholds(DraftingPolicy):
             )
         return self
 
-    def answers(self, exit_index: int, paths: np.ndarray, children: np.ndarray, waiting: int) -> bool:
+    def answers(self, exit_index: int, paths: Sequence[float], children: Sequence[float], waiting: int) -> bool:
         """See ``DraftingPolicy.answers``; only after ``fit``."""
         assert self.thresholds is not None
         last = exit_index == len(self.thresholds) - 1

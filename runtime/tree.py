@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,16 +66,17 @@ class Tree:
     @property
     def is_chain(self) -> bool:
         """Whether every node's parent is the node before it."""
-        return bool((self.parents == np.arange(-1, len(self) - 1)).all())
+        parents: list[int] = self.parents.tolist()
+        return parents == list(range(-1, len(self) - 1))
 
     def ancestor_mask(self) -> np.ndarray:
-        """bool ``[n, n]``: entry (i, j) is True where j is i or an ancestor of i."""
+        """bool ``[n, n]``: entry (i, j) is True where j is i or an ancestor of i. Do not write to it."""
         size = len(self)
         if self.is_chain:
-            return np.tri(size, dtype=bool)
+            return _CHAIN[:size, :size] if size <= len(_CHAIN) else np.tri(size, dtype=bool)
         mask = np.eye(size, dtype=bool)
-        for node in range(1, size):
-            mask[node] |= mask[self.parents[node]]
+        for node, parent in enumerate(self.parents.tolist()[1:], 1):
+            mask[node] |= mask[parent]
         return mask
 
     def best_path(self) -> Tree:
@@ -90,64 +91,68 @@ class Tree:
         nodes, size = path[::-1], len(path)
         return Tree(self.tokens[nodes], np.arange(-1, size - 1), np.arange(size), self.logprobs[nodes])
 
-    def child(self, node: int, token: int) -> int | None:
-        """The child of ``node`` that carries ``token``, if the tree has it."""
-        matches = np.flatnonzero((self.parents == node) & (self.tokens == token))
-        return int(matches[0]) if len(matches) else None
+    def children(self) -> dict[tuple[int, int], int]:
+        """Each node by its parent and its token."""
+        return {place: node for node, place in enumerate(zip(self.parents.tolist(), self.tokens.tolist(), strict=True))}
+
+
+_CHAIN = np.tri(64, dtype=bool)
 
 
 class TreeBuilder:
     """Grows a tree: each level keeps its ``top_k`` best candidates as the frontier to expand next.
 
-    ``frontier_tokens`` int64 and ``frontier_logprobs`` float64 ``[f]`` describe the frontier (at first
-    the root), ``frontier_parents`` int64 ``[f]`` says which node of the frontier before each came from.
-    Nodes are kept in lists: a chain, the common tree, would spend more time in calls to NumPy than on its nodes.
+    ``frontier_tokens`` and ``frontier_logprobs`` describe the frontier (at first the root), ``frontier_parents`` says
+    which node of the frontier before each came from. All are lists: a level of a tree is a few dozen numbers, on which
+    calls to NumPy would take longer than the arithmetic.
     """
 
     def __init__(self, root_token: int, shape: TreeShape, floor: float = -math.inf) -> None:
         self._shape, self._floor, self.top_k = shape, floor, shape.top_k
         self._tokens, self._parents, self._depths, self._logprobs = [root_token], [-1], [0], [0.0]
         self._set_frontier([0])
-        self.frontier_parents = np.zeros(1, np.int64)
+        self.frontier_parents = [0]
 
-    def expand(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:
-        """Add the candidates of every frontier node, int64 and float ``[f, >= top_k]``, best first.
+    def expand(self, tokens: Sequence[Sequence[int]], logprobs: Sequence[Sequence[float]]) -> None:
+        """Add the best ``top_k`` candidates of every frontier node, given at least as many for each, best first.
 
         Candidates whose path is not above the floor, by default of probability zero (banned or padding
         ids), never become part of the tree.
         """
-        top_k, first = self.top_k, len(self._tokens)
-        scores = self.frontier_logprobs[:, None] + logprobs[:, :top_k]
-        self._tokens += tokens[:, :top_k].ravel().tolist()
-        self._parents += [node for node in self._frontier for _ in range(top_k)]
-        self._depths += [self._depths[-1] + 1] * scores.size
-        self._logprobs += scores.ravel().tolist()
-        level: Iterable[int] = range(first, len(self._tokens))
-        if scores.size > top_k:
-            level = sorted(level, key=self._logprobs.__getitem__, reverse=True)[:top_k]
-        best = [node for node in level if self._logprobs[node] > self._floor]
-        self.frontier_parents = np.array([(node - first) // top_k for node in best], np.int64)
+        first, depth = len(self._tokens), self._depths[-1] + 1
+        origins = []
+        for index, (node, path) in enumerate(zip(self._frontier, self.frontier_logprobs, strict=True)):
+            for token, logprob in zip(tokens[index][: self.top_k], logprobs[index], strict=False):
+                if path + logprob > self._floor:
+                    self._tokens.append(token)
+                    self._parents.append(node)
+                    self._logprobs.append(path + logprob)
+                    origins.append(index)
+        self._depths += [depth] * len(origins)
+        best = list(range(first, len(self._tokens)))
+        if len(best) > self.top_k:
+            best = sorted(best, key=self._logprobs.__getitem__, reverse=True)[: self.top_k]
+        self.frontier_parents = [origins[node - first] for node in best]
         self._set_frontier(best)
 
-    def finish(self, size: Callable[[np.ndarray], int] = len) -> Tree:
+    def finish(self, size: Callable[[Sequence[float]], int] = len) -> Tree:
         """The best ``nodes`` by cumulative log-probability, renumbered; a node never outranks its parent.
 
         ``size``, given the log-probabilities of these, best first, may ask for fewer.
         """
-        tokens, parents, depths = map(np.array, (self._tokens, self._parents, self._depths))
-        logprobs = np.array(self._logprobs)
         # Stable: on equal scores the parent, created earlier, is kept first.
-        best = np.argsort(-logprobs, kind="stable")[: self._shape.nodes]
-        count = size(logprobs[best[: np.count_nonzero(logprobs[best] > self._floor)]])
-        if count < len(tokens):
-            kept = np.sort(best[:count])
-            renumbered = np.full(len(tokens) + 1, -1, dtype=np.int64)
-            renumbered[kept] = np.arange(count)
-            tokens, logprobs, depths = tokens[kept], logprobs[kept], depths[kept]
-            parents = renumbered[parents[kept]]
-        return Tree(tokens, parents, depths, logprobs)
+        best = sorted(range(len(self._tokens)), key=self._logprobs.__getitem__, reverse=True)[: self._shape.nodes]
+        count = size([self._logprobs[node] for node in best])
+        kept = sorted(best[:count])
+        renumbered = {node: index for index, node in enumerate(kept)} | {-1: -1}
+        return Tree(
+            np.array([self._tokens[node] for node in kept]),
+            np.array([renumbered[self._parents[node]] for node in kept]),
+            np.array([self._depths[node] for node in kept]),
+            np.array([self._logprobs[node] for node in kept]),
+        )
 
     def _set_frontier(self, nodes: list[int]) -> None:
         self._frontier = nodes
-        self.frontier_tokens = np.array([self._tokens[node] for node in nodes], np.int64)
-        self.frontier_logprobs = np.array([self._logprobs[node] for node in nodes], np.float64)
+        self.frontier_tokens = [self._tokens[node] for node in nodes]
+        self.frontier_logprobs = [self._logprobs[node] for node in nodes]

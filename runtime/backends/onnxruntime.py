@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 
 import numpy as np
 
 from runtime.backends import Cascade, Clock
 from runtime.backends.processor import physical_cores
-from runtime.backends.session import Engine, Shapes
+from runtime.backends.session import Engine, LayerCache, Shapes
 from runtime.kv import KVCache
 from s2d_trt import names
 from s2d_trt.bundle import SCRATCH_ROWS, Bundle, Manifest
+from s2d_trt.spec import ModelSpec
 
 MAX_ROWS = SCRATCH_ROWS
 """Most rows in one call: what the cache has to spare for a tree."""
@@ -63,45 +64,47 @@ class OnnxDraftContext:
         manifest = engines.manifest
         self._spec, self._top_k = manifest.model, manifest.head_top_k
         starts = (0, *manifest.exits[:-1])
-        self._layers = [range(start, stop) for start, stop in zip(starts, manifest.exits, strict=True)]
-        self._caches = [_cache(manifest, len(layers)) for layers in self._layers]
+        layers = [range(start, stop) for start, stop in zip(starts, manifest.exits, strict=True)]
+        self._caches = [_cache(manifest, len(part)) for part in layers]
         # Row r of _hidden[k] is the output of segment k at row r, and what segment k + 1 waits for.
-        self._hidden = [np.zeros((self._caches[0].slots, self._spec.hidden_size), np.float32) for _ in self._layers]
-        self._bindings = [segment.binding(self.clock) for segment in engines.segments]
-        self._head = engines.head.binding(self.clock)
+        self._hidden = [np.zeros((self._caches[0].slots, self._spec.hidden_size), np.float32) for _ in layers]
+        self._bindings = [
+            segment.binding(
+                self.clock,
+                partial(_segment_shapes, self._spec, index == 0),
+                LayerCache(self._caches[index], layers[index]),
+            )
+            for index, segment in enumerate(engines.segments)
+        ]
+        self._head = engines.head.binding(self.clock, partial(_head_shapes, self._spec, self._top_k))
         self._noise: np.ndarray | None = None
 
     def forward(
         self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
     ) -> None:
         """See ``DraftContext``."""
-        binding, cache = self._bindings[segment], self._caches[segment]
         rows = len(tokens)
         stop = start + rows
-        bucket = cache.bucket(stop)
-        source, places, write_index, mask, hidden = binding.buffers(
-            _segment_shapes(segment == 0, rows, bucket, self._spec.hidden_size)
-        )
+        call = self._bindings[segment].call(self._caches[segment].bucket(stop), rows)
+        source, places, write_index, mask, hidden = call.buffers
         source[0] = tokens if segment == 0 else self._hidden[segment - 1][start:stop]
         places[0] = positions
         write_index[0] = start
         _fill(mask, base, visible)
-        binding.bind_cache(cache, self._layers[segment], bucket)
-        binding.run()
+        call.run()
         self._hidden[segment][start:stop] = hidden[0]
 
     def candidates(self, segment: int, start: int, stop: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See ``DraftContext``."""
-        spec = self._spec
-        shapes = _head_shapes(stop - start, spec.hidden_size, spec.vocab_size, self._top_k)
-        hidden, noise_row, tokens, logprobs = self._head.buffers(shapes)
+        call = self._head.call(stop - start)
+        hidden, noise_row, tokens, logprobs = call.buffers
         hidden[0] = self._hidden[segment][start:stop]
         if noise is not self._noise:
-            known = min(len(noise), spec.vocab_size)
+            known = min(len(noise), self._spec.vocab_size)
             noise_row[0, :known] = noise[:known]
             noise_row[0, known:] = -np.inf
             self._noise = noise
-        self._head.run()
+        call.run()
         return tokens, logprobs
 
     def wait(self) -> None:
@@ -128,10 +131,9 @@ class OnnxTargetContext:
     def __init__(self, engine: OnnxTarget) -> None:
         self.clock = Clock()
         spec = engine.manifest.model
-        self._vocab_size = spec.vocab_size
-        self._layers = range(spec.num_hidden_layers)
         self._cache = _cache(engine.manifest, spec.num_hidden_layers)
-        self._binding = engine.engine.binding(self.clock)
+        layers = LayerCache(self._cache, range(spec.num_hidden_layers))
+        self._binding = engine.engine.binding(self.clock, partial(_target_shapes, spec), layers)
 
     def forward(
         self,
@@ -151,17 +153,14 @@ class OnnxTargetContext:
         if exact_rows:
             tokens, positions, visible, logit_rows = _joined_by_dummy(tokens, positions, visible, logit_rows)
         rows = len(tokens)
-        bucket = self._cache.bucket(start + rows)
-        ids, places, mask, write_index, wanted, logits = self._binding.buffers(
-            _target_shapes(rows, bucket, len(logit_rows), self._vocab_size)
-        )
+        call = self._binding.call(self._cache.bucket(start + rows), rows, len(logit_rows))
+        ids, places, mask, write_index, wanted, logits = call.buffers
         ids[0] = tokens
         places[0] = positions
         _fill(mask, start, visible)
         write_index[0] = start
         wanted[:] = logit_rows
-        self._binding.bind_cache(self._cache, self._layers, bucket)
-        self._binding.run()
+        call.run()
         return logits[:asked]
 
     def move(self, sources: np.ndarray, start: int) -> None:
@@ -193,35 +192,32 @@ def _joined_by_dummy(
     return tokens, positions, visible, rows
 
 
-@lru_cache(maxsize=1024)
-def _segment_shapes(first: bool, rows: int, bucket: int, hidden_size: int) -> Shapes:
-    source = (names.INPUT_IDS, (1, rows)) if first else (names.HIDDEN_STATES, (1, rows, hidden_size))
+def _segment_shapes(spec: ModelSpec, first: bool, bucket: int, rows: int) -> Shapes:
+    source = (names.INPUT_IDS, (1, rows)) if first else (names.HIDDEN_STATES, (1, rows, spec.hidden_size))
     return (
         source,
         (names.POSITION_IDS, (1, rows)),
         (names.WRITE_INDEX, (1,)),
         (names.ATTENTION_MASK, (rows, bucket)),
-        (names.OUTPUT_HIDDEN_STATES, (1, rows, hidden_size)),
+        (names.OUTPUT_HIDDEN_STATES, (1, rows, spec.hidden_size)),
     )
 
 
-@lru_cache(maxsize=1024)
-def _head_shapes(rows: int, hidden_size: int, vocab_size: int, top_k: int) -> Shapes:
+def _head_shapes(spec: ModelSpec, top_k: int, rows: int) -> Shapes:
     return (
-        (names.HIDDEN_STATES, (1, rows, hidden_size)),
-        (names.NOISE, (1, vocab_size)),
+        (names.HIDDEN_STATES, (1, rows, spec.hidden_size)),
+        (names.NOISE, (1, spec.vocab_size)),
         (names.TOP_TOKENS, (rows, top_k)),
         (names.TOP_LOGPROBS, (rows, top_k)),
     )
 
 
-@lru_cache(maxsize=1024)
-def _target_shapes(rows: int, bucket: int, logit_rows: int, vocab_size: int) -> Shapes:
+def _target_shapes(spec: ModelSpec, bucket: int, rows: int, logit_rows: int) -> Shapes:
     return (
         (names.INPUT_IDS, (1, rows)),
         (names.POSITION_IDS, (1, rows)),
         (names.ATTENTION_MASK, (rows, bucket)),
         (names.WRITE_INDEX, (1,)),
         (names.LOGIT_ROWS, (logit_rows,)),
-        (names.LOGITS, (logit_rows, vocab_size)),
+        (names.LOGITS, (logit_rows, spec.vocab_size)),
     )

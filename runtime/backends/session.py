@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -51,73 +53,95 @@ class Engine:
         except Exception as cause:  # ONNX Runtime raises classes of its own that share no public base
             raise BundleError(f"{path} cannot be loaded ({cause}); build the bundle again") from cause
 
-    def binding(self, clock: Clock) -> Binding:
-        """A set of buffers to run this graph on; its time is added to ``clock``."""
-        return Binding(self._session, clock)
+    def binding(self, clock: Clock, shapes: Callable[..., Shapes], cache: LayerCache | None = None) -> Binding:
+        """Buffers to run this graph on; its time is added to ``clock``. See ``Binding``."""
+        return Binding(self._session, clock, shapes, cache)
 
 
-class Binding:
-    """Buffers bound to a graph's inputs and outputs; the graph reads and writes them in place.
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """The part of a cache that a graph reads and writes: its own ``layers``, which are the first of ``cache``."""
 
-    Each name has one block of memory, as large as its largest shape so far: a call allocates nothing.
-    """
+    cache: KVCache
+    layers: range
+
+    def views(self, bucket: int) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+        """For each layer's keys and values, the names of past and present and their first ``bucket`` slots."""
+        for index, layer in enumerate(self.layers):
+            for part in ("key", "value"):
+                yield (names.past(layer, part), names.present(layer, part)), self.cache.view(index, part, bucket)
+
+
+class Call:
+    """Everything bound for calls of one size: fill the inputs among ``buffers``, ``run``, read the outputs."""
 
     def __init__(self, session: ort.InferenceSession, clock: Clock) -> None:
         self._session, self._clock = session, clock
         self._io = session.io_binding()
-        inputs, outputs = session.get_inputs(), session.get_outputs()
-        self._bind_value = {node.name: self._io.bind_ortvalue_input for node in inputs}
-        self._bind_value |= {node.name: self._io.bind_ortvalue_output for node in outputs}
-        self._dtypes = {node.name: _DTYPES[node.type] for node in (*inputs, *outputs)}
-        self._blocks: dict[str, np.ndarray] = {name: np.zeros(0, dtype) for name, dtype in self._dtypes.items()}
-        self._views: dict[str, dict[tuple[int, ...], tuple[np.ndarray, ort.OrtValue]]] = {
-            name: {} for name in self._dtypes
-        }
-        self._shapes: Shapes = ()
-        self._arrays: list[np.ndarray] = []
-        self._caches: list[ort.OrtValue] = []
-        self._bucket = 0
+        self._inputs = {node.name for node in session.get_inputs()}
+        self._values: list[ort.OrtValue] = []
+        self.buffers: list[np.ndarray] = []
 
-    def buffers(self, shapes: Shapes) -> list[np.ndarray]:
-        """Buffers of these names and shapes, bound: fill the inputs before ``run``, read the outputs after it.
-
-        The next call for the same name gives the same memory. The same ``shapes`` object again costs nothing.
-        """
-        if shapes is not self._shapes:
-            self._arrays = []
-            for name, shape in shapes:
-                array, value = self._views[name].get(shape) or self._view(name, shape)
-                self._bind_value[name](name, value)
-                self._arrays.append(array)
-            self._shapes = shapes
-        return self._arrays
-
-    def _view(self, name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, ort.OrtValue]:
-        size = math.prod(shape)
-        if size > self._blocks[name].size:
-            self._blocks[name] = np.zeros(size, self._dtypes[name])
-            self._views[name].clear()
-        array = self._blocks[name][:size].reshape(shape)
-        view = (array, ort.OrtValue.ortvalue_from_numpy(array))
-        self._views[name][shape] = view
-        return view
-
-    def bind_cache(self, cache: KVCache, layers: range, bucket: int) -> None:
-        """Bind the first ``bucket`` slots of every layer's cache as both past and present: updates are in place."""
-        if bucket == self._bucket:
-            return
-        bound = []
-        for index, layer in enumerate(layers):
-            for part in ("key", "value"):
-                value = ort.OrtValue.ortvalue_from_numpy(cache.view(index, part, bucket))
-                for name in (names.past(layer, part), names.present(layer, part)):
-                    self._bind_value[name](name, value)
-                bound.append(value)
-        # ONNX Runtime borrows the memory; the cache itself outlives the binding in its slot.
-        self._caches, self._bucket = bound, bucket
+    def bind(self, array: np.ndarray, *names: str) -> None:
+        """Let the graph use ``array``, which must outlive this, under these names: two share it in place."""
+        value = ort.OrtValue.ortvalue_from_numpy(array)
+        self._values.append(value)
+        for name in names:
+            if name in self._inputs:
+                self._io.bind_ortvalue_input(name, value)
+            else:
+                self._io.bind_ortvalue_output(name, value)
 
     def run(self) -> None:
         """Run the graph on what is bound."""
         started = time.perf_counter()
         self._session.run_with_iobinding(self._io)
         self._clock.seconds += time.perf_counter() - started
+
+
+class Binding:
+    """A graph's inputs and outputs in memory of their own, each as large as its largest call so far.
+
+    ``shapes`` gives the names and shapes of the buffers for a call of some sizes; of ``cache``, the first of these
+    sizes is how many slots are bound, as past and present both: updates are in place. What was bound once is kept, so
+    that the next call of the same sizes allocates and binds nothing.
+    """
+
+    MOST_CALLS = 512
+
+    def __init__(
+        self, session: ort.InferenceSession, clock: Clock, shapes: Callable[..., Shapes], cache: LayerCache | None
+    ) -> None:
+        self._session, self._clock, self._shapes, self._cache = session, clock, shapes, cache
+        nodes = (*session.get_inputs(), *session.get_outputs())
+        self._blocks: dict[str, np.ndarray] = {node.name: np.zeros(0, _DTYPES[node.type]) for node in nodes}
+        self._calls: dict[tuple[int, ...], Call] = {}
+
+    def call(self, *sizes: int) -> Call:
+        """What to run for these sizes. All calls share their memory: the next one overwrites it."""
+        return self._calls.get(sizes) or self._bound(sizes)
+
+    def _bound(self, sizes: tuple[int, ...]) -> Call:
+        shapes = self._shapes(*sizes)
+        self._make_room(shapes)
+        call = Call(self._session, self._clock)
+        for name, shape in shapes:
+            array = self._blocks[name][: math.prod(shape)].reshape(shape)
+            call.bind(array, name)
+            call.buffers.append(array)
+        if self._cache is not None:
+            for names_, view in self._cache.views(sizes[0]):
+                call.bind(view, *names_)
+        self._calls[sizes] = call
+        return call
+
+    def _make_room(self, shapes: Shapes) -> None:
+        """Calls that were bound to a block that has grown, or that are too many, are forgotten."""
+        needed = {name: math.prod(shape) for name, shape in shapes}
+        grown = {name: size for name, size in needed.items() if size > self._blocks[name].size}
+        for name, size in grown.items():
+            block = np.zeros(size, self._blocks[name].dtype)
+            block[: self._blocks[name].size] = self._blocks[name]
+            self._blocks[name] = block
+        if grown or len(self._calls) == self.MOST_CALLS:
+            self._calls.clear()

@@ -95,7 +95,7 @@ def test_the_path_descends_from_the_root_and_ends_where_no_child_carries_the_tok
     result = accept(tree, node_logits(table_model(model_seed), tree, 2), chooser(sampling, [2]), 2)
     assert result.path[0] == 0
     assert tree.parents[result.path[1:]].tolist() == result.path[:-1]
-    assert tree.child(result.path[-1], result.token) is None
+    assert (result.path[-1], result.token) not in tree.children()
 
 
 def test_a_repetition_penalty_counts_the_tokens_accepted_on_the_way() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.calibration import Calibration, Fading, calibrate
+from runtime.calibration import Calibration, Fading
 
-LOGPROBS = st.lists(st.floats(-30.0, 0.0), min_size=1, max_size=6)
+LOGPROB = st.floats(-30.0, 0.0)
 
 
 def logit(probability: float) -> float:
@@ -29,15 +28,12 @@ def trained(acceptance: float, given: float = 0.8, observations: int = 2000) -> 
 
 
 def acceptance_at(calibration: Calibration, probability: float) -> float:
-    slope, offset = np.array([calibration.slope]), np.array([calibration.offset])
-    return float(np.exp(calibrate(np.log([[probability]]), slope, offset))[0, 0])
+    return math.exp(calibration.apply(math.log(probability)))
 
 
-@given(LOGPROBS)
-def test_at_first_the_draft_is_trusted(logprobs: list[float]) -> None:
-    row = np.array([logprobs])
-    plain = calibrate(row, np.ones(len(logprobs)), np.zeros(len(logprobs)))
-    assert plain == pytest.approx(row, abs=1e-5)
+@given(LOGPROB)
+def test_at_first_the_draft_is_trusted(logprob: float) -> None:
+    assert Calibration().apply(logprob) == pytest.approx(logprob, abs=1e-5)
 
 
 @pytest.mark.parametrize("acceptance", [0.02, 0.3, 0.5, 0.8, 0.95])
@@ -58,23 +54,21 @@ def test_a_text_that_changes_is_followed() -> None:
     assert acceptance_at(calibration, 0.8) < 0.1
 
 
-@given(LOGPROBS, st.lists(st.tuples(st.floats(0.001, 0.999), st.booleans()), max_size=60))
+@given(LOGPROB, LOGPROB, st.lists(st.tuples(st.floats(0.001, 0.999), st.booleans()), max_size=60))
 def test_a_more_probable_candidate_is_never_thought_less_acceptable(
-    logprobs: list[float], seen: list[tuple[float, bool]]
+    one: float, other: float, seen: list[tuple[float, bool]]
 ) -> None:
     calibration = Calibration()
     for probability, accepted in seen:
         calibration.observe(logit(probability), accepted)
-    count = len(logprobs)
-    found = calibrate(
-        np.array([sorted(logprobs)]), np.full(count, calibration.slope), np.full(count, calibration.offset)
-    )
-    assert (np.diff(found[0]) >= -1e-12).all()
-    assert (found <= 0).all()
+    assert calibration.apply(min(one, other)) <= calibration.apply(max(one, other)) + 1e-12
+    assert calibration.apply(one) <= 0
 
 
 def test_a_banned_candidate_stays_impossible() -> None:
-    assert calibrate(np.array([[-np.inf]]), np.array([0.5]), np.array([3.0]))[0, 0] == -np.inf
+    calibration = Calibration()
+    calibration.slope, calibration.offset = 0.5, 3.0
+    assert calibration.apply(-math.inf) == -math.inf
 
 
 @given(st.floats(-10, 10), st.floats(0.1, 4), st.floats(-5, 5))

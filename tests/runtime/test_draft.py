@@ -40,8 +40,8 @@ class Scripted(DraftingPolicy):
     exits: Sequence[int]
     depth: int = 0
 
-    def answers(self, exit_index: int, paths: np.ndarray, children: np.ndarray, waiting: int) -> bool:
-        assert paths.shape == children.shape
+    def answers(self, exit_index: int, paths: Sequence[float], children: Sequence[float], waiting: int) -> bool:
+        assert len(paths) == len(children)
         taken = exit_index == self.exits[self.depth]
         self.depth += taken
         return taken
@@ -241,7 +241,7 @@ def test_thresholds_between_choose_the_first_exit_that_is_sure_enough(
 
     @dataclass(frozen=True)
     class Recording(FixedThresholds):
-        def answers(self, exit_index: int, paths: np.ndarray, children: np.ndarray, waiting: int) -> bool:
+        def answers(self, exit_index: int, paths: Sequence[float], children: Sequence[float], waiting: int) -> bool:
             answer = FixedThresholds.answers(self, exit_index, paths, children, waiting)
             seen.append((exit_index, answer))
             return answer

@@ -53,7 +53,7 @@ def grow(shape: TreeShape, seed: int, banned_share: float = 0.2) -> Grown:
     frontier, created, banned = [Node((7,), 0.0)], [Node((7,), 0.0)], set()
     for _ in range(shape.depth + 1):
         tokens, logprobs = candidates(seed, [node.path for node in frontier], banned_share)
-        builder.expand(tokens, logprobs)
+        builder.expand(tokens.tolist(), logprobs.tolist())
         level, parents = [], []
         for index, node in enumerate(frontier):
             for token, logprob in zip(tokens[index], logprobs[index], strict=True):
@@ -67,9 +67,9 @@ def grow(shape: TreeShape, seed: int, banned_share: float = 0.2) -> Grown:
         order = sorted(range(len(level)), key=lambda i: (-level[i].score, i))[: shape.top_k]
         created += level
         frontier = [level[i] for i in order]
-        assert builder.frontier_tokens.tolist() == [node.path[-1] for node in frontier]
+        assert builder.frontier_tokens == [node.path[-1] for node in frontier]
         assert builder.frontier_logprobs == pytest.approx([node.score for node in frontier])
-        assert builder.frontier_parents.tolist() == [parents[i] for i in order]
+        assert builder.frontier_parents == [parents[i] for i in order]
     return Grown(shape, builder.finish(), created, banned)
 
 
@@ -140,14 +140,16 @@ def test_the_mask_is_the_ancestor_relation(shape: TreeShape, seed: int) -> None:
 @given(SHAPES, SEEDS)
 def test_a_child_is_found_by_its_token(shape: TreeShape, seed: int) -> None:
     tree = grow(shape, seed).tree
+    children = tree.children()
+    assert len(children) == len(tree)
     for node in range(1, len(tree)):
-        assert tree.child(int(tree.parents[node]), int(tree.tokens[node])) == node
+        assert children[int(tree.parents[node]), int(tree.tokens[node])] == node
 
 
 def test_a_token_that_is_no_child_is_not_found() -> None:
     tree = Tree(np.array([1, 2, 3]), np.array([-1, 0, 1]), np.array([0, 1, 2]), np.zeros(3))
-    assert tree.child(0, 3) is None
-    assert tree.child(2, 2) is None
+    assert (0, 3) not in tree.children()
+    assert (2, 2) not in tree.children()
 
 
 @given(depth=st.integers(0, 5), seed=SEEDS)
@@ -166,13 +168,13 @@ def test_a_root_alone_drafts_nothing() -> None:
     tree = Tree.root_only(9)
     assert (len(tree), tree.tokens.tolist(), tree.parents.tolist()) == (1, [9], [-1])
     assert tree.is_chain
-    assert tree.child(0, 9) is None
+    assert (0, 9) not in tree.children()
 
 
 def test_on_equal_scores_a_parent_is_kept_before_its_child() -> None:
     builder = TreeBuilder(0, TreeShape(depth=2, top_k=1, nodes=3))
     for token in (1, 2, 3):
-        builder.expand(np.array([[token]]), np.zeros((1, 1)))
+        builder.expand([[token]], [[0.0]])
     assert builder.finish().tokens.tolist() == [0, 1, 2]
 
 
