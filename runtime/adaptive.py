@@ -18,6 +18,8 @@ from runtime.costs import Costs
 from runtime.draft import Proposal
 from runtime.policy import DraftingPolicy, Seconds, confidence
 
+TREE_ROWS = 8
+"""Of a small tree, over which the cost of a row is averaged."""
 BINS = 8
 """Of an exit's confidence, for what the next exit adds."""
 PROBING = 0.02
@@ -68,36 +70,36 @@ class CostAware(DraftingPolicy):
 
     def __init__(self, learned: Learned) -> None:
         self._learned, self._costs = learned, learned.costs
-        self._row = self._costs.of_verify[2] - self._costs.of_verify[1]
+        # From one row to two a call may cost nothing more, or a step: neither says what a row of a tree costs.
+        self._row = (self._costs.of_verify[TREE_ROWS] - self._costs.of_verify[1]) / (TREE_ROWS - 1)
         # The prompt's debt before segment 0 is paid at once by a draft that seems to pay.
         self._forgone = [math.inf] + [0.0] * (len(learned.calibration) - 1)
         self._confidence = [0.0] * len(learned.calibration)
-        self._price = self._row_price = self._beyond = self._predicted = 0.0
+        self._price = self._row_price = self._beyond = self._predicted = self._debt = 0.0
         self._probing = False
         self._waiting = 0
 
     def begins(self, waiting: int) -> bool:
         """See ``DraftingPolicy.begins``. A draft that does not pay is tried again now and then."""
-        learned = self._learned
+        learned, costs = self._learned, self._costs
+        self._predicted, self._waiting = 0.0, waiting
+        # What waits is a debt of the past, which says nothing of what a step of drafting earns.
+        self._debt = costs.of_exit(0, waiting, 1) - costs.of_exit(0, 1, 1)
         self._price = learned.rate * learned.draft_slowness.value
+        self._probing = learned.profit.value <= 0
+        if self._probing:
+            least = costs.of_exit(0, waiting, 1) * learned.draft_slowness.value + self._row
+            if learned.purse < least:
+                return False
+        elif not self._pays(0, learned.profit.value, waiting, 1):
+            return False
         self._row_price = learned.rate * learned.verify_slowness.value
         # A node that is not worth its row is never grown.
         self.floor = math.log(max(self._row_price * self._row, 1e-6))
-        self._predicted, self._waiting = 0.0, waiting
-        level = self._price * self._costs.of_exit(0, 1, 1) + self._row_price * self._row
+        level = self._price * costs.of_exit(0, 1, 1) + self._row_price * self._row
         # What an accepted token makes possible: the profit of a chain that goes on below it.
         onward = min(learned.next_mass.value, 0.95)
         self._beyond = max(0.0, (onward - level) / (1.0 - onward))
-        self._probing = learned.profit.value <= 0
-        if not self._probing:
-            return self._pays(0, learned.profit.value, waiting, 1)
-        price = (
-            self._costs.of_exit(0, waiting, 1) * learned.draft_slowness.value
-            + self._row * learned.verify_slowness.value
-        )
-        if learned.purse < price:
-            return False
-        learned.purse -= price
         return True
 
     def calibrated(self, exit_index: int, logprobs: list[list[float]]) -> list[list[float]]:
@@ -124,7 +126,7 @@ class CostAware(DraftingPolicy):
     def continues(self, paths: Sequence[float]) -> bool:
         """See ``DraftingPolicy.continues``."""
         rows = self._waiting = len(paths)
-        if rows == 0 or self._probing:
+        if rows == 0:
             return False
         cost = self._price * self._costs.of_exit(0, rows, rows) + self._row_price * self._row
         return sum(map(math.exp, paths)) * self._learned.next_mass.value * (1.0 + self._beyond) > cost
@@ -150,21 +152,25 @@ class CostAware(DraftingPolicy):
             learned.elsewhere.observe((seconds.total - seconds.verify) * 1e3)
             return
         learned.draft_slowness.observe(seconds.draft * 1e3 / self._predicted)
+        alone = self._alone(rows, seconds)
+        spent = seconds.total * 1e3 - alone
+        profit = accepted - 1 - learned.rate * (spent - self._debt * learned.draft_slowness.value)
+        if self._probing:
+            learned.purse -= spent
         weight = PROBES if self._probing else 1.0
-        learned.profit.observe(weight * self._profit(accepted, rows, seconds), weight)
+        learned.profit.observe(weight * profit, weight)
         for depth in range(1, min(accepted, len(proposal.exits))):
             learned.next_mass.observe(float(accepted > depth + 1))
         self._learn_candidates(proposal, set(acceptance.path))
 
-    def _profit(self, accepted: int, rows: int, seconds: Seconds) -> float:
-        """What this step's drafting earned: its tokens less those that its time would have brought.
+    def _alone(self, rows: int, seconds: Seconds) -> float:
+        """Milliseconds that this step would have taken without drafting.
 
-        What the step would have taken alone comes from its own verify call: from one step to the next a machine may
-        be twice as slow, and that must not look like profit.
+        They come from its own verify call: from one step to the next a machine may be twice as slow, and that must not
+        look like profit.
         """
-        learned, verify = self._learned, self._costs.of_verify
-        alone = seconds.verify * 1e3 * verify[1] / verify[rows] + learned.elsewhere.value
-        return accepted - 1 - learned.rate * (seconds.total * 1e3 - alone)
+        verify = self._costs.of_verify
+        return seconds.verify * 1e3 * verify[1] / verify[rows] + self._learned.elsewhere.value
 
     def _learn_candidates(self, proposal: Proposal, accepted: set[int]) -> None:
         """Every child of an accepted node was put to the target; what hangs below a rejected one was not."""
