@@ -16,10 +16,13 @@ from runtime.acceptance import Acceptance
 from runtime.calibration import Calibration, Fading
 from runtime.costs import Costs
 from runtime.draft import Proposal
+from runtime.lookup import Guess, GuessOdds
 from runtime.policy import DraftingPolicy, Seconds, confidence
 
 TREE_ROWS = 8
 """Of a small tree, over which the cost of a row is averaged."""
+GUESSED = 3
+"""Steps are told apart by what the guess promises: less than a token, less than two, more."""
 BINS = 8
 """Of an exit's confidence, for what the next exit adds."""
 PROBING = 0.02
@@ -37,8 +40,10 @@ class Learned:
         """Per exit: of a node's best candidate, and of the others."""
         # Hopeful, so that each bin is tried a few times.
         self.deeper_gain = [[Fading(0.1, 2.0, 64.0) for _ in range(BINS)] for _ in range(exits - 1)]
-        self.profit = Fading(0.3, 2.0, 32.0)
-        """Tokens that drafting earned in a step beyond what its time would have earned."""
+        self.guesses = GuessOdds()
+        self.profits = [Fading(0.3, 2.0, 32.0) for _ in range(GUESSED)]
+        """Tokens that drafting earned in a step beyond what its time, and the guess at hand, would have earned: by the
+        tokens that could be expected of the guess."""
         self.elsewhere = Fading(0.0, 1.0, 32.0)
         """Milliseconds outside the call of a step that does not draft."""
         self.next_mass = Fading(0.7, 4.0, 128.0)
@@ -76,31 +81,38 @@ class CostAware(DraftingPolicy):
         self._forgone = [math.inf] + [0.0] * (len(learned.calibration) - 1)
         self._confidence = [0.0] * len(learned.calibration)
         self._price = self._row_price = self._beyond = self._predicted = self._debt = 0.0
+        self._profit = learned.profits[0]
         self._probing = False
         self._waiting = 0
 
-    def begins(self, waiting: int) -> bool:
+    def begins(self, waiting: int, guess: Guess | None = None) -> bool:
         """See ``DraftingPolicy.begins``. A draft that does not pay is tried again now and then."""
         learned, costs = self._learned, self._costs
         self._predicted, self._waiting = 0.0, waiting
         # What waits is a debt of the past, which says nothing of what a step of drafting earns.
         self._debt = costs.of_exit(0, waiting, 1) - costs.of_exit(0, 1, 1)
         self._price = learned.rate * learned.draft_slowness.value
-        self._probing = learned.profit.value <= 0
+        self._row_price = learned.rate * learned.verify_slowness.value
+        # A node that is not worth its row is never grown.
+        self.floor = math.log(max(self._row_price * self._row, 1e-6))
+        promised = sum(map(math.exp, self.guessed(guess))) if guess is not None else 0.0
+        self._profit = learned.profits[min(int(promised), GUESSED - 1)]
+        self._probing = self._profit.value <= 0
         if self._probing:
             least = costs.of_exit(0, waiting, 1) * learned.draft_slowness.value + self._row
             if learned.purse < least:
                 return False
-        elif not self._pays(0, learned.profit.value, waiting, 1):
+        elif not self._pays(0, self._profit.value, waiting, 1):
             return False
-        self._row_price = learned.rate * learned.verify_slowness.value
-        # A node that is not worth its row is never grown.
-        self.floor = math.log(max(self._row_price * self._row, 1e-6))
         level = self._price * costs.of_exit(0, 1, 1) + self._row_price * self._row
         # What an accepted token makes possible: the profit of a chain that goes on below it.
         onward = min(learned.next_mass.value, 0.95)
         self._beyond = max(0.0, (onward - level) / (1.0 - onward))
         return True
+
+    def guessed(self, guess: Guess) -> list[float]:
+        """See ``DraftingPolicy.guessed``."""
+        return self._learned.guesses.logprobs(guess)
 
     def calibrated(self, exit_index: int, logprobs: list[list[float]]) -> list[list[float]]:
         """See ``DraftingPolicy.calibrated``."""
@@ -147,18 +159,23 @@ class CostAware(DraftingPolicy):
         learned.earn(accepted, seconds.total * 1e3)
         rows = 1 if proposal is None else len(proposal.tree)
         learned.verify_slowness.observe(seconds.verify * 1e3 / self._costs.of_verify[rows])
-        if proposal is None:
+        free = 0
+        if proposal is not None and proposal.guess is not None:
+            tokens = [*proposal.tree.tokens[acceptance.path[1:]].tolist(), acceptance.token]
+            free = min(proposal.guess.agreement(tokens), accepted - 1)
+            learned.guesses.observe(proposal.guess, tokens)
+        if proposal is None or not proposal.exits:
             learned.purse += PROBING * seconds.total * 1e3
             learned.elsewhere.observe((seconds.total - seconds.verify) * 1e3)
             return
         learned.draft_slowness.observe(seconds.draft * 1e3 / self._predicted)
         alone = self._alone(rows, seconds)
         spent = seconds.total * 1e3 - alone
-        profit = accepted - 1 - learned.rate * (spent - self._debt * learned.draft_slowness.value)
+        profit = accepted - 1 - free - learned.rate * (spent - self._debt * learned.draft_slowness.value)
         if self._probing:
             learned.purse -= spent
         weight = PROBES if self._probing else 1.0
-        learned.profit.observe(weight * profit, weight)
+        self._profit.observe(weight * profit, weight)
         for depth in range(1, min(accepted, len(proposal.exits))):
             learned.next_mass.observe(float(accepted > depth + 1))
         self._learn_candidates(proposal, set(acceptance.path))
@@ -175,16 +192,15 @@ class CostAware(DraftingPolicy):
     def _learn_candidates(self, proposal: Proposal, accepted: set[int]) -> None:
         """Every child of an accepted node was put to the target; what hangs below a rejected one was not."""
         tree = proposal.tree
-        parents, depths, logprobs = tree.parents.tolist(), tree.depths.tolist(), tree.logprobs.tolist()
+        parents, depths, drafted = tree.parents.tolist(), tree.depths.tolist(), tree.drafted.tolist()
         ranked: set[int] = set()
         verdicts = []
-        for node in sorted(range(1, len(tree)), key=logprobs.__getitem__, reverse=True):
+        judged = [node for node in range(1, len(tree)) if parents[node] in accepted and not math.isnan(drafted[node])]
+        for node in sorted(judged, key=drafted.__getitem__, reverse=True):
             parent = parents[node]
-            if parent not in accepted:
-                continue
             calibration = self._learned.calibration[proposal.exits[depths[node] - 1]][parent in ranked]
             ranked.add(parent)
-            probability = math.exp(min(logprobs[node] - logprobs[parent], -1e-9))
+            probability = math.exp(min(drafted[node], -1e-9))
             verdicts.append(
                 (calibration, calibration.undo(math.log(probability / (1.0 - probability))), node in accepted)
             )

@@ -60,6 +60,11 @@ def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
         help="adaptive: exit and tree by measured cost and learned acceptance, no drafting where that pays best;"
         " fixed: the published thresholds (default: adaptive, or fixed where an option below is given)",
     )
+    group.add_argument(
+        "--lookup",
+        action=argparse.BooleanOptionalAction,
+        help="also propose what followed the text's last words earlier in it (default: where the policy is adaptive)",
+    )
     group.add_argument("--thresholds", type=comma_floats, help="confidence to exit, per exit (0.5,0.5,0)")
     group.add_argument("--confidence", choices=("mean", "max"), help="of a tree level (mean)")
     group.add_argument("--tree", choices=("chain", "paper"), help="paper: depth 4, top-k 10, 60 nodes (chain)")
@@ -80,7 +85,7 @@ def drafting_policy(arguments: argparse.Namespace) -> Policy:
     adaptive = arguments.policy == "adaptive" or (arguments.policy is None and not given)
     chosen = Adaptive() if adaptive else FixedThresholds(arguments.thresholds, arguments.confidence or "mean")
     preset = {"paper": PAPER_TREE, "chain": TreeShape()}.get(arguments.tree) or Policy(chosen).limits(arguments.exact)
-    return Policy(chosen, replace(preset, **sizes))
+    return Policy(chosen, replace(preset, **sizes), arguments.lookup)
 
 
 def decoding_options(arguments: argparse.Namespace, temperature: float) -> Options:

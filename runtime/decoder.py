@@ -18,7 +18,7 @@ from runtime.policy import DraftingPolicy, FixedThresholds, Seconds
 from runtime.request import Options, Request, Step
 from runtime.targets import AnyTarget, open_target
 from runtime.tokenizer import load_tokenizer
-from runtime.tree import Tree
+from runtime.tree import Tree, TreeBuilder
 from s2d_trt.bundle import find_bundle
 from s2d_trt.errors import OptionError, TokenizerMismatchError
 
@@ -154,16 +154,20 @@ class Decoder:
         return step
 
     def _propose(self, request: Request) -> Proposal | None:
-        """Draft as deep as the text may still grow; None where it may not or the draft's cache has ended."""
-        slot, draft = request.draft_slot, self.draft
-        if slot is None or draft is None:
-            return None
-        tree, policy = request.options.tree, request.drafting
+        """Draft as deep as the text may still grow, or look up; None where there is nothing to verify but the root."""
+        slot, draft, policy, shape = request.draft_slot, self.draft, request.drafting, request.options.tree
         room = min(request.remaining, self.target.max_rows) - 1
-        levels = min(tree.depth + 1, room, draft.max_length - request.length)
-        if levels < 1 or policy is None or not policy.begins(slot.waiting[0]):
+        if policy is None or room < 1:
             return None
-        proposal = slot.propose(request.noise, policy, replace(tree, depth=levels - 1))
+        guess = request.guess(room)
+        levels = 0 if slot is None or draft is None else min(shape.depth + 1, room, draft.max_length - request.length)
+        if slot is not None and levels > 0 and policy.begins(slot.waiting[0], guess):
+            shape = shape if levels > shape.depth else replace(shape, depth=levels - 1)
+            proposal = slot.propose(request.noise, policy, shape, guess)
+        elif guess is not None:
+            proposal = Proposal.finish(TreeBuilder(request.tokens[-1], shape, policy.floor), [], policy, guess)
+        else:
+            return None
         return proposal if self.target.drafts == "tree" else replace(proposal, tree=proposal.tree.best_path())
 
     def _follow(self, request: Request, tokens: list[int]) -> None:

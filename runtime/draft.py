@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.backends import Cascade
+from runtime.lookup import Guess
 from runtime.noise import Noise
 from runtime.placement import Placement
 from runtime.policy import DraftingPolicy, FixedThresholds
@@ -29,10 +30,18 @@ PREFILL_CHUNK = 128
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A drafted tree and the exit (index) that answered at each depth."""
+    """A tree to verify, the exit (index) that answered at each depth that was drafted, and what was looked up."""
 
     tree: Tree
     exits: list[int]
+    guess: Guess | None = None
+
+    @classmethod
+    def finish(cls, builder: TreeBuilder, exits: list[int], policy: DraftingPolicy, guess: Guess | None) -> Proposal:
+        """What is left of a grown tree, ``guess`` merged into it, at the size that ``policy`` wants."""
+        if guess is not None:
+            builder.graft(guess.tokens, policy.guessed(guess))
+        return cls(builder.finish(policy.size), exits, guess)
 
 
 class SortedDraft:
@@ -186,8 +195,8 @@ class DraftSlot:
         for segment in range(len(self.done)):
             self.flush(segment)
 
-    def propose(self, noise: Noise, policy: DraftingPolicy, shape: TreeShape) -> Proposal:
-        """Draft a tree below the last committed token.
+    def propose(self, noise: Noise, policy: DraftingPolicy, shape: TreeShape, guess: Guess | None = None) -> Proposal:
+        """Draft a tree below the last committed token, ``guess`` beside it.
 
         Each depth's frontier goes through segment 0 and the head; while ``policy`` finds the exit's
         answer too unsure the next segment runs, and so on; the last exit always answers.
@@ -204,7 +213,7 @@ class DraftSlot:
             tokens, logprobs, exit_index = self._predict(builder, noise.row(self.committed + depth), policy)
             exits.append(exit_index)
             builder.expand(tokens, logprobs)
-        return Proposal(builder.finish(policy.size), exits)
+        return Proposal.finish(builder, exits, policy, guess)
 
     def _predict(
         self, builder: TreeBuilder, noise: np.ndarray, policy: DraftingPolicy

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from runtime.lookup import Guess, GuessOdds
 from runtime.tree import TreeShape
 from s2d_trt.errors import OptionError
 
@@ -37,9 +38,13 @@ class DraftingPolicy(ABC):
     floor: float = -math.inf
     """Candidates whose cumulative log-probability is not above this never become nodes."""
 
-    def begins(self, waiting: int) -> bool:
-        """Whether to draft in this step, where ``waiting`` rows would meet the first segment."""
+    def begins(self, waiting: int, guess: Guess | None = None) -> bool:
+        """Whether to draft in this step, where ``waiting`` rows would meet the first segment; ``guess`` is for free."""
         return True
+
+    def guessed(self, guess: Guess) -> list[float]:
+        """The log-probability that each token of ``guess``, and all before it, are accepted."""
+        return GuessOdds().logprobs(guess)
 
     def calibrated(self, exit_index: int, logprobs: list[list[float]]) -> list[list[float]]:
         """The log-probability of acceptance for each frontier node's candidates, which an exit gives ``logprobs``."""
@@ -117,10 +122,18 @@ ADAPTIVE_TREE = TreeShape(depth=7, top_k=4, nodes=32)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who decides which exit answers, and how large a tree may be grown; ``tree`` None leaves that to the former."""
+    """Who decides which exit answers, how large a tree may be grown, and whether continuations are also looked up in
+    the text (``runtime.lookup``); ``tree`` and ``lookup`` None leave that to the first: the published policy has none.
+    """
 
     exit: FixedThresholds | Adaptive = field(default_factory=Adaptive)
     tree: TreeShape | None = None
+    lookup: bool | None = None
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether the text itself is searched for continuations."""
+        return isinstance(self.exit, Adaptive) if self.lookup is None else self.lookup
 
     def limits(self, exact: bool = False) -> TreeShape:
         """The largest tree; a chain where the output must be ``exact`` and no tree was asked for."""

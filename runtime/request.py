@@ -10,6 +10,7 @@ from typing import Literal
 from tokenizers import Tokenizer
 
 from runtime.draft import DraftSlot
+from runtime.lookup import Guess, Lookup
 from runtime.noise import Noise
 from runtime.policy import DraftingPolicy, Policy
 from runtime.sampling import Chooser, Sampling
@@ -109,6 +110,8 @@ class Request:
         self.finish_reason: FinishReason | None = None
         self.target_slot: AnySlot | None = None
         self.draft_slot: DraftSlot | None = None
+        self._lookup = Lookup() if options.draft and options.policy.looks_up else None
+        self._looked_at = 0
         self._stream = TextStream(tokenizer, options.stop)
         self._stop_tokens = frozenset(target.tokenizer.eos_token_ids)
         self._limit = min(options.max_new_tokens, target.max_length - len(self.prompt))
@@ -137,6 +140,16 @@ class Request:
     def finished(self) -> bool:
         """Whether no further step will come."""
         return self.finish_reason is not None
+
+    def guess(self, most: int) -> Guess | None:
+        """At most ``most`` tokens that the text so far suggests; None where it does not repeat itself."""
+        if self._lookup is None:
+            return None
+        if not self._looked_at:
+            self._lookup.extend(self.prompt)
+        self._lookup.extend(self.tokens[self._looked_at :])
+        self._looked_at = len(self.tokens)
+        return self._lookup.guess(most)
 
     def cancel(self) -> None:
         """End the request before its next step; what was generated stays."""

@@ -36,7 +36,7 @@ class Stats:
         if proposal is None:
             return
         self.exit_counts.update(exits[index] for index in proposal.exits)
-        self.drafted_at_depth.update(range(1, len(proposal.exits) + 1))
+        self.drafted_at_depth.update(range(1, max(len(proposal.exits), int(proposal.tree.depths.max())) + 1))
         self.accepted_at_depth.update(range(1, len(acceptance.path)))
 
     @property

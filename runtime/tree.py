@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -47,13 +47,15 @@ class Tree:
     """Nodes in an order in which parents come first; node 0 is the root, the last token of the text.
 
     ``tokens``, ``parents`` (-1 for the root) and ``depths`` are int64 ``[n]``; ``logprobs`` float64 ``[n]``
-    is the cumulative log-probability under the draft, 0 at the root.
+    is the cumulative log-probability of acceptance, 0 at the root. ``drafted`` float64 ``[n]`` is what the draft gave a
+    node given its parent, NaN where it did not propose it; empty where nobody asks.
     """
 
     tokens: np.ndarray
     parents: np.ndarray
     depths: np.ndarray
     logprobs: np.ndarray
+    drafted: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -89,7 +91,14 @@ class Tree:
         while path[-1] > 0:
             path.append(int(self.parents[path[-1]]))
         nodes, size = path[::-1], len(path)
-        return Tree(self.tokens[nodes], np.arange(-1, size - 1), np.arange(size), self.logprobs[nodes])
+        chain = np.arange(size)
+        return Tree(
+            self.tokens[nodes],
+            chain - 1,
+            chain,
+            self.logprobs[nodes],
+            self.drafted[nodes] if len(self.drafted) else self.drafted,
+        )
 
     def children(self) -> dict[tuple[int, int], int]:
         """Each node by its parent and its token."""
@@ -110,6 +119,7 @@ class TreeBuilder:
     def __init__(self, root_token: int, shape: TreeShape, floor: float = -math.inf) -> None:
         self._shape, self._floor, self.top_k = shape, floor, shape.top_k
         self._tokens, self._parents, self._depths, self._logprobs = [root_token], [-1], [0], [0.0]
+        self._drafted = [math.nan]
         self._set_frontier([0])
         self.frontier_parents = [0]
 
@@ -124,16 +134,45 @@ class TreeBuilder:
         for index, (node, path) in enumerate(zip(self._frontier, self.frontier_logprobs, strict=True)):
             for token, logprob in zip(tokens[index][: self.top_k], logprobs[index], strict=False):
                 if path + logprob > self._floor:
-                    self._tokens.append(token)
-                    self._parents.append(node)
-                    self._logprobs.append(path + logprob)
+                    self._add(token, node, depth, path + logprob, logprob)
                     origins.append(index)
-        self._depths += [depth] * len(origins)
         best = list(range(first, len(self._tokens)))
         if len(best) > self.top_k:
             best = sorted(best, key=self._logprobs.__getitem__, reverse=True)[: self.top_k]
         self.frontier_parents = [origins[node - first] for node in best]
         self._set_frontier(best)
+
+    def graft(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
+        """Merge a chain below the root, given cumulative ``logprobs``, once all levels are grown.
+
+        A node that stands there already counts the better of the two; a chain stays one.
+        """
+        children = {place: node for node, place in enumerate(zip(self._parents, self._tokens, strict=True))}
+        parent = 0
+        for depth, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True), 1):
+            node = children.get((parent, token))
+            if logprob <= self._floor or (node is None and self.top_k == 1 and parent in self._parents):
+                break
+            if node is None:
+                node = self._add(token, parent, depth, logprob)
+            elif logprob > self._logprobs[node]:
+                self._raise(node, logprob - self._logprobs[node])
+            parent = node
+
+    def _add(self, token: int, parent: int, depth: int, logprob: float, drafted: float = math.nan) -> int:
+        self._tokens.append(token)
+        self._parents.append(parent)
+        self._depths.append(depth)
+        self._logprobs.append(logprob)
+        self._drafted.append(drafted)
+        return len(self._tokens) - 1
+
+    def _raise(self, top: int, amount: float) -> None:
+        """Make a node and all below it more probable."""
+        raised = {top}
+        raised.update(node for node in range(top + 1, len(self._parents)) if self._parents[node] in raised)
+        for node in raised:
+            self._logprobs[node] += amount
 
     def finish(self, size: Callable[[Sequence[float]], int] = len) -> Tree:
         """The best ``nodes`` by cumulative log-probability, renumbered; a node never outranks its parent.
@@ -141,7 +180,7 @@ class TreeBuilder:
         ``size``, given the log-probabilities of these, best first, may ask for fewer.
         """
         # Stable: on equal scores the parent, created earlier, is kept first.
-        best = sorted(range(len(self._tokens)), key=self._logprobs.__getitem__, reverse=True)[: self._shape.nodes]
+        best = sorted(range(len(self._tokens)), key=self._logprobs.__getitem__, reverse=True)[: self._shape.verify_rows]
         count = size([self._logprobs[node] for node in best])
         kept = sorted(best[:count])
         renumbered = {node: index for index, node in enumerate(kept)} | {-1: -1}
@@ -150,6 +189,7 @@ class TreeBuilder:
             np.array([renumbered[self._parents[node]] for node in kept]),
             np.array([self._depths[node] for node in kept]),
             np.array([self._logprobs[node] for node in kept]),
+            np.array([self._drafted[node] for node in kept]),
         )
 
     def _set_frontier(self, nodes: list[int]) -> None:

@@ -34,7 +34,8 @@ def chain(probabilities: list[float]) -> Tree:
     """A chain whose tokens are proposed with these probabilities."""
     size = len(probabilities) + 1
     logprobs = np.concatenate([[0.0], np.cumsum(np.log(probabilities))])
-    return Tree(np.arange(size), np.arange(-1, size - 1), np.arange(size), logprobs)
+    drafted = np.concatenate([[np.nan], np.log(probabilities)])
+    return Tree(np.arange(size), np.arange(-1, size - 1), np.arange(size), logprobs, drafted)
 
 
 def live(policy: CostAware, accepts: int, steps: int) -> list[bool]:

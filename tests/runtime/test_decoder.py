@@ -45,6 +45,7 @@ PROMPTS = st.one_of(
     st.lists(st.integers(1, 299), min_size=1, max_size=20),
     st.builds(lambda token, length: [token, 7] * length, st.integers(1, 299), st.sampled_from([31, 32, 60, 66])),
 )
+LOOKUPS = st.sampled_from([None, True, False])
 SURE = Policy(FixedThresholds((0.0, 0.0, 0.0)))
 WIDE = Policy(FixedThresholds((1.1, 1.1, 0.0)), PAPER_TREE)
 WARM = Sampling(temperature=1.0, seed=3)
@@ -60,7 +61,7 @@ def assert_same(decoder: Decoder, request: Request, reference: Request) -> None:
 @given(
     prompt=PROMPTS,
     sampling=SAMPLINGS,
-    policy=st.builds(Policy, EXIT_POLICIES, SHAPES),
+    policy=st.builds(Policy, EXIT_POLICIES, SHAPES, LOOKUPS),
     length=st.integers(1, 30),
     agreeing=st.booleans(),
 )
@@ -79,7 +80,9 @@ def test_the_tokens_are_those_of_the_target_alone(
 
 
 @settings(max_examples=12)
-@given(prompt=PROMPTS, sampling=SAMPLINGS, policy=st.builds(Policy, EXIT_POLICIES, CHAINS), agreeing=st.booleans())
+@given(
+    prompt=PROMPTS, sampling=SAMPLINGS, policy=st.builds(Policy, EXIT_POLICIES, CHAINS, LOOKUPS), agreeing=st.booleans()
+)
 def test_exact_chains_are_bit_identical_to_the_target_alone(
     decoder: Decoder, other_decoder: Decoder, prompt: list[int], sampling: Sampling, policy: Policy, agreeing: bool
 ) -> None:
@@ -91,7 +94,12 @@ def test_exact_chains_are_bit_identical_to_the_target_alone(
 
 
 @settings(max_examples=15)
-@given(prompt=PROMPTS, sampling=SAMPLINGS, policy=st.builds(Policy, EXIT_POLICIES, SHAPES), length=st.integers(1, 25))
+@given(
+    prompt=PROMPTS,
+    sampling=SAMPLINGS,
+    policy=st.builds(Policy, EXIT_POLICIES, SHAPES, LOOKUPS),
+    length=st.integers(1, 25),
+)
 def test_accept_lengths_count_every_token_but_the_prefills(
     decoder: Decoder, prompt: list[int], sampling: Sampling, policy: Policy, length: int
 ) -> None:
@@ -101,7 +109,7 @@ def test_accept_lengths_count_every_token_but_the_prefills(
     if request.finish_reason == "length":
         assert 1 + sum(lengths) == len(request.tokens)
     assert request.stats.steps == len(lengths)
-    assert all(1 <= accepted <= policy.tree.depth + 2 for accepted in lengths)
+    assert all(1 <= accepted <= policy.tree.verify_rows for accepted in lengths)
 
 
 def test_a_draft_that_agrees_saves_steps(decoder: Decoder) -> None:

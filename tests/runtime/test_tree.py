@@ -160,6 +160,70 @@ def test_top_k_1_is_a_chain_of_depth_plus_1_drafted_tokens(depth: int, seed: int
     assert np.array_equal(tree.ancestor_mask(), np.tri(depth + 2, dtype=bool))
 
 
+GUESSES = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=8)
+
+
+def grafted(shape: TreeShape, seed: int, tokens: list[int], each: float) -> tuple[TreeBuilder, Tree]:
+    """A grown tree of any shape, and the same with a chain merged into it."""
+    builder = TreeBuilder(7, shape)
+    for depth in range(shape.depth + 1):
+        paths = [(depth, node) for node in range(len(builder.frontier_tokens))]
+        found, logprobs = candidates(seed, paths, 0.2)
+        builder.expand(found.tolist(), logprobs.tolist())
+    before = builder.finish()
+    builder.graft(tokens, [each * (index + 1) for index in range(len(tokens))])
+    return builder, before
+
+
+@given(SHAPES, SEEDS, GUESSES, st.floats(-2.0, -0.01))
+def test_a_grafted_tree_is_a_tree_whose_nodes_never_outrank_their_parents(
+    shape: TreeShape, seed: int, tokens: list[int], each: float
+) -> None:
+    tree = grafted(shape, seed, tokens, each)[0].finish()
+    assert (tree.parents < np.arange(len(tree))).all()
+    assert len(tree.children()) == len(tree)  # no two children of a node carry the same token
+    assert (tree.depths[1:] == tree.depths[tree.parents[1:]] + 1).all()
+    assert (tree.logprobs[1:] <= tree.logprobs[tree.parents[1:]] + 1e-9).all()
+    assert len(tree) <= shape.verify_rows
+    assert shape.top_k > 1 or tree.is_chain
+
+
+@given(SEEDS, GUESSES)
+def test_a_likely_graft_is_kept_whole_and_shares_its_nodes_with_the_draft(seed: int, tokens: list[int]) -> None:
+    shape = TreeShape(depth=2, top_k=3, nodes=40)
+    builder, before = grafted(shape, seed, tokens, -1e-3)
+    tree = builder.finish()
+    node = 0
+    for token in tokens:
+        node = tree.children()[node, token]
+    assert tree.logprobs[node] == pytest.approx(-1e-3 * len(tokens))
+    # What the draft gave a node stays known, raised or not; what it never proposed has nothing.
+    given_before = dict(zip(paths_of(before), before.drafted.tolist(), strict=True))
+    for path, drafted in zip(paths_of(tree), tree.drafted.tolist(), strict=True):
+        assert drafted == given_before[path] or np.isnan(drafted) if path in given_before else np.isnan(drafted)
+
+
+def test_an_unlikely_graft_raises_nothing() -> None:
+    shape = TreeShape(depth=1, top_k=2, nodes=30)
+    builder, before = grafted(shape, 3, [VOCAB], -50.0)
+    after = builder.finish()
+    scores = dict(zip(paths_of(after), after.logprobs.tolist(), strict=True))
+    for path, score in zip(paths_of(before), before.logprobs.tolist(), strict=True):
+        assert scores.get(path, score) == score
+
+
+def test_a_raised_node_raises_what_hangs_below_it() -> None:
+    builder = TreeBuilder(0, TreeShape(depth=1, top_k=2, nodes=10))
+    builder.expand([[1, 2]], [[-1.0, -2.0]])
+    builder.expand([[3, 4], [5, 6]], [[-0.5, -3.0], [-0.5, -3.0]])
+    builder.graft([2], [-0.25])
+    tree = builder.finish()
+    found = dict(zip(paths_of(tree), tree.logprobs.tolist(), strict=True))
+    assert found[0, 2] == pytest.approx(-0.25)
+    assert found[0, 2, 5] == pytest.approx(-0.75)
+    assert found[0, 1, 3] == pytest.approx(-1.5)
+
+
 def test_a_branching_tree_is_no_chain() -> None:
     assert not Tree(np.array([1, 2, 3]), np.array([-1, 0, 0]), np.array([0, 1, 1]), np.zeros(3)).is_chain
 
