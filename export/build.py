@@ -17,11 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.builder import BuildRequest, build, describe
+from export.builder import TOKENIZER, BuildRequest, build, describe
 from export.bundle import check_destination
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, check_tokenizer
+from export.graph import MAX_HEAD_TOP_K
 from export.options import add_build_options, read_form
-from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, run_command
+from export.vocabulary import frequent_tokens
+from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, positive_int, run_command
 from s2d_trt.errors import OptionError
 
 PROG = "python -m export.build"
@@ -50,6 +52,26 @@ def choose_exits(requested: tuple[int, ...] | None, checkpoint: Checkpoint) -> t
     return exits
 
 
+def choose_tokens(count: int | None, text: Path | None, checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The ids that the head answers with; none where it answers with all.
+
+    Raises:
+        OptionError: one option without the other, or a number that makes no sense.
+    """
+    if count is None and text is None:
+        return ()
+    if count is None or text is None:
+        raise OptionError("--head-tokens N and --calibration PATH belong together; give both or neither")
+    if not MAX_HEAD_TOP_K <= count < checkpoint.spec.vocab_size:
+        raise OptionError(
+            f"--head-tokens {count} must be at least {MAX_HEAD_TOP_K} and below the vocabulary of"
+            f" {checkpoint.spec.vocab_size}"
+        )
+    tokenizer = checkpoint.directory / TOKENIZER
+    check_tokenizer(tokenizer, checkpoint.spec)
+    return frequent_tokens(tokenizer, text, count, checkpoint.config.eos_token_ids)
+
+
 def main(argv: Sequence[str]) -> None:
     """Parse ``argv`` and build."""
     parser = ArgumentParser(__doc__ or "", PROG)
@@ -65,6 +87,13 @@ def main(argv: Sequence[str]) -> None:
         metavar="DIR",
         help="default: engines/draft.engine; draft.trt.engine for tensorrt, draft.int8.engine for int8",
     )
+    parser.add_argument(
+        "--head-tokens",
+        type=positive_int,
+        metavar="N",
+        help="draft only the N tokens that --calibration uses most: cheaper where the vocabulary is large",
+    )
+    parser.add_argument("--calibration", type=Path, metavar="PATH", help="text to count tokens in, a file or a folder")
     add_build_options(parser)
     options = parser.parse_args(argv)
     layout, encoding, plans = read_form(options)
@@ -73,9 +102,14 @@ def main(argv: Sequence[str]) -> None:
     checkpoint = Checkpoint.open(options.checkpoint)
     exits = choose_exits(options.exits, checkpoint)
     check_destination(out)
+    tokens = choose_tokens(options.head_tokens, options.calibration, checkpoint)
     print(f"{describe(checkpoint)}, exits {','.join(map(str, exits))}")
     if not checkpoint.exits:
         print("note     the checkpoint records no exits; that it was trained for these is taken on trust")
+    if tokens:
+        print(
+            f"head     {len(tokens)} of {checkpoint.spec.vocab_size} tokens, the most frequent of {options.calibration}"
+        )
     build(
         BuildRequest(
             "draft",
@@ -87,6 +121,7 @@ def main(argv: Sequence[str]) -> None:
             layout=layout,
             encoding=encoding,
             plans=plans,
+            head_tokens=tokens,
         ),
         checkpoint,
     )

@@ -49,7 +49,8 @@ class BuildRequest:
     """What to build. ``exits`` is empty for a target; ``max_length`` None takes the checkpoint's own, up to
     ``DEFAULT_MAX_LENGTH``. ``parity`` None compares with PyTorch where the model is small enough to do so in passing.
 
-    ``plans`` is how to compile the graphs, None not to.
+    ``plans`` is how to compile the graphs, None not to. ``head_tokens`` are what a draft's head answers with, all
+    where none are named.
     """
 
     kind: str
@@ -61,6 +62,7 @@ class BuildRequest:
     layout: str = BSH.name
     encoding: Encoding = DEFAULT_ENCODING
     plans: PlanOptions | None = None
+    head_tokens: tuple[int, ...] = ()
 
 
 def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Manifest:
@@ -80,13 +82,13 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
     layers = request.exits[-1] if request.exits else checkpoint.spec.num_hidden_layers
     spec = dataclasses.replace(checkpoint.spec, num_hidden_layers=layers)
     checkpoint.check_tensors(checkpoint_shapes(spec))
-    size = weight_bytes(spec, max_length, request.encoding)
+    size = weight_bytes(spec, max_length, request.encoding, len(request.head_tokens))
     check_space(request.out, size)
     stored = byte_size(checkpoint.bytes_of(spec))
     log(f"writing  {byte_size(size)} of {request.encoding.weight_format} weights, {stored} in the checkpoint")
     with write_bundle(request.out) as writer:
         scratch = writer.scratch("weights.bin")
-        weights = write_weights(checkpoint, spec, max_length, scratch, request.encoding)
+        weights = write_weights(checkpoint, spec, max_length, scratch, request.encoding, request.head_tokens)
         weights_name = writer.adopt("weights.bin", scratch, weights.sha256)
         cache = _cache(request.layout, max_length)
         builder = GraphBuilder(spec, weights, weights_name, _layout(cache), request.encoding.precision)
@@ -102,7 +104,7 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
             weight_format=request.encoding.weight_format,
             cache=cache,
             profiles={"min": 1, "opt": 8, "max": min(LARGEST_CALL, max_length)},
-            head_top_k=head_top_k(spec) if request.exits else 0,
+            head_top_k=head_top_k(weights.head_rows) if request.exits else 0,
             tokenizer=TokenizerSpec(
                 file=writer.add(TOKENIZER, (checkpoint.directory / TOKENIZER).read_bytes()),
                 fingerprint=fingerprint,
@@ -175,7 +177,7 @@ def _parity(manifest: Manifest, writer: BundleWriter, builder: GraphBuilder, req
             path.write_bytes(content)
             graphs[name] = path.name
         wide = dataclasses.replace(manifest, precision=FP32.name, graphs=graphs)
-    yield check_parity(wide, writer.staging, request.checkpoint, request.encoding)
+    yield check_parity(wide, writer.staging, request.checkpoint, request.encoding, request.head_tokens)
     if wide is not manifest:
         yield check_rounding(manifest, wide, writer.staging)
 

@@ -94,6 +94,35 @@ class JoinedView:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsView:
+    """Some rows of a matrix, ``ids`` increasing; ``transposed`` as ``TensorView`` has it. All in memory when read."""
+
+    name: str
+    source: TensorView
+    ids: tuple[int, ...]
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what is left."""
+        shape = (len(self.ids), self.source.shape[1])
+        return shape[::-1] if self.transposed else shape
+
+    def blocks(self) -> Iterator[Float32Array]:
+        """See ``TensorView.blocks``."""
+        found, first, ids = [], 0, np.array(self.ids)
+        for block in self.source.blocks():
+            found.append(block[ids[(ids >= first) & (ids < first + len(block))] - first])
+            first += len(block)
+        rows = np.concatenate(found)
+        yield _transposed(rows) if self.transposed else rows
+
+    def read(self) -> Float32Array:
+        """All of it, float32. Raises CheckpointError, see ``TensorView.blocks``."""
+        return next(self.blocks())
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A checkpoint whose config has been checked; tensors are read on demand."""
 

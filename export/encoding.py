@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from export.checkpoint import JoinedView
+from export.checkpoint import JoinedView, RowsView
 from export.precision import FP32, Precision
 from export.quantize import quantize
 from export.rotary import Float32Array
@@ -63,7 +63,9 @@ class Encoding:
             return self.precision.dtype.itemsize * 8
         return 8 if head or self.weight_format == "int8" else 4
 
-    def stored(self, source: JoinedView, input_axis: int | None, head: bool = False) -> Iterator[StoredTensor]:
+    def stored(
+        self, source: JoinedView | RowsView, input_axis: int | None, head: bool = False
+    ) -> Iterator[StoredTensor]:
         """The arrays to write for a weight; ``input_axis`` is the axis a linear layer sums over, else None.
 
         Raises:

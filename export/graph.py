@@ -11,7 +11,7 @@ from export.layout import CacheLayout
 from export.linear import linear
 from export.nodes import Graph
 from export.precision import FP32, Precision
-from export.tensors import EMBEDDING, FINAL_NORM, has_bias, layer_tensor
+from export.tensors import EMBEDDING, FINAL_NORM, HEAD_TOKENS, has_bias, layer_tensor
 from export.weights import WeightFile
 from s2d_trt import names
 from s2d_trt.spec import ModelSpec
@@ -20,9 +20,9 @@ MAX_HEAD_TOP_K = 16
 QUERY, ROWS = "query_length", "logit_rows_length"
 
 
-def head_top_k(spec: ModelSpec) -> int:
-    """How many candidates the draft's head gives."""
-    return min(MAX_HEAD_TOP_K, spec.vocab_size)
+def head_top_k(rows: int) -> int:
+    """How many candidates a head of so many rows gives."""
+    return min(MAX_HEAD_TOP_K, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,21 @@ class GraphBuilder:
 
     def head(self) -> onnx.ModelProto:
         """Final norm, logits plus noise, and the best candidates; every exit uses it."""
-        graph, vocab, k = self._graph(names.HEAD), self.spec.vocab_size, head_top_k(self.spec)
+        graph, vocab, k = self._graph(names.HEAD), self.spec.vocab_size, head_top_k(self.weights.head_rows)
         hidden = self._hidden_input(graph)
         noise = graph.input(names.NOISE, TensorProto.FLOAT, [1, vocab])
+        if self.weights.lacks_tokens:
+            noise = graph.op("Gather", noise, graph.stored(HEAD_TOKENS), axis=1)
         # ONNX Runtime makes a Sum of a Gemm's result the Gemm's own third input.
         logprobs = graph.op("LogSoftmax", graph.op("Sum", self._logits(graph, hidden), noise), axis=-1)
         tokens = graph.output(names.TOP_TOKENS, TensorProto.INT64, [QUERY, k])
         best = graph.output(names.TOP_LOGPROBS, TensorProto.FLOAT, [QUERY, k])
         chosen = graph.ops("TopK", logprobs, graph.constant("top_k", [k]), results=[best, "chosen"], axis=-1)[1]
         # With TopK's two results as outputs, TensorRT orders them by chance, and no two plans are the same.
-        graph.op("Identity", chosen, result=tokens)
+        if self.weights.lacks_tokens:
+            graph.op("Gather", graph.stored(HEAD_TOKENS), chosen, result=tokens)
+        else:
+            graph.op("Identity", chosen, result=tokens)
         return graph.model()
 
     def target(self) -> onnx.ModelProto:

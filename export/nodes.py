@@ -62,6 +62,11 @@ class Graph:
         self._store(name, place)
         return name, self.weight(place.quantization.scale)
 
+    def stored(self, name: str) -> str:
+        """A tensor of the shared weight file as it is."""
+        self._store(name, self._weights.tensors[name])
+        return name
+
     def _store(self, name: str, place: TensorLocation) -> None:
         tensor = TensorProto(name=name, data_type=place.onnx_type, dims=place.shape)
         tensor.data_location = TensorProto.EXTERNAL

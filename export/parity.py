@@ -35,17 +35,24 @@ class ParityError(S2DError):
     """A graph disagrees with its checkpoint; nothing was published. A fault of the exporter: please report it."""
 
 
-def check_parity(manifest: Manifest, directory: Path, checkpoint: Path, encoding: Encoding = DEFAULT_ENCODING) -> str:
+def check_parity(
+    manifest: Manifest,
+    directory: Path,
+    checkpoint: Path,
+    encoding: Encoding = DEFAULT_ENCODING,
+    head_tokens: tuple[int, ...] = (),
+) -> str:
     """Compare every float32 graph in ``directory`` with PyTorch on random tokens; one line on the outcome.
 
-    PyTorch computes with the weights as ``encoding`` rounds them, so that what is compared is the graphs.
+    PyTorch computes with the weights as ``encoding`` rounds them, so that what is compared is the graphs; of the head,
+    with the rows of ``head_tokens`` alone, where any are named.
 
     Raises:
         ParityError: a difference above ``BOUND``.
     """
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         return "skipped: torch and transformers are not installed (the train extra has both)"
-    return report(measure(manifest, directory, checkpoint, encoding))
+    return report(measure(manifest, directory, checkpoint, encoding, head_tokens))
 
 
 def report(errors: Mapping[str, float]) -> str:
@@ -61,7 +68,11 @@ def report(errors: Mapping[str, float]) -> str:
 
 
 def measure(
-    manifest: Manifest, directory: Path, checkpoint: Path, encoding: Encoding = DEFAULT_ENCODING
+    manifest: Manifest,
+    directory: Path,
+    checkpoint: Path,
+    encoding: Encoding = DEFAULT_ENCODING,
+    head_tokens: tuple[int, ...] = (),
 ) -> dict[str, float]:
     """Largest absolute difference of a logit or log-probability: one for each exit, or for the target's calls."""
     rng = np.random.default_rng(0)
@@ -69,7 +80,7 @@ def measure(
     reference = Reference.load(checkpoint, encoding)
     graphs = {name: GraphRun(manifest, directory, name) for name in manifest.graphs}
     if manifest.kind == "draft":
-        return _draft_errors(manifest, graphs, reference, tokens, rng)
+        return _draft_errors(manifest, graphs, reference, tokens, rng, head_tokens)
     return _target_errors(graphs[names.TARGET], reference, tokens)
 
 
@@ -135,7 +146,12 @@ def _round(model: PreTrainedModel, encoding: Encoding) -> None:
 
 
 def _draft_errors(
-    manifest: Manifest, graphs: Mapping[str, GraphRun], reference: Reference, tokens: Array, rng: np.random.Generator
+    manifest: Manifest,
+    graphs: Mapping[str, GraphRun],
+    reference: Reference,
+    tokens: Array,
+    rng: np.random.Generator,
+    head_tokens: tuple[int, ...],
 ) -> dict[str, float]:
     errors = {}
     hidden: Array = tokens[None]
@@ -144,7 +160,10 @@ def _draft_errors(
         segment, half = graphs[names.segment(index)], len(tokens) // 2
         hidden = np.concatenate([segment.causal(hidden[:, :half], 0), segment.causal(hidden[:, half:], half)], axis=1)
         top_tokens, top_logprobs = graphs[names.HEAD].candidates(hidden, noise)
-        expected = _log_softmax(reference.logits(tokens, layers) + noise)
+        scores = reference.logits(tokens, layers) + noise
+        if head_tokens:
+            scores[:, np.setdiff1d(np.arange(scores.shape[1]), head_tokens)] = -np.inf
+        expected = _log_softmax(scores)
         best = -np.sort(-expected, axis=-1)[:, : manifest.head_top_k]
         chosen = np.take_along_axis(expected, top_tokens, axis=-1)
         errors[f"exit {layers}"] = max(_difference(top_logprobs, best), _difference(top_logprobs, chosen))

@@ -7,6 +7,8 @@ from s2d_trt.spec import ModelSpec
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 LM_HEAD = "lm_head.weight"
+HEAD_TOKENS = "lm_head.tokens"
+"""Ids of the rows that a head has, where it lacks some."""
 JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 """Linear layers that the weight file holds as one, their outputs side by side."""
 

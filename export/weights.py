@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from onnx import TensorProto
 
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, RowsView
 from export.encoding import Encoding, Quantization, StoredTensor, exact
 from export.hashed_file import HashedFile
 from export.rotary import COS_CACHE, SIN_CACHE
-from export.tensors import EMBEDDING, LM_HEAD, checkpoint_shapes, stored_tensors
+from export.tensors import EMBEDDING, HEAD_TOKENS, LM_HEAD, checkpoint_shapes, stored_tensors
 from s2d_trt.spec import ModelSpec
 
 ALIGNMENT = 4096
@@ -47,6 +48,16 @@ class WeightFile:
         return LM_HEAD if LM_HEAD in self.tensors else EMBEDDING
 
     @property
+    def lacks_tokens(self) -> bool:
+        """Whether the head has only the rows of some tokens."""
+        return HEAD_TOKENS in self.tensors
+
+    @property
+    def head_rows(self) -> int:
+        """How many tokens the head can answer with."""
+        return self.tensors[self.head].shape[1 if self.head_is_transposed else 0]
+
+    @property
     def head_is_transposed(self) -> bool:
         """Whether it lies as ``[H, V]`` instead."""
         form = self.tensors[self.head].quantization
@@ -54,21 +65,26 @@ class WeightFile:
 
 
 def write_weights(
-    checkpoint: Checkpoint, spec: ModelSpec, max_length: int, path: Path, encoding: Encoding = DEFAULT_ENCODING
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    max_length: int,
+    path: Path,
+    encoding: Encoding = DEFAULT_ENCODING,
+    head_tokens: tuple[int, ...] = (),
 ) -> WeightFile:
     """Write every tensor that ``spec`` needs, a block in memory at a time (a whole tensor where it is quantised).
 
     Linear layers become ``[in, out]`` for MatMul; embedding and head stay ``[V, H]``, which Gather and a Gemm with a
     transposed right side both read, so that tied weights are stored once (twice where the head is quantised). Layers
-    that read the same rows are joined.
+    that read the same rows are joined. Of the head, ``head_tokens`` are all rows that are kept, where any are named.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape, cannot be read or does not fit the precision.
     """
     checkpoint.check_tensors(checkpoint_shapes(spec))
     tensors: dict[str, TensorLocation] = {}
-    with HashedFile(path, weight_bytes(spec, max_length, encoding)) as file:
-        for tensor in _stored(checkpoint, spec, max_length, encoding):
+    with HashedFile(path, weight_bytes(spec, max_length, encoding, len(head_tokens))) as file:
+        for tensor in _stored(checkpoint, spec, max_length, encoding, head_tokens):
             file.write(bytes(-file.size % ALIGNMENT))
             offset = file.size
             for block in tensor.content:
@@ -79,35 +95,48 @@ def write_weights(
     return WeightFile(file.size, file.sha256, tensors)
 
 
-def weight_bytes(spec: ModelSpec, max_length: int, encoding: Encoding = DEFAULT_ENCODING) -> int:
+def weight_bytes(spec: ModelSpec, max_length: int, encoding: Encoding = DEFAULT_ENCODING, head_tokens: int = 0) -> int:
     """Size of the weight file, to a few parts in a thousand: padding and scales of quantised weights are left out."""
     total = 2 * max_length * (spec.head_dim // 2) * 4
     for name, shape in checkpoint_shapes(spec).items():
         matrix = len(shape) == 2 and name != EMBEDDING
         total += math.prod(shape) * encoding.bits(matrix, head=name == LM_HEAD) // 8
-    if spec.tie_word_embeddings and encoding.quantizes:
-        total += spec.vocab_size * spec.hidden_size
+    if spec.tie_word_embeddings and (encoding.quantizes or head_tokens):
+        total += spec.vocab_size * spec.hidden_size * encoding.bits(matrix=True, head=True) // 8
+    if head_tokens:
+        total -= (spec.vocab_size - head_tokens) * spec.hidden_size * encoding.bits(matrix=True, head=True) // 8
     return total
 
 
-def _stored(checkpoint: Checkpoint, spec: ModelSpec, max_length: int, encoding: Encoding) -> Iterator[StoredTensor]:
+def _stored(
+    checkpoint: Checkpoint, spec: ModelSpec, max_length: int, encoding: Encoding, head_tokens: tuple[int, ...]
+) -> Iterator[StoredTensor]:
     shapes = checkpoint_shapes(spec)
     for name, parts in stored_tensors(spec).items():
         if name == LM_HEAD:
-            yield from _head(checkpoint, name, encoding)
+            yield from _head(checkpoint, name, encoding, head_tokens)
         elif len(shapes[parts[0]]) == 2 and name != EMBEDDING:
             yield from encoding.stored(checkpoint.joined(name, parts, transposed=True), input_axis=0)
         else:
             yield from encoding.stored(checkpoint.joined(name, parts), input_axis=None)
-        if name == EMBEDDING and spec.tie_word_embeddings and encoding.quantizes:
-            yield from _head(checkpoint, name, encoding)
+        if name == EMBEDDING and spec.tie_word_embeddings and (encoding.quantizes or head_tokens):
+            yield from _head(checkpoint, name, encoding, head_tokens)
     cos, sin = checkpoint.config.rotary.caches(spec.head_dim, max_length)
     yield exact(COS_CACHE, cos)
     yield exact(SIN_CACHE, sin)
 
 
-def _head(checkpoint: Checkpoint, source: str, encoding: Encoding) -> Iterator[StoredTensor]:
+def _head(
+    checkpoint: Checkpoint, source: str, encoding: Encoding, head_tokens: tuple[int, ...]
+) -> Iterator[StoredTensor]:
     """MatMulInteger, unlike Gemm, reads its right side in one direction only."""
     transposed = encoding.precision.integer_rows
-    view = checkpoint.joined(LM_HEAD, [source], transposed)
-    return encoding.stored(view, input_axis=0 if transposed else 1, head=True)
+    view = (
+        RowsView(LM_HEAD, checkpoint.view(source), head_tokens, transposed)
+        if head_tokens
+        else checkpoint.joined(LM_HEAD, [source], transposed)
+    )
+    yield from encoding.stored(view, input_axis=0 if transposed else 1, head=True)
+    if head_tokens:
+        ids = np.array(head_tokens, np.int64)
+        yield StoredTensor(HEAD_TOKENS, [ids], ids.shape, TensorProto.INT64)

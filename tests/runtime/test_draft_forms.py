@@ -1,4 +1,4 @@
-"""int8 bundles in the decoding loop: a draft of any precision changes nothing, an int8 target is its own reference."""
+"""Other forms than float32: a draft of any form changes no text, an int8 target is its own reference."""
 
 from __future__ import annotations
 
@@ -41,3 +41,18 @@ def test_exact_chains_on_an_int8_target_are_bit_identical(
         request = generate(decoder, prompt, options)
         assert request.tokens == target_alone(decoder, prompt, options, exact=True).tokens
         assert request.stats.mean_accepted_tokens > 1
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
+def test_a_head_of_few_tokens_leaves_the_targets_text_alone(
+    opened, target_bundle, draft_checkpoint, tmp_path, sampling
+) -> None:
+    from export import build
+
+    (tmp_path / "text.txt").write_text("the draft proposes and the target disposes; a tree of tokens")
+    head = ["--head-tokens", "16", "--calibration", str(tmp_path / "text.txt"), "--no-parity"]
+    build.main(["--checkpoint", str(draft_checkpoint), "--out", str(tmp_path / "few.engine"), *head])
+    decoder = opened(target_bundle, tmp_path / "few.engine")
+    for prompt in PROMPTS:
+        options = Options(30, sampling, policy=Policy(FixedThresholds()))
+        assert generate(decoder, prompt, options).tokens == target_alone(decoder, prompt, options).tokens
