@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.cache import cache_directory
 from runtime.draft import SortedDraft
 from runtime.noise import Noise
 from runtime.targets import AnyTarget
@@ -87,9 +88,8 @@ def load_costs(target: AnyTarget, draft: SortedDraft) -> Costs:
 
 
 def _cache_file(target: AnyTarget, draft: SortedDraft) -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s2d-trt" / "costs"
     parts = [__version__, target.identity, draft.identity]
-    return folder / (hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + ".json")
+    return cache_directory() / "costs" / (hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + ".json")
 
 
 def _measure_target(target: AnyTarget) -> tuple[float, ...]:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-from pathlib import Path
 from typing import Any
 
 from runtime.backends.cuda.memory import Gpu
+from runtime.cache import cache_directory
 from s2d_trt.bundle import Bundle, PlanEntry
-
-
-def cache_directory() -> Path:
-    """Where this user's machine-local caches are."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s2d-trt"
 
 
 class RuntimeCacheFile:

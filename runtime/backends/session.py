@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from runtime.backends import Clock
+from runtime.backends.prepacked import PrepackedWeights
 from runtime.backends.processor import physical_cores
 from runtime.kv import KVCache
 from s2d_trt import names
@@ -49,7 +50,7 @@ class Engine:
     def __init__(self, bundle: Bundle, graph: str, threads: int | None = None) -> None:
         path = graph_path(bundle, graph)
         try:
-            self._session = ort.InferenceSession(str(path), session_options(threads), ["CPUExecutionProvider"])
+            self._session = PrepackedWeights(bundle, graph).session(path, session_options(threads))
         except Exception as cause:  # ONNX Runtime raises classes of its own that share no public base
             raise BundleError(f"{path} cannot be loaded ({cause}); build the bundle again") from cause
 
