@@ -14,7 +14,12 @@ def require_torch() -> None:
         OptionError: the ``train`` extra is not installed.
     """
     try:
-        for module in ("torch", "transformers", "tqdm"):
+        for module in ("torch", "transformers", "accelerate", "matplotlib", "tqdm"):
             importlib.import_module(module)
     except ImportError as cause:
         raise OptionError("training needs torch and transformers: pip install 's2d-trt[train]'") from cause
+    from transformers.utils import logging
+
+    # Layers of a target that a draft leaves out are no news.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

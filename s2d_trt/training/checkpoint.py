@@ -5,29 +5,42 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
-from s2d_trt.errors import CheckpointError
+from s2d_trt.errors import CheckpointError, OptionError
+from s2d_trt.training.conversations import Message, Render
 from s2d_trt.training.corpus import END_OF_TEXT
 
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""Values of ``model_type`` that can be trained and that the exporter reads."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A tokenizer, the ids that begin and end a text, and the checkpoint it was read from, if any."""
+    """A tokenizer, the ids that begin and end a text, and the checkpoint it was read from, if any.
+
+    ``chat_template`` is a Jinja file that takes the place of the checkpoint's own.
+    """
 
     tokenizer: Tokenizer
     bos_token_id: int | None
     eos_token_id: int | list[int] | None
     source: Path | None = None
+    chat_template: Path | None = None
 
     @classmethod
     def trained(cls, tokenizer: Tokenizer) -> Vocabulary:
@@ -36,7 +49,7 @@ class Vocabulary:
         return cls(tokenizer, end, end)
 
     @classmethod
-    def load(cls, directory: Path) -> Vocabulary:
+    def load(cls, directory: Path, chat_template: Path | None = None) -> Vocabulary:
         """Read the tokenizer of a checkpoint.
 
         Raises:
@@ -56,12 +69,37 @@ class Vocabulary:
         for name in ("config.json", "generation_config.json"):
             ids |= {key: value for key, value in _read_json(directory / name).items() if key.endswith("os_token_id")}
         bos = ids.get("bos_token_id")
-        return cls(tokenizer, bos if isinstance(bos, int) else None, ids.get("eos_token_id"), directory)
+        bos = bos if isinstance(bos, int) else None
+        return cls(tokenizer, bos, ids.get("eos_token_id"), directory, chat_template)
 
     @property
     def size(self) -> int:
         """Rows that an embedding needs: one above the largest id."""
         return 1 + max(self.tokenizer.get_vocab().values())
+
+    def chat_renderer(self) -> Render:
+        """Messages to text, by the chat template.
+
+        Raises:
+            OptionError: there is none.
+        """
+        if self.source is None:
+            raise OptionError(
+                "conversations need a chat template; name a model with --from-target, --teacher or --tokenizer"
+            )
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(self.source, local_files_only=True)
+            if self.chat_template is not None:
+                tokenizer.chat_template = self.chat_template.read_text(encoding="utf-8")
+        except (OSError, ValueError) as cause:
+            raise OptionError(f"the chat template of {self.source} cannot be read ({cause}); mend it") from cause
+        if not tokenizer.chat_template:
+            raise OptionError(f"{self.source} has no chat template; give one with --chat-template FILE")
+
+        def render(messages: Sequence[Message], answer: bool) -> str:
+            return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answer)
+
+        return render
 
     def save(self, directory: Path) -> None:
         """Write the tokenizer's files; those that were read are copied unchanged."""
@@ -76,10 +114,14 @@ class Vocabulary:
         for name in TOKENIZER_FILES:
             if (self.source / name).is_file():
                 shutil.copyfile(self.source / name, directory / name)
+        if self.chat_template is not None:
+            shutil.copyfile(self.chat_template, directory / "chat_template.jinja")
 
 
-def publish(model: LlamaForCausalLM, vocabulary: Vocabulary, exits: Sequence[int], out: Path, card: str) -> None:
-    """Write config, bf16 weights, tokenizer, generation config and ``README.md`` (the model card) to ``out``.
+def publish(
+    model: PreTrainedModel, vocabulary: Vocabulary, exits: Sequence[int], out: Path, documents: Mapping[str, str]
+) -> None:
+    """Write config, bf16 weights, tokenizer, generation config and ``documents`` (text by file name) to ``out``.
 
     An existing directory is replaced at the end. The model is bf16 afterwards.
     """
@@ -88,12 +130,13 @@ def publish(model: LlamaForCausalLM, vocabulary: Vocabulary, exits: Sequence[int
     partial.chmod(0o755)
     try:
         model.config.exits = list(exits)
+        model.generation_config = GenerationConfig(
+            bos_token_id=vocabulary.bos_token_id, eos_token_id=vocabulary.eos_token_id
+        )
         model.to(torch.bfloat16).save_pretrained(partial)
         vocabulary.save(partial)
-        GenerationConfig(bos_token_id=vocabulary.bos_token_id, eos_token_id=vocabulary.eos_token_id).save_pretrained(
-            partial
-        )
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        for name, text in documents.items():
+            (partial / name).write_text(text, encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
         partial.rename(out)
@@ -101,28 +144,48 @@ def publish(model: LlamaForCausalLM, vocabulary: Vocabulary, exits: Sequence[int
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load(directory: Path) -> LlamaForCausalLM:
-    """Read a Llama checkpoint as fp32.
+def load(directory: Path, layers: int | None = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Read a checkpoint, or its first ``layers`` layers with embedding, final norm and head.
 
     Raises:
-        CheckpointError: the directory is not one that transformers can read, or lacks weights.
+        CheckpointError: the directory is not one that transformers can read, lacks weights or has fewer layers.
     """
     path = directory / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{directory} has no config.json; name a Hugging Face checkpoint directory")
     kind = _read_json(path).get("model_type")
-    if kind != "llama":
-        raise CheckpointError(f"{path} describes a model of type {kind}; a teacher must be of type llama")
+    if kind not in FAMILIES:
+        raise CheckpointError(f"{path} describes a model of type {kind}; supported are {', '.join(FAMILIES)}")
+    if not any(directory.glob("*.safetensors")) and any(directory.glob("*.bin")):
+        raise CheckpointError(f"{directory} holds pickled weights, which can run code; save them as safetensors")
     try:
-        model, loading = LlamaForCausalLM.from_pretrained(
-            directory, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        if layers is not None:
+            _keep_layers(config, layers, directory)
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            directory, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
+    except CheckpointError:
+        raise
     except Exception as cause:  # transformers and safetensors each raise kinds of their own
         raise CheckpointError(f"{directory} cannot be read ({cause}); copy the checkpoint again") from cause
     if loading["missing_keys"]:
         # transformers would fill them with random numbers.
         raise CheckpointError(f"{directory} lacks {min(loading['missing_keys'])}; copy the checkpoint again")
     return model
+
+
+def load_frozen(directory: Path) -> PreTrainedModel:
+    """Read a checkpoint that is only asked, not trained: in bf16 where there is a GPU, whose memory it saves."""
+    return load(directory, dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32).eval()
+
+
+def _keep_layers(config: Any, layers: int, directory: Path) -> None:
+    if layers > config.num_hidden_layers:
+        raise CheckpointError(f"{directory} has {config.num_hidden_layers} layers; --layers {layers} asks for more")
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from s2d_trt.errors import OptionError
 from s2d_trt.training import require_torch
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import PreTrainedModel
 
-    from s2d_trt.training.corpus import TextFiles
+    from s2d_trt.training.corpus import Files
+    from s2d_trt.training.dataset import Text
     from s2d_trt.training.evaluate import Evaluation
-    from s2d_trt.training.pipeline import Text
 
 PROG = "python -m s2d_trt.training.demo"
 
@@ -110,11 +110,12 @@ def main(argv: Sequence[str]) -> None:
     require_torch()
     from s2d_trt.training import corpus
     from s2d_trt.training.checkpoint import Vocabulary
-    from s2d_trt.training.pipeline import Text
+    from s2d_trt.training.dataset import Dataset
 
     files = scan_library(Path(sysconfig.get_paths()["stdlib"]))
     tokenizer = corpus.train_tokenizer(map(corpus.read_text, files.train), VOCABULARY)
-    text = Text.read(files, Vocabulary.trained(tokenizer))
+    vocabulary = Vocabulary.trained(tokenizer)
+    text = Dataset("text", files).read(vocabulary, vocabulary.size)
     print(
         f"Python {sys.version.split()[0]} standard library: {len(files.train)} files, {len(text.train):,} tokens;"
         f" {len(files.held_out)} files, {len(text.held_out):,} tokens held out",
@@ -125,19 +126,19 @@ def main(argv: Sequence[str]) -> None:
         _train(plan, text, options.out, options.state)
 
 
-def scan_library(library: Path) -> TextFiles:
+def scan_library(library: Path) -> Files:
     """The standard library below ``library``, split into what the demo trains on and what it holds out."""
-    from s2d_trt.training.corpus import TextFiles
+    from s2d_trt.training.corpus import Files
 
-    return TextFiles.scan(library, (".py",), EXCLUDE, HELD_OUT)
+    return Files.scan(library, (".py",), EXCLUDE, HELD_OUT)
 
 
 def _train(plan: Plan, text: Text, out: Path, state: Path) -> None:
     from s2d_trt.training import checkpoint
-    from s2d_trt.training.model import Shape
+    from s2d_trt.training.model import Shape, new_model
     from s2d_trt.training.objective import Objective
     from s2d_trt.training.pipeline import Run, make_checkpoint
-    from s2d_trt.training.trainer import Recipe
+    from s2d_trt.training.recipe import Recipe
 
     teacher = checkpoint.load(out / plan.teacher) if plan.teacher else None
     recipe = Recipe(
@@ -154,18 +155,20 @@ def _train(plan: Plan, text: Text, out: Path, state: Path) -> None:
     )
     # A draft is compared with every target there is, also with those it was not distilled from.
     names = [other.name for other in PLANS if len(other.exits) == 1 and (out / other.name).exists()]
-    targets = {name: checkpoint.load(out / name) for name in names} if len(plan.exits) > 1 else {}
+    targets = {name: out / name for name in names} if len(plan.exits) > 1 else {}
+    model = new_model(shape, plan.exits, recipe.seed, text.vocabulary)
 
-    def card(model: LlamaForCausalLM, result: Evaluation | None) -> str:
+    def card(model: PreTrainedModel, result: Evaluation | None) -> str:
         return _card(plan, model, text, result)
 
-    make_checkpoint(Run(shape, recipe, out / plan.name, state / f"{plan.name}.pt"), text, card, teacher, targets)
+    run = Run(recipe, SEQUENCE, out / plan.name, state / f"{plan.name}.pt")
+    make_checkpoint(run, model, text, card, teacher, targets)
 
 
-def _card(plan: Plan, model: LlamaForCausalLM, text: Text, result: Evaluation | None) -> str:
+def _card(plan: Plan, model: PreTrainedModel, text: Text, result: Evaluation | None) -> str:
     from s2d_trt.training import evaluate
 
-    tokens = text.train
+    tokens = text.train.ids
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     seen = plan.steps * BATCH * SEQUENCE
     lines = [

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlamaForCausalLM
+from tqdm import tqdm
+from transformers import PreTrainedModel
 
+from s2d_trt.training import checkpoint
 from s2d_trt.training.model import Exits
+from s2d_trt.training.windows import IGNORED, Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,51 +32,57 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: LlamaForCausalLM,
-    exits: Sequence[int],
-    windows: np.ndarray,
-    targets: Mapping[str, LlamaForCausalLM],
-    batch: int = 8,
+    model: PreTrainedModel, exits: Sequence[int], windows: Batch, targets: Mapping[str, Path], batch: int = 8
 ) -> Evaluation:
-    """Evaluate every exit of ``model`` on ``windows`` (int64 ``[n, T + 1]``) against each target's greedy choice."""
-    model.eval()
-    where = next(model.parameters()).device
-    losses = []
-    hits: dict[str, list[np.ndarray]] = {name: [] for name in targets}
-    with ExitStack() as stack:
-        drafts = stack.enter_context(closing(Exits(model, exits)))
-        references = {
-            name: stack.enter_context(closing(Exits(target.to(where).eval(), [len(target.model.layers)])))
-            for name, target in targets.items()
-        }
-        for start in range(0, len(windows), batch):
-            ids = torch.from_numpy(windows[start : start + batch]).to(where)
-            inputs, labels = ids[:, :-1], ids[:, 1:]
-            exit_logits = drafts(inputs)
-            losses.append([_summed_loss(logits, labels) for logits in exit_logits])
-            tops = torch.stack([logits.argmax(-1) for logits in exit_logits])
-            for name, reference in references.items():
-                hit = (tops == reference(inputs)[0].argmax(-1)).float().mean(-1)
-                hits[name].append(hit.cpu().numpy())
-    positions = windows.shape[0] * (windows.shape[1] - 1)
+    """Evaluate every exit of ``model`` on the positions that count, then compare its top tokens with each target's.
+
+    One target is in memory at a time.
+    """
+    losses, tops = [], []
+    for logits, labels in _passes(model, exits, windows, batch, "held-out loss"):
+        flat = labels.flatten()
+        losses.append([float(_summed_loss(exit_logits.flatten(0, 1), flat)) for exit_logits in logits])
+        tops.append(logits.argmax(-1).cpu().numpy())
+    choices = np.concatenate(tops, axis=1)
+    counted = windows.labels != IGNORED
+    positions = int(counted.sum())
     agreement, errors = {}, {}
-    for name, parts in hits.items():
-        by_window = np.concatenate(parts, axis=1)
-        agreement[name] = tuple(float(value) for value in by_window.mean(1))
-        errors[name] = tuple(_standard_error(step) for step in np.diff(by_window, axis=0))
+    for name, directory in targets.items():
+        target = checkpoint.load_frozen(directory).to(next(model.parameters()).device)
+        passes = _passes(target, [len(target.model.layers)], windows, batch, f"agreement with {name}")
+        theirs = np.concatenate([logits.argmax(-1).cpu().numpy() for logits, _ in passes], axis=1)
+        hits = ((choices == theirs) & counted).sum(-1)
+        agreement[name] = tuple(float(value) / positions for value in hits.sum(-1))
+        errors[name] = tuple(_standard_error(step, counted.sum(-1)) for step in np.diff(hits, axis=0))
     loss = tuple(float(value) / positions for value in np.sum(losses, axis=0))
     return Evaluation(tuple(exits), positions, loss, agreement, errors)
 
 
-def _summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Cross-entropy in nats, summed over all positions."""
-    loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
-    return loss.item()
+def _passes(
+    model: PreTrainedModel, exits: Sequence[int], windows: Batch, batch: int, title: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits ``[exits, B, T, V]`` and labels ``[B, T]``, a few windows at a time."""
+    model.eval()
+    where = next(model.parameters()).device
+    with closing(Exits(model, exits)) as heads:
+        for start in tqdm(range(0, len(windows.inputs), batch), title, disable=None, leave=False):
+            inputs, labels = (torch.from_numpy(part[start : start + batch]).to(where) for part in windows)
+            yield torch.stack(heads(inputs)), labels
 
 
-def _standard_error(values: np.ndarray) -> float:
-    """Of the mean; one value alone has none."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+def _summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy in nats, summed over the positions that count."""
+    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=IGNORED)
+
+
+def _standard_error(sums: np.ndarray, counts: np.ndarray) -> float:
+    """Of the ratio of the two totals over windows (delta method); one window alone has none."""
+    windows = len(sums)
+    if windows < 2:
+        return float("nan")
+    ratio = sums.sum() / counts.sum()
+    residue = sums - ratio * counts
+    return float(np.sqrt(windows / (windows - 1) * (residue**2).sum()) / counts.sum())
 
 
 def table(result: Evaluation) -> str:

@@ -1,4 +1,4 @@
-"""The trained model: a plain Llama whose exits share the final norm and the head."""
+"""The trained model: a plain decoder whose exits share the final norm and the head."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from s2d_trt.errors import OptionError
 from s2d_trt.training.checkpoint import Vocabulary
+from s2d_trt.training.objective import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +60,24 @@ def new_model(shape: Shape, exits: Sequence[int], seed: int, vocabulary: Vocabul
 
 
 class Exits(torch.nn.Module):
-    """Runs a model once and gives the logits of several exits.
+    """Runs a model once and gives what several exits make of it.
 
-    ``forward(input_ids [B, T])`` returns one ``[B, T, V]`` tensor for each exit, shallowest first.
+    ``forward(input_ids [B, T])`` returns the logits, one ``[B, T, V]`` tensor for each exit, shallowest first.
     Every exit goes through the same final norm and head (SoFT, arXiv 2407.01955).
     ``close()`` takes the hooks off the model again.
     """
 
-    def __init__(self, model: LlamaForCausalLM, exits: Sequence[int]) -> None:
+    def __init__(self, model: PreTrainedModel, exits: Sequence[int]) -> None:
         super().__init__()
         self.model = model
         self.exits = tuple(exits)
         self._hidden: dict[int, torch.Tensor] = {}
         self._hooks = [self._keep(exit_) for exit_ in self.exits]
+
+    @classmethod
+    def last(cls, model: PreTrainedModel) -> Exits:
+        """The whole model as its one exit."""
+        return cls(model, [len(model.model.layers)])
 
     def _keep(self, exit_: int) -> RemovableHandle:
         def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
@@ -80,17 +86,30 @@ class Exits(torch.nn.Module):
         layer: torch.nn.Module = self.model.model.layers[exit_ - 1]
         return layer.register_forward_hook(hook)
 
-    def forward(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
-        """Logits of each exit, ``[B, T, V]``."""
+    def hidden(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
+        """Hidden states of each exit behind the final norm, ``[B, T, D]``."""
         decoder = self.model.model
         decoder(input_ids=input_ids, use_cache=False)
-        hidden = [self._hidden.pop(exit_) for exit_ in self.exits]
-        return [self.model.lm_head(decoder.norm(states)) for states in hidden]
+        return [decoder.norm(self._hidden.pop(exit_)) for exit_ in self.exits]
+
+    def forward(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
+        """Logits of each exit, ``[B, T, V]``."""
+        return [self.model.lm_head(states) for states in self.hidden(input_ids)]
+
+    def rows(self, input_ids: torch.Tensor, chosen: torch.Tensor) -> list[Rows]:
+        """What each exit makes of the ``chosen`` positions (bool ``[B, T]``); the head meets no others."""
+        found = []
+        for states in self.hidden(input_ids):
+            picked = states[chosen]
+            found.append(Rows(picked, self.model.lm_head(picked)))
+        return found
 
     def close(self) -> None:
         """Remove the hooks; the model keeps working without."""
         for hook in self._hooks:
             hook.remove()
+        # Recomputed layers (gradient checkpointing) leave what the backward pass needed.
+        self._hidden.clear()
 
     def compile_layers(self) -> None:
         """Compile each layer on its own: all share one compiled graph, so it takes seconds.

@@ -1,4 +1,7 @@
-"""The training loop: accumulate, clip, step; resumable at any step and deterministic given a seed."""
+"""The training loop: accumulate, clip, step; resumable at any step and deterministic given a seed.
+
+Accelerate places the model and averages gradients over processes, so the same loop runs on one CPU and on several GPUs.
+"""
 
 from __future__ import annotations
 
@@ -6,61 +9,20 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from tqdm import tqdm
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from s2d_trt.errors import OptionError
-from s2d_trt.training.corpus import Windows
 from s2d_trt.training.model import Exits
 from s2d_trt.training.muon import Muon
-from s2d_trt.training.objective import Objective
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What decides the result of a run, together with the model and the corpus."""
-
-    exits: tuple[int, ...]
-    objective: Objective
-    steps: int
-    batch_windows: int
-    micro_windows: int
-    lr: float
-    warmup: float = 0.04
-    final_lr: float = 0.05
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    seed: int = 0
-    precision: str = "auto"
-    distill_from: float = 0.0
-    """Share of the steps before distillation begins: a teacher's pass can cost more than the draft's own."""
-
-    def __post_init__(self) -> None:
-        if self.batch_windows % self.micro_windows:
-            raise OptionError(
-                f"a batch of {self.batch_windows} windows is no multiple of the micro-batch {self.micro_windows}"
-            )
-        if len(self.objective.exit_weights) != len(self.exits):
-            raise OptionError(f"{len(self.objective.exit_weights)} exit weights for {len(self.exits)} exits")
-
-    def lr_at(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to ``final_lr`` of the peak."""
-        warmup = max(1, round(self.warmup * self.steps))
-        if step < warmup:
-            return self.lr * (step + 1) / warmup
-        progress = (step - warmup) / max(1, self.steps - warmup)
-        return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+from s2d_trt.training.recipe import Recipe
+from s2d_trt.training.student import Student
+from s2d_trt.training.windows import IGNORED, Windows
 
 
 def autocast(precision: str, where: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -76,33 +38,57 @@ class Trainer:
 
     def __init__(
         self,
-        model: LlamaForCausalLM,
+        model: PreTrainedModel,
         recipe: Recipe,
         windows: Windows,
         state_file: Path,
-        teacher: LlamaForCausalLM | None = None,
+        teacher: PreTrainedModel | None = None,
         compile_layers: bool = True,
     ) -> None:
-        self.device = device()
         self.recipe, self.windows, self.state_file = recipe, windows, state_file
-        self.exits = Exits(model.to(self.device), recipe.exits)
-        self.teacher = None if teacher is None else Exits(teacher.to(self.device).eval(), [len(teacher.model.layers)])
+        self._fingerprint = _fingerprint(recipe, model, windows, teacher)
+        projects = teacher is not None and recipe.objective.align > 0
+        # The projection has no gradient in steps that do not ask the teacher.
+        idle = projects and not recipe.objective_at(0).asks_teacher
+        self.accelerator = Accelerator(
+            mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle)]
+        )
+        if recipe.batch_windows % self.accelerator.num_processes:
+            raise OptionError(
+                f"{recipe.batch_windows} windows do not share out over {self.accelerator.num_processes} processes"
+            )
+        self._is_main = bool(self.accelerator.is_main_process)
+        device = self.accelerator.device
+        self.exits = Exits(model.to(device), recipe.exits)
+        self.teacher = None if teacher is None else Exits.last(teacher.to(device).eval())
         if compile_layers:
             self.exits.compile_layers()
             if self.teacher is not None:
                 self.teacher.compile_layers()
-        self.optimizers = self._make_optimizers(model)
+        torch.manual_seed(recipe.seed)
+        student = Student(self.exits, teacher.config.hidden_size if teacher is not None and projects else None)
+        self._unwrapped = student.to(device).train()
+        self.optimizers = self._make_optimizers()
+        self.student, *self.optimizers = self.accelerator.prepare(student, *self.optimizers)
         self.step = 0
-        self._fingerprint = _fingerprint(recipe, model, windows, teacher)
 
-    def _make_optimizers(self, model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that reports and writes."""
+        return self._is_main
+
+    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
         recipe = self.recipe
-        matrices = [p for layer in model.model.layers for p in layer.parameters() if p.ndim == 2]
+        matrices = [p for layer in self.exits.model.model.layers for p in layer.parameters() if p.ndim == 2]
         chosen = {id(p) for p in matrices}
-        rest = [p for p in model.parameters() if id(p) not in chosen]
+        rest = [p for p in self._unwrapped.parameters() if id(p) not in chosen]
+        adamw: dict[str, Any] = {"lr": recipe.lr, "betas": (0.9, 0.95), "fused": True}
+        if recipe.optimizer == "adamw":
+            groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+            return [torch.optim.AdamW(groups, **adamw)]
         return [
             Muon(matrices, lr=recipe.lr, weight_decay=recipe.weight_decay),
-            torch.optim.AdamW(rest, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+            torch.optim.AdamW(rest, weight_decay=0.0, **adamw),
         ]
 
     def train(self, save_every: int = 100, progress: bool = True) -> list[float]:
@@ -114,6 +100,7 @@ class Trainer:
         self._resume()
         torch.set_flush_denormal(True)
         smoothed: list[float] = []
+        progress = progress and self.is_main
         bar = tqdm(total=self.recipe.steps, initial=self.step, unit="step", disable=not progress, mininterval=5)
         with bar:
             while self.step < self.recipe.steps:
@@ -126,42 +113,60 @@ class Trainer:
                 )
                 if self.step % save_every == 0 or self.step == self.recipe.steps:
                     self._save()
-        self.exits.close()
-        if self.teacher is not None:
-            self.teacher.close()
         return smoothed
 
+    def close(self) -> None:
+        """Take the hooks off, let the teacher go and leave the other processes."""
+        self.exits.close()
+        self.teacher = None
+        self.accelerator.end_training()
+
     def _step(self) -> list[float]:
-        recipe = self.recipe
-        batch = torch.from_numpy(self.windows.batch(self.step * recipe.batch_windows, recipe.batch_windows))
-        micro_batches = batch.to(self.device).split(recipe.micro_windows)
-        losses = [0.0] * len(recipe.exits)
-        for micro in micro_batches:
-            inputs, labels = micro[:, :-1], micro[:, 1:]
-            with autocast(recipe.precision, self.device):
-                teacher_logits = None
-                if self.teacher is not None and self.step >= recipe.distill_from * recipe.steps:
-                    with torch.no_grad():
-                        teacher_logits = self.teacher(inputs)[0]
-                loss, exit_losses = recipe.objective(self.exits(inputs), labels, teacher_logits)
-            (loss / len(micro_batches)).backward()
-            losses = [a + b / len(micro_batches) for a, b in zip(losses, exit_losses, strict=True)]
-        torch.nn.utils.clip_grad_norm_(self.exits.parameters(), recipe.clip)
+        recipe, accelerator = self.recipe, self.accelerator
+        share = recipe.batch_windows // accelerator.num_processes
+        first = self.step * recipe.batch_windows + accelerator.process_index * share
+        batch = self.windows.batch(first, share)
+        inputs, labels = (torch.from_numpy(part).to(accelerator.device) for part in batch)
+        # Every token of the batch weighs the same, however unevenly passes and processes share them.
+        counted = int(accelerator.reduce((labels != IGNORED).sum(), "sum").clamp(min=1))
+        losses = torch.zeros(len(recipe.exits), device=accelerator.device)
+        passes = list(zip(inputs.split(recipe.micro_windows), labels.split(recipe.micro_windows), strict=True))
+        for index, micro in enumerate(passes):
+            last = index == len(passes) - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.student):
+                losses += self._pass(*micro, counted)
+        accelerator.clip_grad_norm_(self._unwrapped.parameters(), recipe.clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr_at(self.step)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        return (accelerator.reduce(losses, "sum") / counted).tolist()
+
+    def _pass(self, inputs: torch.Tensor, labels: torch.Tensor, counted: int) -> torch.Tensor:
+        """Forward and backward over some windows of the batch; the summed loss of each exit."""
+        objective = self.recipe.objective_at(self.step)
+        chosen = labels != IGNORED
+        teacher = None
+        with autocast(self.recipe.precision, self.accelerator.device):
+            if self.teacher is not None and objective.asks_teacher:
+                with torch.no_grad():
+                    teacher = self.teacher.rows(inputs, chosen)[0]
+            loss, losses = self.student(objective, inputs, labels, chosen, teacher)
+        # Gradients are averaged over processes; the loss is a sum over all of them.
+        self.accelerator.backward(loss * (self.accelerator.num_processes / counted))
         return losses
 
     def _save(self) -> None:
+        if not self.is_main:
+            return
         self.state_file.parent.mkdir(parents=True, exist_ok=True)
         partial = self.state_file.with_name(self.state_file.name + ".partial")
         torch.save(
             {
                 "fingerprint": self._fingerprint,
                 "step": self.step,
-                "model": self.exits.model.state_dict(),
+                "student": self._unwrapped.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             },
             partial,
@@ -172,7 +177,7 @@ class Trainer:
         if not self.state_file.exists():
             return
         try:
-            state: dict[str, Any] = torch.load(self.state_file, map_location=self.device, weights_only=True)
+            state: dict[str, Any] = torch.load(self.state_file, map_location=self.accelerator.device, weights_only=True)
             fingerprint = state["fingerprint"]
         except Exception as cause:  # torch names a damaged file by half a dozen kinds
             raise OptionError(f"{self.state_file} is no saved run; delete it or choose another --state") from cause
@@ -180,24 +185,26 @@ class Trainer:
             raise OptionError(
                 f"{self.state_file} belongs to a run with other settings or data; delete it to start afresh"
             )
-        self.exits.model.load_state_dict(state["model"])
+        self._unwrapped.load_state_dict(state["student"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step = state["step"]
 
 
-def _fingerprint(recipe: Recipe, model: LlamaForCausalLM, windows: Windows, teacher: LlamaForCausalLM | None) -> str:
+def _fingerprint(recipe: Recipe, model: PreTrainedModel, windows: Windows, teacher: PreTrainedModel | None) -> str:
     parts = {
         "recipe": dataclasses.asdict(recipe),
-        "model": model.config.to_dict(),
+        "model": [model.config.to_dict(), _weights_digest(model)],
         "teacher": None if teacher is None else _weights_digest(teacher),
         "windows": windows.digest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _weights_digest(model: LlamaForCausalLM) -> str:
+def _weights_digest(model: PreTrainedModel) -> str:
+    """Of a thousand numbers of every tensor: enough to tell two trainings apart, whatever the size."""
     digest = hashlib.sha256()
     for parameter in model.parameters():
-        digest.update(parameter.detach().cpu().numpy().tobytes())
+        flat = parameter.detach().flatten()
+        digest.update(flat[:: max(1, len(flat) // 1000)].float().cpu().numpy().tobytes())
     return digest.hexdigest()

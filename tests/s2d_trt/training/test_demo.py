@@ -11,7 +11,7 @@ import pytest
 
 from s2d_trt.cli import run_command
 from s2d_trt.training import demo
-from s2d_trt.training.corpus import TextFiles
+from s2d_trt.training.corpus import Files
 
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 WITHOUT_TORCH = (
@@ -21,7 +21,7 @@ WITHOUT_TORCH = (
 
 
 @pytest.fixture(scope="module")
-def files() -> TextFiles:
+def files() -> Files:
     """What the demo reads on this machine."""
     return demo.scan_library(LIBRARY)
 
@@ -31,14 +31,14 @@ def test_a_held_out_module_exists_in_this_interpreter(pattern: str) -> None:
     assert any(path.is_file() for path in LIBRARY.glob(pattern))
 
 
-def test_held_out_modules_are_not_in_the_training_list(files: TextFiles) -> None:
+def test_held_out_modules_are_not_in_the_training_list(files: Files) -> None:
     held_out = {path for pattern in demo.HELD_OUT for path in LIBRARY.glob(pattern)}
     assert held_out == set(files.held_out)
     assert not held_out & set(files.train)
     assert len(files.train) > 10 * len(files.held_out)
 
 
-def test_other_peoples_packages_and_tests_are_not_read(files: TextFiles) -> None:
+def test_other_peoples_packages_and_tests_are_not_read(files: Files) -> None:
     names = [path.relative_to(LIBRARY).as_posix() for path in (*files.train, *files.held_out)]
     assert not [name for name in names if name.startswith(("site-packages/", "test/", "encodings/"))]
 

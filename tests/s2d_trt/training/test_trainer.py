@@ -8,19 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from s2d_trt.errors import OptionError
 from s2d_trt.training.checkpoint import Vocabulary
-from s2d_trt.training.corpus import Windows
 from s2d_trt.training.model import Shape, new_model
 from s2d_trt.training.objective import Objective
-from s2d_trt.training.trainer import Recipe, Trainer
+from s2d_trt.training.recipe import Recipe
+from s2d_trt.training.trainer import Trainer
+from s2d_trt.training.windows import Stream, Windows
 
 SHAPE = Shape(hidden=16, layers=2, heads=2, kv_heads=1, ffn=24, vocab=300, max_length=16)
 RECIPE = Recipe(
     exits=(1, 2),
-    objective=Objective((1.0, 1.0), distill=0.5),
+    objective=Objective((1.0, 1.0), distill=0.5, align=0.1),
     steps=4,
     batch_windows=4,
     micro_windows=2,
@@ -28,7 +29,7 @@ RECIPE = Recipe(
     precision="fp32",
     distill_from=0.5,
 )
-TOKENS = np.random.default_rng(0).integers(0, 40, 400).astype(np.int32)
+TOKENS = Stream.whole(np.random.default_rng(0).integers(0, 40, 400))
 
 
 class StoppedError(Exception):
@@ -38,7 +39,8 @@ class StoppedError(Exception):
 def trainer(
     state: Path, vocabulary: Vocabulary, recipe: Recipe = RECIPE, teacher_seed: int | None = None, data_seed: int = 0
 ) -> Trainer:
-    teacher = None if teacher_seed is None else new_model(SHAPE, (2,), teacher_seed, vocabulary)
+    wider = dataclasses.replace(SHAPE, hidden=24)
+    teacher = None if teacher_seed is None else new_model(wider, (2,), teacher_seed, vocabulary)
     model = new_model(SHAPE, recipe.exits, recipe.seed, vocabulary)
     return Trainer(model, recipe, Windows(TOKENS, 16, data_seed), state, teacher, compile_layers=False)
 
@@ -58,7 +60,7 @@ def stop_after(run: Trainer, steps: int) -> None:
 
 
 def weights(run: Trainer) -> dict[str, torch.Tensor]:
-    model: LlamaForCausalLM = run.exits.model
+    model: PreTrainedModel = run.exits.model
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -99,6 +101,7 @@ def test_a_batch_is_the_same_step_however_it_is_split(tmp_path: Path, vocabulary
 def test_the_hooks_are_gone_after_training(tmp_path: Path, vocabulary: Vocabulary) -> None:
     run = trainer(tmp_path / "state", vocabulary)
     run.train(progress=False)
+    run.close()
     assert not any(layer._forward_hooks for layer in run.exits.model.model.layers)
 
 
@@ -130,6 +133,72 @@ def test_a_damaged_state_is_refused(tmp_path: Path, vocabulary: Vocabulary, cont
         trainer(tmp_path / "state", vocabulary).train(progress=False)
 
 
+def test_the_projection_to_a_wider_teacher_is_trained_and_not_part_of_the_draft(
+    tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    run = trainer(tmp_path / "state", vocabulary, teacher_seed=5)
+    projection = run.student.projection.weight
+    before = projection.detach().clone()
+    run.train(progress=False)
+    assert not torch.equal(projection, before)
+    assert not [name for name in weights(run) if "projection" in name]
+
+
+@pytest.mark.parametrize("hidden", [16, 24])
+def test_only_a_teacher_of_another_width_needs_a_projection(
+    tmp_path: Path, vocabulary: Vocabulary, hidden: int
+) -> None:
+    teacher = new_model(dataclasses.replace(SHAPE, hidden=hidden), (2,), 5, vocabulary)
+    model = new_model(SHAPE, RECIPE.exits, 0, vocabulary)
+    run = Trainer(model, RECIPE, Windows(TOKENS, 16, 0), tmp_path / "state", teacher, compile_layers=False)
+    assert (run.student.projection is None) == (hidden == SHAPE.hidden)
+
+
+def test_pre_training_leaves_the_shallow_exits_out(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    plain = dataclasses.replace(RECIPE, objective=Objective.last_exit(2), distill_from=0.0)
+    run = trainer(tmp_path / "plain", vocabulary, plain)
+    pretrained = trainer(tmp_path / "soft", vocabulary, dataclasses.replace(RECIPE, pretrain_steps=1))
+    assert run._step() == pretrained._step()
+    assert all(torch.equal(a, b) for a, b in zip(weights(run).values(), weights(pretrained).values(), strict=True))
+    run.step = pretrained.step = 1
+    run._step(), pretrained._step()
+    ours, theirs = weights(run), weights(pretrained)
+    assert not torch.equal(ours["model.layers.0.mlp.up_proj.weight"], theirs["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_recomputing_the_layers_changes_no_gradient(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    kept, recomputed = (trainer(tmp_path / name, vocabulary) for name in ("kept", "recomputed"))
+    recomputed.exits.model.activation_checkpointing_enable()
+    assert kept._step() == recomputed._step()
+    assert all(torch.equal(a, b) for a, b in zip(weights(kept).values(), weights(recomputed).values(), strict=True))
+
+
+def test_tokens_that_do_not_count_change_nothing(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """Every token that counts weighs the same, also where the passes of a batch hold different numbers of them."""
+    mask = np.arange(len(TOKENS)) % 50 < 20
+
+    def first_step(micro: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+        recipe = dataclasses.replace(RECIPE, micro_windows=micro)
+        windows = Windows(Stream(TOKENS.ids, mask), 16, 0)
+        run = Trainer(
+            new_model(SHAPE, RECIPE.exits, 0, vocabulary), recipe, windows, tmp_path / str(micro), compile_layers=False
+        )
+        return run._step(), weights(run)
+
+    (losses, ours), (expected, theirs) = first_step(1), first_step(4)
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_every_weight_is_trained(tmp_path: Path, vocabulary: Vocabulary, optimizer: str) -> None:
+    run = trainer(tmp_path / "state", vocabulary, dataclasses.replace(RECIPE, optimizer=optimizer))
+    before = weights(run)
+    run.train(progress=False)
+    after = weights(run)
+    assert not [name for name in before if torch.equal(before[name], after[name])]
+
+
 def test_the_learning_rate_warms_up_and_ends_at_its_floor() -> None:
     recipe = dataclasses.replace(RECIPE, steps=100, warmup=0.1, final_lr=0.05)
     rates = [recipe.lr_at(step) for step in range(101)]
@@ -144,3 +213,5 @@ def test_a_recipe_that_does_not_add_up_is_refused() -> None:
         dataclasses.replace(RECIPE, micro_windows=3)
     with pytest.raises(OptionError, match="2 exit weights for 1 exits"):
         dataclasses.replace(RECIPE, exits=(2,))
+    with pytest.raises(OptionError, match="5 steps of pre-training are more than all 4"):
+        dataclasses.replace(RECIPE, pretrain_steps=5)

@@ -1,0 +1,136 @@
+"""Conversations as training text: rendered by the model's chat template, and only the assistant's turns count.
+
+Read are JSON lists and JSON lines of ``{"conversations": [{"from": "human", "value": ...}, ...]}`` (ShareGPT) or
+``{"messages": [{"role": "user", "content": ...}, ...]}``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from s2d_trt.errors import OptionError
+from s2d_trt.training.windows import Stream
+
+ROLES = {
+    "human": "user", "user": "user", "system": "system", "gpt": "assistant", "assistant": "assistant",
+    "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+}  # fmt: skip
+"""What ShareGPT's dumps and chat templates call those who speak."""
+
+Message = dict[str, str]
+Render = Callable[[Sequence[Message], bool], str]
+"""Messages to text; true: up to where the assistant's next turn begins."""
+
+
+@dataclass(slots=True)
+class Document:
+    """A rendered conversation and the stretches of it, in characters, that the assistant wrote."""
+
+    text: str
+    answers: list[tuple[int, int]] = field(default_factory=list)
+
+
+def read_conversations(path: Path) -> list[list[Message]]:
+    """The conversations of a file; those without an answer are left out, and so is what precedes the first question.
+
+    Raises:
+        OptionError: the file is neither form, or holds no conversation with an answer.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".jsonl":
+            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            entries = json.loads(text)
+    except (OSError, ValueError) as cause:
+        raise OptionError(f"{path} cannot be read ({cause}); conversations are JSON or JSON lines") from cause
+    if not isinstance(entries, list):
+        raise OptionError(f"{path} holds no list of conversations; see s2d_trt.training.conversations for the form")
+    found = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            messages = _messages(entry)
+        except (KeyError, TypeError, AttributeError) as cause:
+            raise OptionError(f"{path}, conversation {number}: {_what(cause)}; mend or remove it") from cause
+        if any(message["role"] == "assistant" for message in messages):
+            found.append(messages)
+    if not found:
+        raise OptionError(f"{path} holds no conversation with an answer; name a file that does")
+    return found
+
+
+def _messages(entry: dict[str, Any]) -> list[Message]:
+    """Turns with standard roles, beginning with the system's or the user's; what one says twice running is one turn."""
+    if "conversations" in entry:
+        turns = [(turn["from"], turn["value"]) for turn in entry["conversations"]]
+    else:
+        turns = [(turn["role"], turn["content"]) for turn in entry["messages"]]
+    messages: list[Message] = []
+    for who, said in turns:
+        role = ROLES[who]
+        if not isinstance(said, str):
+            raise TypeError(f"a turn of {who} is no text")
+        if not said.strip() or (role == "assistant" and not any(m["role"] == "user" for m in messages)):
+            continue
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += f"\n\n{said}"
+        else:
+            messages.append({"role": role, "content": said})
+    return messages
+
+
+def _what(cause: Exception) -> str:
+    return f"unknown role or missing field {cause}" if isinstance(cause, KeyError) else str(cause)
+
+
+def documents(messages: Sequence[Message], render: Render) -> Iterator[Document]:
+    """The conversation as one document, or as several where the template rewrites earlier turns.
+
+    A turn counts from where the generation prompt ends, its end-of-turn token included: what the model is to write.
+
+    Raises:
+        OptionError: the template refuses the messages, or does not continue its own generation prompt.
+    """
+    document = Document("")
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        try:
+            prompt, text = render(messages[:index], True), render(messages[: index + 1], False)
+        except (TemplateError, TypeError, ValueError) as cause:
+            raise OptionError(f"the chat template does not take a conversation: {cause}; leave it out") from cause
+        if not text.startswith(prompt):
+            raise OptionError("the chat template does not continue its generation prompt; give another --chat-template")
+        if document.answers and not text.startswith(document.text):
+            # Reasoning models drop the thoughts of earlier turns.
+            yield document
+            document = Document("")
+        document.text = text
+        document.answers.append((len(prompt), len(text)))
+    if document.answers:
+        yield document
+
+
+def tokenize(conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer, render: Render) -> Stream:
+    """All conversations as one stream; the template alone places special tokens."""
+    bar = tqdm(conversations, "conversations", disable=None, leave=False)
+    found = [document for messages in bar for document in documents(messages, render)]
+    encoded = tokenizer.encode_batch([document.text for document in found], add_special_tokens=False)
+    return Stream.join(_stream(item, document) for item, document in zip(encoded, found, strict=True))
+
+
+def _stream(encoding: Any, document: Document) -> Stream:
+    starts = np.array([start for start, _ in encoding.offsets])
+    counted = np.zeros(len(starts), bool)
+    for first, end in document.answers:
+        counted |= (starts >= first) & (starts < end)
+    return Stream(np.array(encoding.ids, np.int32), counted)

@@ -1,0 +1,37 @@
+"""The draft in training, with what its loss needs beside it, as one module whose forward pass gives the loss."""
+
+from __future__ import annotations
+
+import torch
+
+from s2d_trt.training.model import Exits
+from s2d_trt.training.objective import Objective, Rows
+
+
+class Student(torch.nn.Module):
+    """``exits``, and for feature alignment a projection to the ``teacher_width`` where the widths differ.
+
+    The projection is trained with the draft and discarded at the end. Being one module, it is what
+    ``DistributedDataParallel`` wraps.
+    """
+
+    def __init__(self, exits: Exits, teacher_width: int | None = None) -> None:
+        super().__init__()
+        self.exits = exits
+        width = exits.model.config.hidden_size
+        differs = teacher_width is not None and teacher_width != width
+        self.projection = torch.nn.Linear(width, teacher_width, bias=False) if differs else None
+
+    def forward(
+        self,
+        objective: Objective,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        counted: torch.Tensor,
+        teacher: Rows | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The objective at the ``counted`` positions (bool ``[B, T]``), where ``teacher`` was asked too."""
+        rows = self.exits.rows(input_ids, counted)
+        if self.projection is not None and teacher is not None:
+            rows = [Rows(self.projection(hidden), logits) for hidden, logits in rows]
+        return objective(rows, labels[counted], teacher)
