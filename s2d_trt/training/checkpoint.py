@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
@@ -124,15 +125,19 @@ def publish(
     """Write config, bf16 weights, tokenizer, generation config and ``documents`` (text by file name) to ``out``.
 
     An existing directory is replaced at the end. The model is bf16 afterwards.
+
+    Raises:
+        OptionError: the disk is full or not to be written; ``out`` is as it was.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    partial.chmod(0o755)
+    model.config.exits = list(exits)
+    model.generation_config = GenerationConfig(
+        bos_token_id=vocabulary.bos_token_id, eos_token_id=vocabulary.eos_token_id
+    )
+    partial = None
     try:
-        model.config.exits = list(exits)
-        model.generation_config = GenerationConfig(
-            bos_token_id=vocabulary.bos_token_id, eos_token_id=vocabulary.eos_token_id
-        )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        partial.chmod(0o755)
         model.to(torch.bfloat16).save_pretrained(partial)
         vocabulary.save(partial)
         for name, text in documents.items():
@@ -140,8 +145,11 @@ def publish(
         if out.exists():
             shutil.rmtree(out)
         partial.rename(out)
+    except (OSError, SafetensorError) as cause:
+        raise OptionError(f"{out} cannot be written ({cause}); make room there or choose another --out") from cause
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def load(directory: Path, layers: int | None = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -150,14 +158,7 @@ def load(directory: Path, layers: int | None = None, dtype: torch.dtype = torch.
     Raises:
         CheckpointError: the directory is not one that transformers can read, lacks weights or has fewer layers.
     """
-    path = directory / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{directory} has no config.json; name a Hugging Face checkpoint directory")
-    kind = _read_json(path).get("model_type")
-    if kind not in FAMILIES:
-        raise CheckpointError(f"{path} describes a model of type {kind}; supported are {', '.join(FAMILIES)}")
-    if not any(directory.glob("*.safetensors")) and any(directory.glob("*.bin")):
-        raise CheckpointError(f"{directory} holds pickled weights, which can run code; save them as safetensors")
+    inspect(directory)
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
         if layers is not None:
@@ -173,6 +174,25 @@ def load(directory: Path, layers: int | None = None, dtype: torch.dtype = torch.
         # transformers would fill them with random numbers.
         raise CheckpointError(f"{directory} lacks {min(loading['missing_keys'])}; copy the checkpoint again")
     return model
+
+
+def inspect(directory: Path) -> None:
+    """Refuse what ``load`` cannot read, as far as config and file names tell; hours of training may lie before it.
+
+    Raises:
+        CheckpointError: config or weights are missing, or of a kind that is not supported.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{directory} has no config.json; name a Hugging Face checkpoint directory")
+    kind = _read_json(path).get("model_type")
+    if kind not in FAMILIES:
+        raise CheckpointError(f"{path} describes a model of type {kind}; supported are {', '.join(FAMILIES)}")
+    if any(directory.glob("*.safetensors")):
+        return
+    if any(directory.glob("*.bin")):
+        raise CheckpointError(f"{directory} holds pickled weights, which can run code; save them as safetensors")
+    raise CheckpointError(f"{directory} holds no *.safetensors; copy the checkpoint again")
 
 
 def load_frozen(directory: Path) -> PreTrainedModel:

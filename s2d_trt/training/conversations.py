@@ -48,7 +48,8 @@ def read_conversations(path: Path) -> list[list[Message]]:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".jsonl":
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+            # Not splitlines: JSON may hold other line separators unescaped.
+            entries = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             entries = json.loads(text)
     except (OSError, ValueError) as cause:
@@ -59,8 +60,10 @@ def read_conversations(path: Path) -> list[list[Message]]:
     for number, entry in enumerate(entries, 1):
         try:
             messages = _messages(entry)
-        except (KeyError, TypeError, AttributeError) as cause:
-            raise OptionError(f"{path}, conversation {number}: {_what(cause)}; mend or remove it") from cause
+        except (KeyError, TypeError) as cause:
+            raise OptionError(
+                f"{path}, conversation {number} is not in ShareGPT's form ({cause!r}); mend or remove it"
+            ) from cause
         if any(message["role"] == "assistant" for message in messages):
             found.append(messages)
     if not found:
@@ -78,7 +81,7 @@ def _messages(entry: dict[str, Any]) -> list[Message]:
     for who, said in turns:
         role = ROLES[who]
         if not isinstance(said, str):
-            raise TypeError(f"a turn of {who} is no text")
+            raise TypeError("content that is no text")
         if not said.strip() or (role == "assistant" and not any(m["role"] == "user" for m in messages)):
             continue
         if messages and messages[-1]["role"] == role:
@@ -86,10 +89,6 @@ def _messages(entry: dict[str, Any]) -> list[Message]:
         else:
             messages.append({"role": role, "content": said})
     return messages
-
-
-def _what(cause: Exception) -> str:
-    return f"unknown role or missing field {cause}" if isinstance(cause, KeyError) else str(cause)
 
 
 def documents(messages: Sequence[Message], render: Render) -> Iterator[Document]:
@@ -107,7 +106,10 @@ def documents(messages: Sequence[Message], render: Render) -> Iterator[Document]
         try:
             prompt, text = render(messages[:index], True), render(messages[: index + 1], False)
         except (TemplateError, TypeError, ValueError) as cause:
-            raise OptionError(f"the chat template does not take a conversation: {cause}; leave it out") from cause
+            begins = messages[0]["content"][:40]
+            raise OptionError(
+                f"the chat template refuses the conversation that begins {begins!r} ({cause}); remove it"
+            ) from cause
         if not text.startswith(prompt):
             raise OptionError("the chat template does not continue its generation prompt; give another --chat-template")
         if document.answers and not text.startswith(document.text):

@@ -68,8 +68,15 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """A file's text; bytes that are not UTF-8 are replaced, since source files may declare another encoding."""
-    return path.read_text(encoding="utf-8", errors="replace")
+    """A file's text; bytes that are not UTF-8 are replaced, since source files may declare another encoding.
+
+    Raises:
+        OptionError: the file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as cause:
+        raise OptionError(f"{path} cannot be read ({cause.strerror}); mend it or leave it out") from cause
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

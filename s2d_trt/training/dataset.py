@@ -69,9 +69,11 @@ class Dataset:
         return Text(vocabulary, *parts)
 
     def _stream(self, paths: Sequence[Path], vocabulary: Vocabulary, rows: int) -> Stream:
+        if not paths:
+            return Stream.join([])
         if self.kind == "text":
             return Stream.whole(corpus.tokenize(vocabulary.tokenizer, paths))
         if self.kind == "tokens":
             return Stream.join(shards.read_shard(path, rows) for path in paths)
         found = [messages for path in paths for messages in conversations.read_conversations(path)]
-        return conversations.tokenize(found, vocabulary.tokenizer, vocabulary.chat_renderer() if found else str)
+        return conversations.tokenize(found, vocabulary.tokenizer, vocabulary.chat_renderer())

@@ -25,7 +25,7 @@ def read_shard(path: Path, vocabulary: int) -> Stream:
             ids = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             ids = np.memmap(path, "<u2" if vocabulary <= 2**16 else "<u4", mode="r")
-    except (OSError, ValueError) as cause:
+    except (OSError, EOFError, ValueError) as cause:
         raise OptionError(f"{path} cannot be read ({cause}); write the shard again") from cause
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise OptionError(f"{path} holds {ids.dtype} of shape {ids.shape}; a shard is one row of integers")

@@ -24,6 +24,7 @@ The run can be stopped at any time: the same command goes on from the last saved
 from __future__ import annotations
 
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 PROG = "python -m s2d_trt.training.soft"
 SIZES = {"hidden": 128, "heads": 4, "kv_heads": 2, "ffn": 352}
 """Of a model from scratch, where the options do not say."""
+DISTILL = 0.7
+"""Share of distillation where a teacher is named and nothing else said."""
 
 
 def _parser() -> ArgumentParser:
@@ -78,11 +81,9 @@ def _parser() -> ArgumentParser:
     loss.add_argument("--sft", action="store_true", help="train the last exit alone: the baseline of SoFT")
     loss.add_argument("--pretrain-steps", type=int, default=0, help="first steps that train the last exit alone")
     loss.add_argument("--teacher", type=Path, metavar="DIR", help="target checkpoint to learn from")
-    loss.add_argument("--distill", type=float, default=0.7, help="share of distillation from its logits (%(default)s)")
-    loss.add_argument("--align", type=float, default=0.0, help="weight of regression on its hidden states (0)")
-    loss.add_argument(
-        "--distill-from", type=float, default=0.0, help="share of the steps before the teacher is asked (%(default)s)"
-    )
+    loss.add_argument("--distill", type=float, help=f"share of distillation from its logits ({DISTILL})")
+    loss.add_argument("--align", type=float, help="weight of regression on its hidden states (0)")
+    loss.add_argument("--distill-from", type=float, help="share of the steps before the teacher is asked (0)")
     run = parser.add_argument_group("optimisation")
     run.add_argument("--steps", type=positive_int, default=1000, help="optimiser steps (%(default)s)")
     run.add_argument("--batch", type=positive_int, default=16, help="windows in a step (%(default)s)")
@@ -129,6 +130,9 @@ def main(argv: Sequence[str]) -> None:
         options.data, options.format, tuple((options.suffix or "").split(",")) if options.suffix else (),
         options.exclude, options.held_out,
     )  # fmt: skip
+    targets = _targets(options)
+    for folder in targets.values():
+        checkpoint.inspect(folder)
     teacher = checkpoint.load_frozen(options.teacher) if options.teacher else None
     vocabulary = _vocabulary(options, data)
     model = _model(options, vocabulary, teacher)
@@ -153,7 +157,6 @@ def main(argv: Sequence[str]) -> None:
     def card(_model: PreTrainedModel, result: Evaluation | None) -> str:
         return _card(options, text, result)
 
-    targets = {path.resolve().name: path for path in (options.from_target, options.teacher, *options.target) if path}
     make_checkpoint(run, model, text, card, teacher, targets)
 
 
@@ -168,16 +171,24 @@ def _check(options: Namespace) -> None:
         raise OptionError("the sizes of a model --from-target are the target's; leave --hidden, --heads, ... out")
     if options.lr is not None and options.lr <= 0:
         raise OptionError(f"--lr {options.lr} must be above 0")
-    if options.align and not options.teacher:
-        raise OptionError("--align needs the hidden states of a --teacher; name one")
+    for name in ("distill", "align", "distill_from"):
+        if getattr(options, name) is not None and not options.teacher:
+            raise OptionError(f"--{name.replace('_', '-')} is about what a --teacher says; name one")
     for name in ("distill_from", "held_out_share"):
-        if not 0 <= getattr(options, name) <= 1:
+        if not 0 <= (getattr(options, name) or 0) <= 1:
             raise OptionError(f"--{name.replace('_', '-')} {getattr(options, name)} must lie between 0 and 1")
     for name in ("seed", "pretrain_steps"):
         if getattr(options, name) < 0:
             raise OptionError(f"--{name.replace('_', '-')} {getattr(options, name)} must not be negative")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise OptionError(f"{options.out} is not an empty folder; choose another --out or delete it")
+
+
+def _targets(options: Namespace) -> dict[str, Path]:
+    """The checkpoints to compare with, by name, or by path where two have one name."""
+    folders = {path.resolve() for path in (options.from_target, options.teacher, *options.target) if path}
+    uses = Counter(folder.name for folder in folders)
+    return {folder.name if uses[folder.name] == 1 else str(folder): folder for folder in sorted(folders)}
 
 
 def _recipe(options: Namespace) -> Recipe:
@@ -187,10 +198,10 @@ def _recipe(options: Namespace) -> Recipe:
     exits = options.exits
     weights = Objective.last_exit(len(exits)).exit_weights if options.sft else options.exit_weights
     optimizer = options.optimizer or ("adamw" if options.from_target else "muon")
-    distill, align = (options.distill, options.align) if options.teacher else (0.0, 0.0)
+    distill = options.distill if options.distill is not None else DISTILL if options.teacher else 0.0
     return Recipe(
         exits=exits,
-        objective=Objective(weights or (1.0,) * len(exits), distill, align),
+        objective=Objective(weights or (1.0,) * len(exits), distill, options.align or 0.0),
         steps=options.steps,
         batch_windows=options.batch,
         micro_windows=min(options.micro_batch, options.batch),
@@ -199,7 +210,7 @@ def _recipe(options: Namespace) -> Recipe:
         seed=options.seed,
         precision=options.precision,
         pretrain_steps=options.pretrain_steps,
-        distill_from=options.distill_from,
+        distill_from=options.distill_from or 0.0,
     )
 
 

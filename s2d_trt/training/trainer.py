@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -53,6 +53,10 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle)]
         )
+        kind = self.accelerator.distributed_type
+        if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+            # Sharded parameters would need other saving, clipping and Muon.
+            raise OptionError(f"accelerate is set up for {kind.value}; only plain data parallelism is supported")
         if recipe.batch_windows % self.accelerator.num_processes:
             raise OptionError(
                 f"{recipe.batch_windows} windows do not share out over {self.accelerator.num_processes} processes"
@@ -95,7 +99,7 @@ class Trainer:
         """Run to the last step; returns the smoothed loss of each exit in nats.
 
         Raises:
-            OptionError: the state file is damaged or belongs to another run.
+            OptionError: the state file is damaged, belongs to another run or cannot be written, or a GPU is too small.
         """
         self._resume()
         torch.set_flush_denormal(True)
@@ -104,7 +108,13 @@ class Trainer:
         bar = tqdm(total=self.recipe.steps, initial=self.step, unit="step", disable=not progress, mininterval=5)
         with bar:
             while self.step < self.recipe.steps:
-                losses = self._step()
+                try:
+                    losses = self._step()
+                except torch.OutOfMemoryError as cause:
+                    raise OptionError(
+                        f"a pass does not fit {self.accelerator.device}; lower --micro-batch or --seq-length,"
+                        " or add --gradient-checkpointing"
+                    ) from cause
                 self.step += 1
                 smoothed = [0.95 * a + 0.05 * b for a, b in zip(smoothed, losses, strict=True)] if smoothed else losses
                 bar.update()
@@ -160,18 +170,22 @@ class Trainer:
     def _save(self) -> None:
         if not self.is_main:
             return
-        self.state_file.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "fingerprint": self._fingerprint,
+            "step": self.step,
+            "student": self._unwrapped.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
         partial = self.state_file.with_name(self.state_file.name + ".partial")
-        torch.save(
-            {
-                "fingerprint": self._fingerprint,
-                "step": self.step,
-                "student": self._unwrapped.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            },
-            partial,
-        )
-        partial.replace(self.state_file)
+        try:
+            self.state_file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, partial)
+            partial.replace(self.state_file)
+        except (OSError, RuntimeError) as cause:  # torch's writer raises the latter
+            partial.unlink(missing_ok=True)
+            raise OptionError(
+                f"{self.state_file} cannot be written ({cause}); make room there or choose another --state"
+            ) from cause
 
     def _resume(self) -> None:
         if not self.state_file.exists():

@@ -13,11 +13,18 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from s2d_trt.training import checkpoint
 from s2d_trt.training.checkpoint import Vocabulary
 from s2d_trt.training.corpus import train_tokenizer
+from s2d_trt.training.model import Shape, new_model
 
 SENTENCE = "the draft proposes and the target verifies every token of the tree it was given"
 WORDS = tuple(SENTENCE.split())
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,4 +54,14 @@ def texts(tmp_path: Path) -> Path:
         words = [WORDS[(index * 7 + n * n) % len(WORDS)] for n in range(200)]
         name = f"held/{index}.txt" if index > 3 else f"{index}.txt"
         (folder / name).write_text(" ".join(words), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> Path:
+    """A checkpoint of four layers, its vocabulary padded to 320 rows, with a chat template."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "target"
+    shape = Shape(hidden=16, layers=4, heads=2, kv_heads=1, ffn=24, vocab=320, max_length=64)
+    checkpoint.publish(new_model(shape, (4,), 3, vocabulary), vocabulary, (4,), folder, {})
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     return folder
