@@ -119,7 +119,7 @@ def main(argv: Sequence[str]) -> None:
 
     # torch takes seconds to import: mistakes above and --help do not wait for it.
     require_torch()
-    from accelerate import PartialState
+    from accelerate import Accelerator
 
     from s2d_trt.training import checkpoint
     from s2d_trt.training.dataset import Dataset
@@ -139,7 +139,7 @@ def main(argv: Sequence[str]) -> None:
     text = data.read(vocabulary, model.config.vocab_size)
     if not len(text.held_out) and options.held_out_share:
         text = text.hold_out(options.held_out_share, options.seq_length)
-    PartialState().print(
+    Accelerator(mixed_precision="no").print(
         f"{len(data.files.train)} files, {len(text.train):,} tokens, {text.train.counted.sum():,} of them learnt;"
         f" {len(text.held_out):,} held out",
         flush=True,

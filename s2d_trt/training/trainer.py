@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,7 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle)]
         )
-        kind = self.accelerator.distributed_type
-        if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-            # Sharded parameters would need other saving, clipping and Muon.
-            raise OptionError(f"accelerate is set up for {kind.value}; only plain data parallelism is supported")
+        _check_processes(self.accelerator)
         if recipe.batch_windows % self.accelerator.num_processes:
             raise OptionError(
                 f"{recipe.batch_windows} windows do not share out over {self.accelerator.num_processes} processes"
@@ -129,6 +127,11 @@ class Trainer:
         """Take the hooks off, let the teacher go and leave the other processes."""
         self.exits.close()
         self.teacher = None
+        self.accelerator.wait_for_everyone()
+        # The wrapper goes first: were it the last to hold the process group, that could wait for itself for ever.
+        del self.student
+        self.optimizers.clear()
+        self.accelerator.free_memory()
         self.accelerator.end_training()
 
     def _step(self) -> list[float]:
@@ -203,6 +206,20 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step = state["step"]
+
+
+def _check_processes(accelerator: Accelerator) -> None:
+    """Refuse what is not plain data parallelism."""
+    kind = accelerator.distributed_type
+    if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        # Sharded parameters would need another way to save, to clip and to orthogonalise.
+        raise OptionError(f"accelerate is set up for {kind.value}; only plain data parallelism is supported")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
+        raise OptionError(
+            f"{started} processes were started, and each would train alone: there is no GPU;"
+            " set ACCELERATE_USE_CPU=true to train on CPUs"
+        )
 
 
 def _fingerprint(recipe: Recipe, model: PreTrainedModel, windows: Windows, teacher: PreTrainedModel | None) -> str:

@@ -106,14 +106,21 @@ BAD = {
     "a teacher without config": (["--teacher", "{texts}"], "has no config.json"),
     "a teacher that is damaged": (["--teacher", "{damaged}"], "cannot be read"),
     "a teacher of another kind": (["--teacher", "{other}"], "of type gpt2"),
-    "a teacher without weights": (["--teacher", "{hollow}"], "cannot be read"),
+    "a teacher without weights": (["--teacher", "{hollow}"], "holds no *.safetensors"),
+    "a target without weights": (["--target", "{hollow}"], "holds no *.safetensors"),
     "a tokenizer that is missing": (["--tokenizer", "{texts}"], "has no tokenizer.json"),
     "a tokenizer that is damaged": (["--tokenizer", "{damaged}"], "cannot be read"),
     "too little text": (["--seq-length", "4000"], "too few for windows"),
     "too little held out": (["--held-out", "short.txt"], "too few for a window"),
     "weights for other exits": (["--exit-weights", "1,2,3"], "3 exit weights for 2 exits"),
     "a batch that does not divide": (["--batch", "3", "--micro-batch", "2"], "no multiple"),
-    "a share above one": (["--distill-from", "1.5"], "must lie between 0 and 1"),
+    "a share above one": (["--held-out-share", "1.5"], "must lie between 0 and 1"),
+    "distillation from no one": (["--distill", "0.5"], "--distill is about what a --teacher says"),
+    "alignment with no one": (["--align", "1"], "--align is about what a --teacher says"),
+    "a baseline with weights": (["--sft", "--exit-weights", "1,1"], "leave --exit-weights out"),
+    "longer pre-training than training": (["--pretrain-steps", "3"], "more than all 2"),
+    "a negative number of steps": (["--pretrain-steps", "-1"], "must not be negative"),
+    "conversations without a model": (["--data", "{chat}"], "need a model's tokenizer"),
     "a learning rate of zero": (["--lr", "0"], "must be above 0"),
     "a state that is something else": (["--state", "{texts}/0.txt"], "is no saved run"),
 }
@@ -125,6 +132,8 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(
 ) -> None:
     places = {"tmp": tmp_path / "empty", "texts": texts}
     places["tmp"].mkdir()
+    places["chat"] = tmp_path / "chat.json"
+    places["chat"].write_text("[]", encoding="utf-8")
     (texts / "short.txt").write_text("few words", encoding="utf-8")
     for name in ("damaged", "other", "hollow"):
         places[name] = tmp_path / name

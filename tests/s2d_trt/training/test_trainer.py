@@ -133,6 +133,19 @@ def test_a_damaged_state_is_refused(tmp_path: Path, vocabulary: Vocabulary, cont
         trainer(tmp_path / "state", vocabulary).train(progress=False)
 
 
+def test_a_pass_that_does_not_fit_names_the_remedies(
+    tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(tmp_path / "state", vocabulary)
+
+    def no_memory() -> list[float]:
+        raise torch.OutOfMemoryError("of a GPU")
+
+    monkeypatch.setattr(run, "_step", no_memory)
+    with pytest.raises(OptionError, match="lower --micro-batch or --seq-length, or add --gradient-checkpointing"):
+        run.train(progress=False)
+
+
 def test_the_projection_to_a_wider_teacher_is_trained_and_not_part_of_the_draft(
     tmp_path: Path, vocabulary: Vocabulary
 ) -> None:
