@@ -1,11 +1,12 @@
 """Measure what each idea of sorted speculative decoding is worth: train a draft for each, and bench them all.
 
-Every draft begins as the first layers of the demo target and is trained for the same steps on the demo's data: by SFT
-with 6, 9 or 12 layers, by SoFT at exits 6, 9 and 12, and by SoFT with distillation or with feature alignment. Each is
-then run at each fixed exit and, where it has several, as a cascade, as a chain and with the paper's tree.
+Every draft begins as the first layers of the target and is trained for the same steps on the same data: by SFT with
+6, 9 or 12 layers, by SoFT at exits 6, 9 and 12, and by SoFT with distillation or with feature alignment. Each is then
+run at each fixed exit and, where it has several, as a cascade; as a chain and with the paper's tree.
 
   python -m s2d_trt.training.ablation                    # about an hour on two idle cores; resumable
   python -m s2d_trt.training.ablation --steps 1000 --limit 48 --work long/
+  python -m s2d_trt.training.ablation --target target/ --data sharegpt.json --prompts question.jsonl --work mine/
 
 It drives the project's own commands (s2d_trt.training.soft, export.build, export.target, runtime.bench), whose logs
 lie in the working folder beside table.md and table.json. Run it on an idle machine: speed-ups are measured.
@@ -78,19 +79,21 @@ def main(argv: Sequence[str]) -> None:
     parser = ArgumentParser(__doc__ or "", PROG)
     parser.add_argument(
         "--target", type=Path, default=Path("engines/demo/target-17m"), metavar="DIR",
-        help="checkpoint of a demo target of at least 12 layers (%(default)s)",
+        help="checkpoint of at least 12 layers (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--work", type=Path, default=Path.home() / ".cache/s2d-trt/ablation", help="working folder (%(default)s)"
     )
     parser.add_argument("--only", help="train and measure just these drafts, separated by commas")
     recipe = parser.add_argument_group("each draft")
+    recipe.add_argument("--data", type=Path, help="as soft takes it (default: the demo's, Python's standard library)")
     recipe.add_argument("--steps", type=positive_int, default=250, help="optimiser steps (%(default)s)")
     recipe.add_argument("--batch", type=positive_int, default=8, help="windows in a step (%(default)s)")
     recipe.add_argument("--seq-length", type=positive_int, default=256, help="tokens in a window (%(default)s)")
     recipe.add_argument("--optimizer", choices=("muon", "adamw"), default="muon", help="of the layers (%(default)s)")
     recipe.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
     bench = parser.add_argument_group("each measurement")
+    bench.add_argument("--prompts", default="demo", help="as the bench takes them (%(default)s)")
     bench.add_argument("--limit", type=positive_int, default=12, help="prompts (%(default)s)")
     bench.add_argument("--max-new-tokens", type=positive_int, default=64, help="tokens for each (%(default)s)")
     options = parser.parse_args(argv)
@@ -134,7 +137,7 @@ def _measure(options: Namespace, drafts: Sequence[Draft]) -> Iterator[Measuremen
                 if not place.exists():
                     _run(
                         options.work, name, "runtime.bench", "--draft", options.work / f"{draft.name}.engine",
-                        "--target", target, "--prompts", "demo", "--limit", options.limit,
+                        "--target", target, "--prompts", options.prompts, "--limit", options.limit,
                         "--max-new-tokens", options.max_new_tokens, "--thresholds", thresholds, "--tree", tree,
                         "--json", place,
                     )  # fmt: skip
@@ -154,19 +157,24 @@ def _measure(options: Namespace, drafts: Sequence[Draft]) -> Iterator[Measuremen
 def _prepare(options: Namespace, draft: Draft) -> None:
     """Train and export one draft."""
     checkpoint, bundle = options.work / draft.name, options.work / f"{draft.name}.engine"
-    data = ["--data", sysconfig.get_paths()["stdlib"], "--suffix", ".py"]
-    data += [word for pattern in EXCLUDE for word in ("--exclude", pattern)]
-    data += [word for pattern in HELD_OUT for word in ("--held-out", pattern)]
     if not checkpoint.exists():
         _run(
-            options.work, f"{draft.name}-training", "s2d_trt.training.soft", *data, "--from-target", options.target,
-            "--exits", ",".join(map(str, draft.exits)), "--steps", options.steps, "--batch", options.batch,
-            "--micro-batch", options.batch, "--seq-length", options.seq_length, "--optimizer", options.optimizer,
+            options.work, f"{draft.name}-training", "s2d_trt.training.soft", *_data(options),
+            "--from-target", options.target, "--exits", ",".join(map(str, draft.exits)), "--steps", options.steps,
+            "--batch", options.batch, "--micro-batch", options.batch, "--seq-length", options.seq_length, "--optimizer", options.optimizer,
             "--lr", options.lr, "--held-out-windows", 64,
             *(word.format(target=options.target) for word in draft.options), "--out", checkpoint,
         )  # fmt: skip
     if not bundle.exists():
         _run(options.work, f"{draft.name}-export", "export.build", "--checkpoint", checkpoint, "--out", bundle)
+
+
+def _data(options: Namespace) -> list[object]:
+    if options.data:
+        return ["--data", options.data]
+    words: list[object] = ["--data", sysconfig.get_paths()["stdlib"], "--suffix", ".py"]
+    words += [word for pattern in EXCLUDE for word in ("--exclude", pattern)]
+    return words + [word for pattern in HELD_OUT for word in ("--held-out", pattern)]
 
 
 def _run(work: Path, name: str, module: str, *arguments: object) -> None:
@@ -177,7 +185,8 @@ def _run(work: Path, name: str, module: str, *arguments: object) -> None:
         command = [sys.executable, "-m", module, *map(str, arguments)]
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        # Progress bars end their lines with carriage returns.
+        lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "no output")
         raise OptionError(f"{module} failed for {name}: {last.strip()} (all of it is in {log})")
 

@@ -19,8 +19,9 @@ class Student(torch.nn.Module):
         super().__init__()
         self.exits = exits
         width = exits.model.config.hidden_size
-        differs = teacher_width is not None and teacher_width != width
-        self.projection = torch.nn.Linear(width, teacher_width, bias=False) if differs else None
+        self.projection: torch.nn.Linear | None = None
+        if teacher_width not in (None, width):
+            self.projection = torch.nn.Linear(width, teacher_width, bias=False)
 
     def forward(
         self,

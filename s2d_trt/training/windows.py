@@ -81,8 +81,8 @@ class Windows:
     def digest(self) -> str:
         """Names the stream, the window length and the order."""
         digest = hashlib.sha256(f"{self._length} {self._seed} {len(self._stream)} ".encode())
-        digest.update(self._stream.ids)
-        digest.update(np.packbits(self._stream.counted))
+        digest.update(self._stream.ids.data)
+        digest.update(np.packbits(self._stream.counted).data)
         return digest.hexdigest()
 
     def _start(self, number: int) -> int:

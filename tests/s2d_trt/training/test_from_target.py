@@ -67,7 +67,9 @@ def test_a_draft_keeps_the_targets_shape_vocabulary_and_template(target: Path, t
     assert run("--from-target", target, "--layers", "3", "--exits", "1,2,3", "--data", tokens, "--out", out) == 0
     ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (out, target))
     assert (ours["num_hidden_layers"], ours["exits"]) == (3, [1, 2, 3])
-    assert [ours[key] for key in ("hidden_size", "vocab_size")] == [theirs[key] for key in ("hidden_size", "vocab_size")]
+    assert [ours[key] for key in ("hidden_size", "vocab_size")] == [
+        theirs[key] for key in ("hidden_size", "vocab_size")
+    ]
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (out / name).read_bytes() == (target / name).read_bytes()
     card = (out / "README.md").read_text(encoding="utf-8")
@@ -118,7 +120,18 @@ ABLATIONS = {
 def test_every_ablation_trains_another_draft(target: Path, tokens: Path, tmp_path: Path) -> None:
     found = []
     for name, extra in ABLATIONS.items():
-        options = ("--from-target", target, "--exits", "1,2", "--data", tokens, "--lr", "1e-2", "--out", tmp_path / name)
+        options = (
+            "--from-target",
+            target,
+            "--exits",
+            "1,2",
+            "--data",
+            tokens,
+            "--lr",
+            "1e-2",
+            "--out",
+            tmp_path / name,
+        )
         assert run(*options, *(word.format(target=target) for word in extra)) == 0
         found.append(weights(tmp_path / name)["model.layers.0.mlp.up_proj.weight"])
     assert not [(a, b) for a in range(len(found)) for b in range(a) if torch.equal(found[a], found[b])]
