@@ -161,8 +161,8 @@ def _prepare(options: Namespace, draft: Draft) -> None:
         _run(
             options.work, f"{draft.name}-training", "s2d_trt.training.soft", *_data(options),
             "--from-target", options.target, "--exits", ",".join(map(str, draft.exits)), "--steps", options.steps,
-            "--batch", options.batch, "--micro-batch", options.batch, "--seq-length", options.seq_length, "--optimizer", options.optimizer,
-            "--lr", options.lr, "--held-out-windows", 64,
+            "--batch", options.batch, "--micro-batch", options.batch, "--seq-length", options.seq_length,
+            "--optimizer", options.optimizer, "--lr", options.lr, "--held-out-windows", 64,
             *(word.format(target=options.target) for word in draft.options), "--out", checkpoint,
         )  # fmt: skip
     if not bundle.exists():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2d_trt.cli import run_command
 from s2d_trt.training import checkpoint, soft
@@ -90,6 +90,31 @@ def test_conversations_teach_the_answers_in_the_targets_template(
     read, learnt, held_out = int(said[2]), int(said[4]), int(said[8])
     assert 0.3 * read < learnt < 0.7 * read
     assert held_out == pytest.approx(0.2 * (read + held_out), abs=1)
+
+
+@pytest.mark.parametrize("family", checkpoint.FAMILIES)
+def test_a_target_of_every_family_gives_a_draft_of_its_family(
+    family: str, target: Path, tokens: Path, tmp_path: Path
+) -> None:
+    """Sharded, in bf16 and with an embedding of its own, as they are published."""
+    config = AutoConfig.for_model(
+        family, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        intermediate_size=24, vocab_size=320, max_position_embeddings=64, tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    published = tmp_path / "published"
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(published, max_shard_size="10KB")
+    assert len(list(published.glob("*.safetensors"))) > 1
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (published / name).write_bytes((target / name).read_bytes())
+    out = tmp_path / "draft"
+    assert run("--from-target", published, "--exits", "1,2", "--data", tokens, "--lr", "1e-12", "--out", out) == 0
+    draft = AutoModelForCausalLM.from_pretrained(out)
+    assert (draft.config.model_type, draft.config.exits, len(draft.model.layers)) == (family, [1, 2], 2)
+    ours, theirs = draft.state_dict(), model.state_dict()
+    assert {"lm_head.weight", "model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"} <= set(ours)
+    assert all(torch.allclose(ours[name], theirs[name], rtol=0, atol=1e-9) for name in ours)
 
 
 def test_two_targets_of_one_name_are_told_apart(target: Path, tokens: Path, tmp_path: Path) -> None:
