@@ -16,6 +16,9 @@ from s2d_trt.training import checkpoint
 from s2d_trt.training.model import Exits
 from s2d_trt.training.windows import IGNORED, Batch
 
+MOST_LOGITS = 2**26
+"""Of an exit in one pass, unless a single window has more: large vocabularies would not fit otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -64,6 +67,7 @@ def _passes(
     """Logits ``[exits, B, T, V]`` and labels ``[B, T]``, a few windows at a time."""
     model.eval()
     where = next(model.parameters()).device
+    batch = max(1, min(batch, MOST_LOGITS // (windows.inputs.shape[1] * model.config.vocab_size)))
     with closing(Exits(model, exits)) as heads:
         for start in tqdm(range(0, len(windows.inputs), batch), title, disable=None, leave=False):
             inputs, labels = (torch.from_numpy(part[start : start + batch]).to(where) for part in windows)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from s2d_trt.training import checkpoint
-from s2d_trt.training.evaluate import Evaluation, evaluate, table
+from s2d_trt.training import checkpoint, evaluate
+from s2d_trt.training.evaluate import Evaluation, table
 from s2d_trt.training.model import Exits
 from s2d_trt.training.plot import draw
 from s2d_trt.training.windows import IGNORED, Batch, Stream, held_out_windows
@@ -30,7 +30,7 @@ def windows() -> Batch:
 
 def test_loss_and_agreement_are_means_over_the_positions_that_count(target: Path, windows: Batch) -> None:
     draft, whole = checkpoint.load(target, 2), checkpoint.load(target)
-    result = evaluate(draft, (1, 2), windows, {"target": target}, batch=2)
+    result = evaluate.evaluate(draft, (1, 2), windows, {"target": target}, batch=2)
     counted = windows.labels != IGNORED
     assert result.positions == counted.sum()
     inputs = torch.from_numpy(windows.inputs)
@@ -45,8 +45,20 @@ def test_loss_and_agreement_are_means_over_the_positions_that_count(target: Path
         assert result.agreement["target"][index] == pytest.approx(same.mean())
 
 
+@pytest.mark.parametrize("most", [1, 11 * 320 * 3])
+def test_the_figures_do_not_depend_on_how_many_windows_a_pass_takes(
+    most: int, target: Path, windows: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = checkpoint.load(target, 2)
+    expected = evaluate.evaluate(draft, (1, 2), windows, {"target": target})
+    monkeypatch.setattr(evaluate, "MOST_LOGITS", most)
+    result = evaluate.evaluate(draft, (1, 2), windows, {"target": target})
+    assert result.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert (result.positions, result.agreement) == (expected.positions, expected.agreement)
+
+
 def test_a_model_agrees_with_itself(target: Path, windows: Batch) -> None:
-    result = evaluate(checkpoint.load(target), (4,), windows, {"target": target})
+    result = evaluate.evaluate(checkpoint.load(target), (4,), windows, {"target": target})
     assert result.agreement == {"target": (1.0,)}
 
 
@@ -54,7 +66,7 @@ def test_the_standard_error_of_a_step_is_that_of_the_means_of_equal_windows(targ
     ids = np.random.default_rng(3).integers(0, 40, 200, dtype=np.int32)
     windows = held_out_windows(Stream.whole(ids), 19, 10)
     draft, whole = checkpoint.load(target, 2), checkpoint.load(target)
-    result = evaluate(draft, (1, 2), windows, {"target": target})
+    result = evaluate.evaluate(draft, (1, 2), windows, {"target": target})
     inputs = torch.from_numpy(windows.inputs)
     with torch.no_grad():
         theirs = whole(inputs).logits.argmax(-1)
