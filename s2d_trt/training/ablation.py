@@ -96,6 +96,7 @@ def main(argv: Sequence[str]) -> None:
     bench.add_argument("--prompts", default="demo", help="as the bench takes them (%(default)s)")
     bench.add_argument("--limit", type=positive_int, default=12, help="prompts (%(default)s)")
     bench.add_argument("--max-new-tokens", type=positive_int, default=64, help="tokens for each (%(default)s)")
+    bench.add_argument("--threads", type=positive_int, help="CPU threads (default: the physical cores)")
     options = parser.parse_args(argv)
 
     known = {draft.name: draft for draft in DRAFTS}
@@ -139,7 +140,7 @@ def _measure(options: Namespace, drafts: Sequence[Draft]) -> Iterator[Measuremen
                         options.work, name, "runtime.bench", "--draft", options.work / f"{draft.name}.engine",
                         "--target", target, "--prompts", options.prompts, "--limit", options.limit,
                         "--max-new-tokens", options.max_new_tokens, "--thresholds", thresholds, "--tree", tree,
-                        "--json", place,
+                        *(("--threads", options.threads) if options.threads else ()), "--json", place,
                     )  # fmt: skip
                 figures: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))[0]
                 yield Measurement(
