@@ -14,7 +14,20 @@ from s2d_trt.training.ablation import DRAFTS, Measurement, table
 from s2d_trt.training.checkpoint import Vocabulary
 from s2d_trt.training.model import Shape, new_model
 
-QUICK = ["--steps", "1", "--batch", "1", "--seq-length", "32", "--limit", "1", "--max-new-tokens", "4"]
+QUICK = [
+    "--steps",
+    "1",
+    "--batch",
+    "1",
+    "--seq-length",
+    "32",
+    "--limit",
+    "1",
+    "--max-new-tokens",
+    "4",
+    "--threads",
+    "1",
+]
 
 
 def run(*arguments: object) -> int:
