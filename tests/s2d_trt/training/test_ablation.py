@@ -15,19 +15,8 @@ from s2d_trt.training.checkpoint import Vocabulary
 from s2d_trt.training.model import Shape, new_model
 
 QUICK = [
-    "--steps",
-    "1",
-    "--batch",
-    "1",
-    "--seq-length",
-    "32",
-    "--limit",
-    "1",
-    "--max-new-tokens",
-    "4",
-    "--threads",
-    "1",
-]
+    "--steps", "1", "--batch", "1", "--seq-length", "32", "--limit", "1", "--max-new-tokens", "4", "--threads", "1",
+]  # fmt: skip
 
 
 def run(*arguments: object) -> int:
