@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import platform
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,7 @@ def main(argv: Sequence[str]) -> None:
                 lines += table_lines(name, table)
                 print("\n".join(table_lines(name, table)), flush=True)
         report["temperatures"][f"{temperature:g}"] = {"tables": dict(tables), "answers": _answers(fresh)}
-        bars = [
-            (each.contender.name, each.speed, min(each.speeds), max(each.speeds)) for each in fresh if each.rounds
-        ]
+        bars = [(each.contender.name, each.speed, min(each.speeds), max(each.speeds)) for each in fresh if each.rounds]
         if bars:
             plot_bars(options.out / f"peers-t{temperature:g}.svg", f"{options.target.name}, {title}", "tokens/s", bars)
     (options.out / "peers.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -82,7 +80,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = ArgumentParser(__doc__ or "", PROG)
-    parser.add_argument("--target", type=Path, default=DEMO / "target-17m", metavar="DIR", help="a checkpoint (%(default)s)")
+    parser.add_argument(
+        "--target", type=Path, default=DEMO / "target-17m", metavar="DIR", help="a checkpoint (%(default)s)"
+    )
     parser.add_argument("--draft", type=Path, default=DEMO / "draft", metavar="DIR", help="its draft (%(default)s)")
     parser.add_argument("--exits", type=comma_ints, help="of the draft (default: those that its config names)")
     parser.add_argument("--peers", default=",".join(PEERS), help="separated by commas, or none (%(default)s)")
@@ -90,7 +90,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--prompts", default="demo", help="JSON lines, or demo (%(default)s)")
     parser.add_argument("--limit", type=positive_int, default=8, help="use only the first prompts (%(default)s)")
     parser.add_argument("--max-new-tokens", type=positive_int, default=64, help="of each answer (%(default)s)")
-    parser.add_argument("--threads", type=positive_int, default=physical_cores(), help="(%(default)s, the physical cores)")
+    parser.add_argument("--threads", type=positive_int, default=physical_cores(), help="default: the physical cores")
     parser.add_argument("--rounds", type=positive_int, default=3, help="(%(default)s)")
     parser.add_argument("--temperature", type=comma_floats, default=(0.0,), help="like 0,1; 0 is greedy (the default)")
     parser.add_argument("--timeout", type=positive_int, default=600, help="seconds for one answer (%(default)s)")
@@ -172,7 +172,7 @@ def _margin(outcomes: Sequence[Outcome], threads: int) -> Margin:
 def _limits(outcomes: Sequence[Outcome], threads: int) -> list[dict[str, Any]]:
     """Of each of our targets alone: the time of a token after prefill, beside that of reading the weights once."""
     found = []
-    speed: Callable[[], float] = lambda: read_bandwidth(threads)  # noqa: E731
+    bandwidth = read_bandwidth(threads)
     for each in outcomes:
         if each.contender.peer != OURS or each.contender.speculates or not each.rounds:
             continue
@@ -181,7 +181,7 @@ def _limits(outcomes: Sequence[Outcome], threads: int) -> list[dict[str, Any]]:
             continue
         milliseconds = min((a.seconds - a.figures["prefill"]) / (len(a.tokens) - 1) for a in answers) * 1e3
         weights = bytes_per_token(Bundle.open(each.contender.models["target"].directory))
-        limit = weights / speed() * 1e3
+        limit = weights / bandwidth * 1e3
         found.append(
             {
                 "weights": each.contender.precision,

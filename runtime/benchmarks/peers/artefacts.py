@@ -51,7 +51,9 @@ class Artefact:
     @property
     def key(self) -> str:
         """Differs where the source or the way to make it does."""
-        return json.dumps([self.source.key, *self.command, *(self.environment.requirements if self.environment else ())])
+        return json.dumps(
+            [self.source.key, *self.command, *(self.environment.requirements if self.environment else ())]
+        )
 
     @property
     def directory(self) -> Path:
@@ -80,7 +82,9 @@ class Artefact:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def converted(name: str, source: Checkpoint | Artefact, environment: Environment, adapter: str, **job: object) -> Artefact:
+def converted(
+    name: str, source: Checkpoint | Artefact, environment: Environment, adapter: str, **job: object
+) -> Artefact:
     """What an adapter makes of ``source`` in its environment."""
     text = json.dumps({"source": "{source}", "out": "{out}", **job})
     return Artefact(name, source, (str(environment.python), str(WORKER), "convert", adapter, text), environment)

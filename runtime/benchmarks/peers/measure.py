@@ -122,9 +122,10 @@ def measure(outcomes: Sequence[Outcome], job: Job, rounds: int, show: Callable[[
 
 def _answer(contender: Contender, worker: Worker, job: Job) -> list[Answer]:
     contender.open(worker, job.threads, job.timeout)
-    request = {"new_tokens": min(WARM_UP, job.new_tokens), "temperature": job.temperature, "seed": 0}
+    warm = min(WARM_UP, job.new_tokens)
     for prompt in (job.prompts[0], job.prompts[-1]):
-        worker.ask({**request, "prompt": prompt}, job.timeout)
+        asked = {"prompt": prompt, "new_tokens": warm, "temperature": job.temperature, "seed": 0}
+        worker.ask(asked, job.timeout)
     answers = []
     for number, prompt in enumerate(job.prompts):
         request = {"prompt": prompt, "new_tokens": job.new_tokens, "temperature": job.temperature, "seed": number}

@@ -19,7 +19,7 @@ TIE = 1e-3
 def rows(
     outcomes: Sequence[Outcome], prompts: Sequence[list[int]], temperature: float, margin: Margin
 ) -> list[dict[str, Any]]:
-    """A row for each contender; at a temperature above 0 tokens depend on each library's noise, and are not compared."""
+    """A row for each contender; above temperature 0 tokens depend on each library's noise, and are not compared."""
     drafted = [each for each in outcomes if each.contender.peer == OURS and each.contender.speculates and each.rounds]
     alone = {
         (each.contender.peer, each.contender.precision): each
@@ -81,9 +81,7 @@ def _ratio(ours: Outcome, theirs: Outcome) -> float:
     return median(a / b for a, b in zip(ours.speeds, theirs.speeds, strict=False))
 
 
-def _agreement(
-    outcome: Outcome, reference: Outcome | None, prompts: Sequence[list[int]], margin: Margin | None
-) -> str:
+def _agreement(outcome: Outcome, reference: Outcome | None, prompts: Sequence[list[int]], margin: Margin | None) -> str:
     if reference is None:
         return ""
     same, ties = 0, 0

@@ -1,10 +1,11 @@
 """The worker around an adapter: ``worker.py convert ADAPTER JOB`` once, or ``worker.py serve ADAPTER`` in JSON lines.
 
-An adapter is a module beside this file. ``convert(job)`` makes ``job["out"]`` from ``job["source"]``; ``open_mode(mode)``
-gives a function of ``prompt, new_tokens, temperature, seed`` that returns the new tokens and figures of its own.
+An adapter is a module beside this file. ``convert(job)`` makes ``job["out"]`` from ``job["source"]``.
+``open_mode(mode)`` gives a function of ``prompt, new_tokens, temperature, seed``, which returns the new tokens and
+figures of its own.
 
-Requests: ``{"open": MODE}`` and ``{"prompt": [...], "new_tokens": n, "temperature": t, "seed": s}``. Each has one answer:
-``{"error": "..."}``, ``{"opened": true}``, or ``{"tokens": [...], "seconds": s, "figures": {...}}``.
+Requests are ``{"open": MODE}`` and that function's arguments. Each has one answer: ``{"error": "..."}``,
+``{"opened": true}``, or ``{"tokens": [...], "seconds": s, "figures": {...}}``.
 """
 
 from __future__ import annotations
