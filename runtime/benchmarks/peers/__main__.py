@@ -26,6 +26,7 @@ from runtime.backends.processor import physical_cores
 from runtime.benchmarks.bandwidth import bytes_per_token, read_bandwidth
 from runtime.benchmarks.peers.catalogue import OURS, PEERS, Pair, ours
 from runtime.benchmarks.peers.measure import Job, Outcome, measure, prepare, progress
+from runtime.benchmarks.peers.process import ending_children
 from runtime.benchmarks.peers.result import Margin, best_modes, rows
 from runtime.benchmarks.tables import plot_bars, table_lines
 from runtime.placement import Placement
@@ -45,6 +46,11 @@ PRECISIONS = ("fp32", "int8")
 def main(argv: Sequence[str]) -> None:
     """Install, convert, measure, report."""
     options = _parse(argv)
+    with ending_children():
+        _compare(options)
+
+
+def _compare(options: Namespace) -> None:
     pair = Pair.open(options.target, options.draft, options.exits)
     contenders = list(ours(pair, options.precisions))
     for peer in options.peers:

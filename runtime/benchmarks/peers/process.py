@@ -8,17 +8,32 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from s2d_trt.errors import S2DError
 
 
 class PeerError(S2DError):
     """A peer could not be installed, converted or run; the others go on without it."""
+
+
+@contextlib.contextmanager
+def ending_children() -> Iterator[None]:
+    """Inside it, SIGTERM ends this process as Ctrl-C does: what it started ends first."""
+
+    def leave(number: int, frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_to_end(command: Sequence[str], environment: dict[str, str] | None = None) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +94,34 @@ def test_an_answer_that_does_not_come_is_a_failure(adapter: str) -> None:
 
 
 def test_closing_a_worker_ends_what_it_started() -> None:
-    script = "import subprocess, sys; child = subprocess.Popen(['sleep', '60']); print('{\"pid\": %d}' % child.pid, flush=True); child.wait()"
+    script = "import subprocess; child = subprocess.Popen(['sleep', '60']);"
+    script += "print('{\"pid\": %d}' % child.pid, flush=True); child.wait()"
     worker = Worker([sys.executable, "-c", script])
     child = worker.ask({}, timeout=20)["pid"]
     assert Path(f"/proc/{child}").exists()
     worker.close()
-    deadline = time.monotonic() + 10
-    while _runs(child) and time.monotonic() < deadline:
-        pass
-    assert not _runs(child)
+    assert _becomes(lambda: not _runs(child))
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_ended_leaves_no_orphan(ending: signal.Signals, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script += "from runtime.benchmarks.peers.process import ending_children, run_to_end\n"
+    script += f"with ending_children(): run_to_end(['sh', '-c', 'echo $$ > {note}; sleep 60'])"
+    parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    assert _becomes(lambda: note.exists() and note.read_text().endswith("\n"))
+    child = int(note.read_text())
+    parent.send_signal(ending)
+    assert parent.wait(timeout=20) != 0
+    assert _becomes(lambda: not _runs(child))
+
+
+def _becomes(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not (reached := condition()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return reached
 
 
 def _runs(process: int) -> bool:
