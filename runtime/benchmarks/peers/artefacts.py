@@ -12,7 +12,7 @@ from pathlib import Path
 import runtime
 from runtime.backends.runtime_cache import cache_directory
 from runtime.benchmarks.peers.environment import Environment
-from runtime.benchmarks.peers.process import run_to_end
+from runtime.benchmarks.peers.process import published, run_to_end
 
 ROOT = Path(runtime.__file__).parents[1]
 WORKER = Path(__file__).parent / "adapters" / "worker.py"
@@ -66,20 +66,16 @@ class Artefact:
         if self.directory.is_dir():
             return
         self.source.make()
-        scratch = self.directory.with_name(self.directory.name + ".partial")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.parent.mkdir(parents=True, exist_ok=True)
         print(f"making {self.name} of {self.source.directory}", file=sys.stderr, flush=True)
-        fields = {"{source}": str(self.source.directory.resolve()), "{out}": str(scratch)}
-        try:
+        with published(self.directory) as scratch:
+            fields = {"{source}": str(self.source.directory.resolve()), "{out}": str(scratch)}
             run_to_end([_filled(part, fields) for part in self.command], {"PYTHONPATH": str(ROOT)})
+            if (scratch / "manifest.json").exists():
+                return  # a bundle has what it needs
             for name in COPIED:  # some converters leave out what they do not need
                 origin = self.source.directory / name
-                if origin.is_file() and not (scratch / name).exists() and not (scratch / "manifest.json").exists():
+                if origin.is_file() and not (scratch / name).exists():
                     shutil.copy(origin, scratch / name)
-            scratch.rename(self.directory)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def converted(

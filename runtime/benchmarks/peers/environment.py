@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 import venv
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.backends.runtime_cache import cache_directory
-from runtime.benchmarks.peers.process import PeerError, run_to_end
+from runtime.benchmarks.peers.process import PeerError, published, run_to_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +34,14 @@ class Environment:
         """Make it, unless it is there. Raises PeerError, and leaves nothing half-installed."""
         if self.python.exists():
             return
-        scratch = self.directory.with_suffix(".partial")
-        shutil.rmtree(scratch, ignore_errors=True)
         print(f"installing {', '.join(self.requirements)}", file=sys.stderr, flush=True)
         try:
             # A virtual environment keeps its path in its scripts, but python and python -m find it where it is.
-            venv.create(scratch, with_pip=True, symlinks=True)
-            run_to_end([str(scratch / "bin" / "python"), "-m", "pip", "install", "--quiet", *self.requirements])
-            scratch.rename(self.directory)
+            with published(self.directory) as scratch:
+                venv.create(scratch, with_pip=True, symlinks=True)
+                run_to_end([str(scratch / "bin" / "python"), "-m", "pip", "install", "--quiet", *self.requirements])
         except PeerError as cause:
             raise PeerError(f"{self.name} cannot be installed ({cause})") from cause
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 TORCH = "torch==2.13.0"

@@ -19,7 +19,7 @@ from runtime.benchmarks.peers.artefacts import Artefact, Checkpoint
 from runtime.benchmarks.peers.catalogue import OURS, Contender, Pair, ours, transformers
 from runtime.benchmarks.peers.environment import Environment
 from runtime.benchmarks.peers.measure import Answer, Job, Outcome, measure, prepare
-from runtime.benchmarks.peers.process import PeerError, Worker, run_to_end
+from runtime.benchmarks.peers.process import PeerError, Worker, published, run_to_end
 from runtime.benchmarks.peers.result import best_modes, rows
 from s2d_trt.cli import run_command
 from s2d_trt.errors import CheckpointError
@@ -152,8 +152,7 @@ def test_an_install_that_fails_is_a_row_for_every_mode(tmp_path: Path, own_cache
     broken = [Contender("nowhere", "fp32", mode, "counter", nowhere, {}) for mode in ("alone", "draft")]
     outcomes = prepare(broken)
     assert all("nowhere cannot be installed (ERROR: No matching distribution" in each.failure for each in outcomes)
-    assert not nowhere.directory.exists()
-    assert not nowhere.directory.with_suffix(".partial").exists()
+    assert not list(nowhere.directory.parent.glob("*nowhere*"))
     table = rows(outcomes, [[1]], 0.0, lambda *_: 0.0)
     assert [row["tokens/s"][:7] for row in table] == ["failed:"] * 2
 
@@ -184,7 +183,19 @@ def test_an_artefact_that_fails_leaves_nothing(tmp_path: Path) -> None:
     broken = Artefact("broken", Checkpoint(source), (sys.executable, "-c", script, "{out}"))
     with pytest.raises(PeerError, match="broken"):
         broken.make()
-    assert not list(broken.directory.parent.glob("broken-*"))
+    assert not list(broken.directory.parent.glob("*broken-*"))
+
+
+def test_of_two_that_make_the_same_the_first_wins(tmp_path: Path) -> None:
+    directory = tmp_path / "made"
+    with published(directory) as one:
+        one.mkdir()
+        (one / "by").write_text("one")
+        with published(directory) as other:
+            other.mkdir()
+            (other / "by").write_text("other")
+    assert (directory / "by").read_text() == "other"
+    assert list(tmp_path.iterdir()) == [directory]
 
 
 def outcome(peer: str, mode: str, speed: float, tokens: list[int], precision: str = "fp32") -> Outcome:
