@@ -31,7 +31,7 @@ from runtime.placement import Placement
 from runtime.prompts import load_prompts
 from runtime.request import Options
 from runtime.sampling import Sampling
-from runtime.target import Target
+from runtime.target import Target, TargetSlot
 from runtime.tree import Tree
 from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
@@ -44,24 +44,21 @@ SHORTEST = 32
 NEW_TOKENS = 24
 CURVED = 0.1
 """Growth is faster than linear if a parabola's square term is more than this share of the time at the capacity."""
+ROUNDS = 5
+Times = np.ndarray
 Row = dict[str, Any]
 
 
-def call_times(target: Target, text: Sequence[int], rows: int, repeats: int) -> list[float]:
-    """Milliseconds of calls with ``rows`` rows (a chain) behind ``text``."""
-    slot = target.lease()
+def call_times(slot: TargetSlot, rows: int, repeats: int) -> list[float]:
+    """Milliseconds of calls with ``rows`` rows (a chain) behind what the slot holds."""
     tree = Tree(np.zeros(rows, np.int64), np.arange(-1, rows - 1), np.arange(rows), np.zeros(rows))
-    try:
-        slot.prefill(text)
+    slot.verify(tree)
+    found = []
+    for _ in range(repeats):
+        started = time.perf_counter()
         slot.verify(tree)
-        found = []
-        for _ in range(repeats):
-            started = time.perf_counter()
-            slot.verify(tree)
-            found.append((time.perf_counter() - started) * 1e3)
-        return found
-    finally:
-        target.release(slot)
+        found.append((time.perf_counter() - started) * 1e3)
+    return found
 
 
 def lengths(capacity: int) -> list[int]:
@@ -73,80 +70,126 @@ def lengths(capacity: int) -> list[int]:
     return [*found, capacity - NEW_TOKENS]
 
 
-def contexts(decoder: Decoder, text: Sequence[int], repeats: int) -> list[Row]:
-    """A row for each length: milliseconds of a call with one row, and of an S2D token over whole requests."""
+def alone_times(target: Target, text: Sequence[int], repeats: int) -> Times:
+    """Milliseconds of a call with one row; each round grows one text through all lengths."""
+    found = []
+    for _ in range(ROUNDS):
+        slot, times = target.lease(), []
+        try:
+            for length in lengths(target.max_length):
+                slot.prefill(text[slot.length : length])
+                times.append(median(call_times(slot, 1, max(1, repeats // ROUNDS))))
+        finally:
+            target.release(slot)
+        found.append(times)
+    return np.array(found)
+
+
+def drafting_times(decoder: Decoder, text: Sequence[int]) -> tuple[Times, Times]:
+    """Milliseconds of a token of S2D, and accepted tokens; the texts of a round end alike, for alike continuations."""
+    capacity, options = decoder.target.max_length, Options(NEW_TOKENS, Sampling(seed=0))
+    found, accepted = [], []
+    for end in (len(text) * (number + 1) // ROUNDS for number in range(ROUNDS)):
+        requests = [generate(decoder, _before(text, end, length), options) for length in lengths(capacity)]
+        found.append(
+            [(each.stats.total - each.stats.prefill) / max(1, len(each.tokens) - 1) * 1e3 for each in requests]
+        )
+        accepted.append([each.stats.mean_accepted_tokens for each in requests])
+    return np.array(found), np.array(accepted)
+
+
+def contexts(decoder: Decoder, text: Sequence[int], repeats: int) -> tuple[list[Row], list[Row]]:
+    """A row for each length, and one for the growth of each time."""
     target = decoder.target
     assert isinstance(target, Target)
-    found = []
-    for length in lengths(target.max_length):
-        alone = call_times(target, text[:length], 1, repeats)
-        row: Row = {"target": target.name, "context": length, "ms alone": median(alone), "quartiles": _quartiles(alone)}
-        if decoder.draft is not None and length + NEW_TOKENS <= decoder.draft.max_length:
-            options = Options(NEW_TOKENS, Sampling(seed=0))
-            tokens, accepted = [], []
-            for start in range(0, 3 * length, length):  # three different texts of this length
-                request = generate(decoder, _excerpt(text, start, length), options)
-                if len(request.tokens) > 1:
-                    tokens.append((request.stats.total - request.stats.prefill) / (len(request.tokens) - 1) * 1e3)
-                    accepted.append(request.stats.mean_accepted_tokens)
-            if tokens:
-                row |= {"ms S2D": median(tokens), "S2D quartiles": _quartiles(tokens), "accepted": median(accepted)}
-        found.append(row)
-    return found
+    across = lengths(target.max_length)
+    alone = alone_times(target, text, repeats)
+    name = target.name
+    rows: list[Row] = [
+        {"target": name, "context": length, "ms alone": float(np.median(times)), "quartiles": _quartiles(times)}
+        for length, times in zip(across, alone.T, strict=True)
+    ]
+    curves: list[Row] = [{"target": target.name, "time": "alone", **growth(across, alone)}]
+    if decoder.draft is not None:
+        drafted, accepted = drafting_times(decoder, text)
+        for row, times, tokens in zip(rows, drafted.T, accepted.T, strict=True):
+            row |= {
+                "ms S2D": float(np.median(times)),
+                "S2D quartiles": _quartiles(times),
+                "accepted": float(np.median(tokens)),
+            }
+        curves.append({"target": target.name, "time": "S2D", **growth(across, drafted)})
+    return rows, curves
 
 
-def growth(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, bool]:
-    """How time ``y`` grows with length ``x``, and whether faster than linearly.
+def growth(x: Sequence[int], times: Times) -> Row:
+    """Whether ``times`` [rounds, lengths] grow faster than linearly: a line and a parabola through every round.
 
-    A fitted line's rise over the whole range, as a share of its start; the square term of a fitted parabola at the
-    end, as a share of the time there.
+    Faster, if the parabola's square term makes more than ``CURVED`` of the time at the end in three rounds of four;
+    no faster, if it makes less in three of four.
     """
-    slope, start = np.polyfit(x, y, 1)
-    square = np.polyfit(x, y, 2)[0] if len(x) > 2 else 0.0
     span = x[-1] - x[0]
-    rise, share = slope * span / (start + slope * x[0]), square * span**2 / y[-1]
-    return float(rise), float(share), bool(share > CURVED)
+    lines = [np.polyfit(x, y, 1) for y in times]
+    rises = [slope * span / (start + slope * x[0]) for slope, start in lines]
+    shares = [np.polyfit(x, y, 2)[0] * span**2 / y[-1] for y in times]
+    low, high = np.quantile(shares, (0.25, 0.75))
+    return {
+        "rise to the capacity": f"{median(rises):.0%}",
+        "square term there": f"{low:.0%} to {high:.0%}",
+        "faster than linear": "yes" if low > CURVED else "no" if high < CURVED else "cannot tell: too much noise",
+    }
 
 
 def trees(target: Target, text: Sequence[int], repeats: int) -> list[Row]:
     """A row for each number of rows."""
     found: list[Row] = []
+    slot = _filled(target, text)
     for rows in (width for width in WIDTHS if width <= target.max_rows):
-        times = call_times(target, text[: min(CONTEXT, target.max_length // 2)], rows, repeats)
-        first = found[0]["ms"] if found else median(times)
+        times = call_times(slot, rows, repeats)
+        first = found[0]["ms"] if found else float(np.median(times))
         found.append(
             {
                 "target": target.name,
                 "rows": rows,
-                "ms": median(times),
+                "ms": float(np.median(times)),
                 "quartiles": _quartiles(times),
-                "over one row": median(times) / first,
+                "over one row": float(np.median(times)) / first,
             }
         )
+    target.release(slot)
     return found
 
 
 def size(target: Target, text: Sequence[int], bandwidth: float, repeats: int) -> Row:
     """One target's row."""
-    times = call_times(target, text[: min(CONTEXT, target.max_length // 2)], 1, repeats)
+    slot = _filled(target, text)
+    times = call_times(slot, 1, repeats)
+    target.release(slot)
     weights = bytes_per_token(target.bundle)
     limit = weights / bandwidth * 1e3
     return {
         "target": target.name,
         "weights": target.bundle.manifest.precision,
         "MB a token": weights / 1e6,
-        "ms alone": median(times),
+        "ms alone": float(np.median(times)),
         "quartiles": _quartiles(times),
         "ms to read the weights": limit,
-        "above the limit": f"{median(times) / limit - 1:.0%}",
+        "above the limit": f"{float(np.median(times)) / limit - 1:.0%}",
     }
 
 
-def _excerpt(text: Sequence[int], start: int, length: int) -> list[int]:
-    return [text[at % len(text)] for at in range(start, start + length)]
+def _filled(target: Target, text: Sequence[int]) -> TargetSlot:
+    slot = target.lease()
+    slot.prefill(text[: min(CONTEXT, target.max_length // 2)])
+    return slot
 
 
-def _quartiles(times: Sequence[float]) -> str:
+def _before(text: Sequence[int], end: int, length: int) -> list[int]:
+    """``length`` tokens up to ``end``; what is missing at the beginning comes from the end of the text."""
+    return [text[at % len(text)] for at in range(end - length, end)]
+
+
+def _quartiles(times: Sequence[float] | Times) -> str:
     low, high = np.quantile(times, (0.25, 0.75))
     return f"{low:.3g} to {high:.3g}"
 
@@ -175,22 +218,10 @@ def main(argv: Sequence[str]) -> None:
     tables: dict[str, list[Row]] = {"contexts": [], "growth": [], "trees": [], "targets": []}
     for target in targets:
         decoder = Decoder(target, draft)
-        text = _text(decoder, 3 * target.max_length)
-        found = contexts(decoder, text, options.repeats)
+        text = _text(decoder)
+        found, curves = contexts(decoder, text, options.repeats)
         tables["contexts"] += found
-        for what in ("ms alone", "ms S2D"):
-            points = [(row["context"], row[what]) for row in found if what in row]
-            if len(points) > 1:
-                rise, share, curved = growth(*map(list, zip(*points, strict=True)))
-                tables["growth"].append(
-                    {
-                        "target": target.name,
-                        "time": what,
-                        "rise to the capacity": f"{rise:.0%}",
-                        "of the last a parabola's square": f"{share:.0%}",
-                        "faster than linear": "yes" if curved else "no",
-                    }
-                )
+        tables["growth"] += curves
         tables["trees"] += trees(target, text, options.repeats)
         tables["targets"].append(size(target, text, bandwidth, options.repeats))
     for title, rows in tables.items():
@@ -202,11 +233,12 @@ def main(argv: Sequence[str]) -> None:
     print(f"wrote {options.out / 'scaling.md'} and scaling.json")
 
 
-def _text(decoder: Decoder, length: int) -> list[int]:
+def _text(decoder: Decoder) -> list[int]:
     """The shipped prompts, one after another, as often as it takes."""
-    tokenizer = decoder.tokenizer
+    tokenizer, target = decoder.tokenizer, decoder.target
     ids = [token for prompt in load_prompts("demo") for token in tokenizer.encode(prompt.turns[0]).ids]
-    return _excerpt([token for token in ids if token < decoder.target.vocab_size], 0, length)
+    known = [token for token in ids if token < target.vocab_size]
+    return known * -(-target.max_length // len(known))
 
 
 def _plot(out: Path, tables: dict[str, list[Row]]) -> None:

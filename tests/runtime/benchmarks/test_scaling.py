@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runtime.benchmarks import scaling
@@ -34,13 +35,20 @@ def test_lengths_double_up_to_the_capacity() -> None:
     assert scaling.lengths(40) == [16]
 
 
-@pytest.mark.parametrize(("power", "curved"), [(0, False), (1, False), (2, True), (3, True)])
-def test_only_a_curve_is_faster_than_linear(power: int, curved: bool) -> None:
-    lengths = [32.0, 64.0, 128.0, 256.0, 488.0]
-    times = [1 + (length / 488) ** power for length in lengths]
-    rise, _, found = scaling.growth(lengths, times)
-    assert found == curved
-    assert (rise < 0.01) == (power == 0)
+LENGTHS = [32, 64, 128, 256, 488]
+
+
+@pytest.mark.parametrize(("power", "verdict"), [(0, "no"), (1, "no"), (2, "yes"), (3, "yes")])
+def test_only_a_curve_is_faster_than_linear(power: int, verdict: str) -> None:
+    times = np.array([[factor * (1 + (length / 488) ** power) for length in LENGTHS] for factor in (1, 1.1, 2, 3)])
+    found = scaling.growth(LENGTHS, times)
+    assert found["faster than linear"] == verdict
+    assert (found["rise to the capacity"] in ("0%", "-0%")) == (power == 0)
+
+
+def test_rounds_that_contradict_each_other_prove_nothing() -> None:
+    curve = [1 + (length / 488) ** 2 for length in LENGTHS]
+    assert "noise" in scaling.growth(LENGTHS, np.array([curve, [1.0] * 5] * 2))["faster than linear"]
 
 
 def test_bandwidth_is_bytes_over_seconds() -> None:
