@@ -16,25 +16,17 @@ OUT becomes a folder with peers.md, peers.json and a plot for each temperature (
 from __future__ import annotations
 
 import json
-import platform
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from runtime.backends.processor import physical_cores
-from runtime.benchmarks.bandwidth import bytes_per_token, read_bandwidth
-from runtime.benchmarks.peers.catalogue import OURS, PEERS, Pair, ours
+from runtime.benchmarks.peers.catalogue import PEERS, Pair, ours
 from runtime.benchmarks.peers.measure import Job, Outcome, measure, prepare, progress
 from runtime.benchmarks.peers.process import ending_children
-from runtime.benchmarks.peers.result import Margin, best_modes, rows
-from runtime.benchmarks.tables import plot_bars, table_lines
-from runtime.placement import Placement
+from runtime.benchmarks.peers.report import Report
 from runtime.prompts import load_prompts
-from runtime.target import Target
 from runtime.tokenizer import load_tokenizer
-from s2d_trt import __version__
-from s2d_trt.bundle import Bundle
 from s2d_trt.cli import ArgumentParser, comma_floats, comma_ints, positive_int, run_command
 from s2d_trt.errors import OptionError
 
@@ -57,31 +49,17 @@ def _compare(options: Namespace) -> None:
         contenders += PEERS[peer](pair)
     prompts = _encoded(pair, options.prompts, options.limit, options.max_new_tokens)
     options.out.mkdir(parents=True, exist_ok=True)
-    machine = _machine(options.threads)
-    lines = [f"- {name}: {value}" for name, value in machine.items()]
-    lines.append(f"- {len(prompts)} prompts, {options.max_new_tokens} new tokens each, {options.rounds} rounds")
-    print("\n".join(lines), flush=True)
-    report: dict[str, Any] = {"machine": machine, "temperatures": {}}
+    report = Report(options.out, options.target.name, options.threads)
+    report.note(f"{len(prompts)} prompts, {options.max_new_tokens} new tokens each, {options.rounds} rounds")
     outcomes = prepare(contenders)
     for temperature in options.temperature:
         fresh = [Outcome(each.contender, failure=each.failure) for each in outcomes]
         job = Job(prompts, options.max_new_tokens, options.threads, temperature, options.timeout)
-        measure(fresh, job, options.rounds, progress)
-        found = rows(fresh, prompts, temperature, _margin(fresh, options.threads))
-        title = f"temperature {temperature:g}"
-        tables = [(title, found), (f"{title}: fastest modes", best_modes(fresh))]
-        tables.append((f"{title}: target alone and the memory's limit", _limits(fresh, options.threads)))
-        for name, table in tables:
-            if table:
-                lines += table_lines(name, table)
-                print("\n".join(table_lines(name, table)), flush=True)
-        report["temperatures"][f"{temperature:g}"] = {"tables": dict(tables), "answers": _answers(fresh)}
-        bars = [(each.contender.name, each.speed, min(each.speeds), max(each.speeds)) for each in fresh if each.rounds]
-        if bars:
-            plot_bars(options.out / f"peers-t{temperature:g}.svg", f"{options.target.name}, {title}", "tokens/s", bars)
-    (options.out / "peers.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (options.out / "peers.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {options.out / 'peers.md'} and peers.json")
+        try:
+            measure(fresh, job, options.rounds, progress)
+        finally:  # whoever loses patience keeps what there is
+            report.add(fresh, job)
+            report.write()
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
@@ -125,93 +103,6 @@ def _encoded(pair: Pair, source: str, limit: int, new_tokens: int) -> list[list[
     if not fitting:
         raise OptionError(f"no prompt leaves room for {new_tokens} new tokens; lower --max-new-tokens")
     return fitting
-
-
-def _machine(threads: int) -> dict[str, str]:
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    except OSError:
-        pass
-    return {
-        "processor": name,
-        "threads": str(threads),
-        "reads": f"{read_bandwidth(threads) / 1e9:.1f} GB/s with them",
-        "s2d-trt": __version__,
-    }
-
-
-def _fp32(outcomes: Sequence[Outcome]) -> Outcome | None:
-    return next(
-        (
-            each
-            for each in outcomes
-            if (each.contender.peer, each.contender.precision, each.contender.mode) == (OURS, "fp32", "alone")
-            and each.rounds
-        ),
-        None,
-    )
-
-
-def _margin(outcomes: Sequence[Outcome], threads: int) -> Margin:
-    """The fp32 target judges where two texts part; it is loaded when it is first asked."""
-    reference = _fp32(outcomes)
-    loaded: list[Target] = []
-
-    def margin(prompt: list[int], one: list[int], other: list[int]) -> float:
-        common = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
-        if common is None or reference is None:
-            return float("inf")
-        if not loaded:
-            loaded.append(Target.open(reference.contender.models["target"].directory, Placement(threads=threads)))
-        slot = loaded[0].lease()
-        try:
-            logits = slot.prefill([*prompt, *other[:common]])
-            return float(abs(logits[one[common]] - logits[other[common]]))
-        finally:
-            loaded[0].release(slot)
-
-    return margin
-
-
-def _limits(outcomes: Sequence[Outcome], threads: int) -> list[dict[str, Any]]:
-    """Of each of our targets alone: the time of a token after prefill, beside that of reading the weights once."""
-    found = []
-    bandwidth = read_bandwidth(threads)
-    for each in outcomes:
-        if each.contender.peer != OURS or each.contender.speculates or not each.rounds:
-            continue
-        answers = [answer for answers in each.rounds for answer in answers if len(answer.tokens) > 1]
-        if not answers:
-            continue
-        milliseconds = min((a.seconds - a.figures["prefill"]) / (len(a.tokens) - 1) for a in answers) * 1e3
-        weights = bytes_per_token(Bundle.open(each.contender.models["target"].directory))
-        limit = weights / bandwidth * 1e3
-        found.append(
-            {
-                "weights": each.contender.precision,
-                "MB a token": weights / 1e6,
-                "ms a token, fastest prompt": milliseconds,
-                "ms to read the weights": limit,
-                "above the limit": f"{milliseconds / limit - 1:.0%}",
-            }
-        )
-    return found
-
-
-def _answers(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": outcome.contender.name,
-            "failure": outcome.failure,
-            "rounds": [
-                [{"tokens": a.tokens, "seconds": a.seconds, "figures": a.figures} for a in answers]
-                for answers in outcome.rounds
-            ],
-        }
-        for outcome in outcomes
-    ]
 
 
 if __name__ == "__main__":

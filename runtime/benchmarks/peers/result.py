@@ -32,7 +32,7 @@ def rows(
         contender = outcome.contender
         row: dict[str, Any] = {"peer": contender.peer, "weights": contender.precision, "mode": contender.mode}
         if not outcome.rounds:
-            row["tokens/s"] = "failed: " + outcome.failure
+            row["tokens/s"] = f"failed: {outcome.failure}" if outcome.failure else "not measured"
             found.append(row)
             continue
         row["tokens/s"] = outcome.speed

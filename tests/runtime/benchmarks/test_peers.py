@@ -221,6 +221,28 @@ def test_ratios_agreement_and_ties() -> None:
     assert [(row["weights"], row["ours over it"]) for row in best] == [("fp32", 2.5), ("any", 2.5)]
 
 
+def test_a_run_that_is_interrupted_keeps_what_it_has(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.benchmarks.peers.report.read_bandwidth", lambda threads: 1e9)
+    shown: list[str] = []
+
+    def interrupt(line: str) -> None:
+        shown.append(line)
+        if len(shown) > 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "progress", interrupt)
+    pair = ["--target", str(checkpoints["target"]), "--draft", str(checkpoints["draft"])]
+    more = ["--peers", "none", "--precisions", "fp32", "--limit", "1", "--max-new-tokens", "4", "--threads", "1"]
+    with pytest.raises(KeyboardInterrupt):
+        command.main([*pair, *more, "--out", str(tmp_path)])
+    report = json.loads((tmp_path / "peers.json").read_text())
+    alone, drafted = report["temperatures"]["0"]["tables"]["temperature 0"]
+    assert alone["tokens/s"] > 0
+    assert drafted["tokens/s"] == "not measured"
+
+
 def test_a_pair_names_its_exits(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     pair = Pair.open(checkpoints["target"], checkpoints["draft"])
     assert pair.exits == (2, 4, 6)
@@ -237,7 +259,7 @@ def test_a_pair_names_its_exits(checkpoints: dict[str, Path], tmp_path: Path) ->
 def test_our_side_from_checkpoints_to_tables(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "read_bandwidth", lambda threads: 1e9)
+    monkeypatch.setattr("runtime.benchmarks.peers.report.read_bandwidth", lambda threads: 1e9)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "the draft proposes"}\n{"prompt": "a tree of"}\n', encoding="utf-8")
     given = ["--target", str(checkpoints["target"]), "--draft", str(checkpoints["draft"]), "--prompts", str(prompts)]
