@@ -8,8 +8,8 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.backends.runtime_cache import cache_directory
 from runtime.benchmarks.peers.process import PeerError, published, run_to_end
+from runtime.cache import cache_directory
 
 
 @dataclass(frozen=True, slots=True)
