@@ -18,6 +18,8 @@ OURS = "s2d-trt"
 WIDTHS = {"draft": 4, "lookup": 4}
 """Candidates a step where a peer leaves them to the user: what their documentation begins with."""
 NGRAM = 3
+GROUP = 32
+"""Weights that share a scale in int4: what onnxruntime-genai's builder takes, and it divides most sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,8 @@ def openvino_genai(pair: Pair) -> Iterator[Contender]:
 
 def _converted(pair: Pair, peer: str, environment: Environment, adapter: str) -> Iterator[Contender]:
     def convert(kind: str, source: Checkpoint | Artefact, precision: str) -> Artefact:
-        return converted(f"{peer}-{kind}-{precision}", source, environment, adapter, precision=precision)
+        groups = {"group_size": GROUP} if environment == OPENVINO_GENAI and precision != "fp32" else {}
+        return converted(f"{peer}-{kind}-{precision}", source, environment, adapter, precision=precision, **groups)
 
     for precision in ("fp32", "int8", "int4"):
         target = convert("target", pair.target, precision)
