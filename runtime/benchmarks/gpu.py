@@ -31,6 +31,7 @@ import numpy as np
 from runtime.backends.cuda.device import open_gpu
 from runtime.backends.plans import installed_flavors
 from runtime.bench import run_prompts
+from runtime.benchmarks.tables import table_lines
 from runtime.costs import WIDTHS, Costs, measure
 from runtime.decoder import Decoder
 from runtime.draft import SortedDraft
@@ -82,7 +83,7 @@ class Report:
     def add(self, title: str, rows: list[dict[str, Any]]) -> None:
         """Keep a table and show it."""
         self.sections.append((title, rows))
-        print("\n".join(_table(title, rows)), flush=True)
+        print("\n".join(table_lines(title, rows)), flush=True)
 
     def write(self, out: Path) -> None:
         """``OUT.json`` and ``OUT.md``."""
@@ -90,7 +91,7 @@ class Report:
         out.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         lines = [f"- {name}: {value}" for name, value in self.machine.items()]
         for title, rows in self.sections:
-            lines += _table(title, rows)
+            lines += table_lines(title, rows)
         out.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -255,19 +256,6 @@ def _measure(
     if not calls_only:
         report.add("outputs", [row for pair in pairs for row in outputs(pair, prompts, new_tokens, exact=False)])
         report.add("exact", [row for pair in pairs for row in outputs(pair, prompts, new_tokens, exact=True)])
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> list[str]:
-    """A heading and a Markdown table; columns in the order in which they first come."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines = ["", f"## {title}", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    return lines + [f"| {' | '.join(_cell(row.get(column, '')) for column in columns)} |" for row in rows]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 if __name__ == "__main__":
