@@ -69,7 +69,10 @@ class Result:
         drafted = [pair.drafted for pair in self.pairs]
         ours = [request.tokens_per_second for request in drafted]
         theirs = [pair.alone.tokens_per_second for pair in self.pairs]
-        ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
+        by_category: dict[str, list[float]] = {}
+        for pair, a, b in zip(self.pairs, ours, theirs, strict=True):
+            by_category.setdefault(pair.category, []).append(a / b)
+        ratios = sorted(ratio for group in by_category.values() for ratio in group)
         lengths = [length for request in drafted for length in request.stats.accept_lengths]
         exits = sum((request.stats.exit_counts for request in drafted), start=drafted[0].stats.exit_counts.__class__())
         different = [pair.comparison for pair in self.pairs if not pair.comparison.identical]
@@ -81,6 +84,7 @@ class Result:
             "tokens_per_second": {"alone": fmean(theirs), "s2d": fmean(ours)},
             "speedup": fmean(ours) / fmean(theirs),
             "speedup_by_prompt": {"min": ratios[0], "median": median(ratios), "max": ratios[-1]},
+            "speedup_by_category": {name: median(group) for name, group in sorted(by_category.items())},
             "mean_accepted_tokens": fmean(lengths) if lengths else 0.0,
             "exit_shares": {str(exit_): count / exits.total() for exit_, count in sorted(exits.items())},
             "identical": len(self.pairs) - len(different),
@@ -145,7 +149,8 @@ def report_lines(result: Result) -> list[str]:
         f"  target alone    {speed['alone']:.1f} tokens/s",
         f"  S2D             {speed['s2d']:.1f} tokens/s",
         f"  speed-up        {figures['speedup']:.2f}x (by prompt: {spread['min']:.2f} to {spread['max']:.2f},"
-        f" median {spread['median']:.2f})",
+        f" median {spread['median']:.2f}; median of the slowest of {len(figures['speedup_by_category'])} categories"
+        f" {min(figures['speedup_by_category'].values()):.2f})",
         f"  mean accepted   {figures['mean_accepted_tokens']:.2f} tokens a step",
         f"  exits           {exits}",
         f"  identical       {figures['identical']}/{figures['prompts']}",

@@ -25,6 +25,7 @@ FIGURES = {
     "tokens_per_second",
     "speedup",
     "speedup_by_prompt",
+    "speedup_by_category",
     "mean_accepted_tokens",
     "exit_shares",
     "identical",
