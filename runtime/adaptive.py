@@ -25,8 +25,8 @@ GUESSED = 3
 """Steps are told apart by what the guess promises: less than a token, less than two, more."""
 BINS = 8
 """Of an exit's confidence, for what the next exit adds."""
-PROBING = 0.02
-"""Share of the time that goes into trying a draft again that has not paid."""
+PROBING, LEAST_PROBING = 0.02, 0.0025
+"""Share of the time that goes into trying a draft again that has not paid: at first, and after many failed tries."""
 PROBES = 4.0
 """Weight of a try's outcome: one that pays brings the draft back soon."""
 
@@ -53,6 +53,8 @@ class Learned:
         self._tokens, self._milliseconds = Fading(1.0, 4.0, 32.0), Fading(alone, 4.0, 32.0)
         self.purse = 0.0
         """Milliseconds saved up for trying."""
+        self.probing = PROBING
+        """Share of the time that is saved up: halved by each try that fails."""
 
     @property
     def rate(self) -> float:
@@ -165,17 +167,19 @@ class CostAware(DraftingPolicy):
             free = min(proposal.guess.agreement(tokens), accepted - 1)
             learned.guesses.observe(proposal.guess, tokens)
         if proposal is None or not proposal.exits:
-            learned.purse += PROBING * seconds.total * 1e3
+            learned.purse += learned.probing * seconds.total * 1e3
             learned.elsewhere.observe((seconds.total - seconds.verify) * 1e3)
             return
         learned.draft_slowness.observe(seconds.draft * 1e3 / self._predicted)
         alone = self._alone(rows, seconds)
         spent = seconds.total * 1e3 - alone
         profit = accepted - 1 - free - learned.rate * (spent - self._debt * learned.draft_slowness.value)
-        if self._probing:
-            learned.purse -= spent
         weight = PROBES if self._probing else 1.0
         self._profit.observe(weight * profit, weight)
+        if self._probing:
+            learned.purse -= spent
+            failed = self._profit.value <= 0
+            learned.probing = max(LEAST_PROBING, learned.probing / 2) if failed else PROBING
         for depth in range(1, min(accepted, len(proposal.exits))):
             learned.next_mass.observe(float(accepted > depth + 1))
         self._learn_candidates(proposal, set(acceptance.path))

@@ -142,10 +142,11 @@ class DraftSlot:
             raise CapacityError(
                 f"{stop} tokens exceed the draft's capacity of {self._draft.max_length}; shorten the prompt"
             )
-        places, ids = np.arange(start, stop), np.asarray(tokens, dtype=np.int64)
-        # A tree row stands at its depth's place only if no level before it was wider than one node.
-        same = (self._ids[start:stop] == ids) & (self._positions[start:stop] == places)
-        in_place = start + (len(tokens) if same.all() else int(same.argmin()))
+        places, ids, in_place = np.arange(start, stop), np.asarray(tokens, dtype=np.int64), start
+        if self.done[0] > start:
+            # A tree row stands at its depth's place only if no level before it was wider than one node.
+            same = (self._ids[start:stop] == ids) & (self._positions[start:stop] == places)
+            in_place += len(tokens) if same.all() else int(same.argmin())
         self._ids[start:stop] = ids
         self._positions[start:stop] = places
         self.done = [min(done, in_place) for done in self.done]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.acceptance import Acceptance
-from runtime.adaptive import PROBING, CostAware, Learned
+from runtime.adaptive import LEAST_PROBING, PROBING, CostAware, Learned
 from runtime.costs import WIDTHS, Costs
 from runtime.draft import Proposal
 from runtime.policy import Seconds
@@ -76,6 +76,14 @@ def test_a_draft_that_never_pays_is_soon_left_alone() -> None:
     assert drafted[0]
     spent = sum(drafted[20:]) * (DEAR_DRAFT.of_exit(0, 1, 1) + 1.5)
     assert spent <= 2 * PROBING * 980
+
+
+def test_a_draft_that_goes_on_not_paying_is_tried_less_and_less() -> None:
+    policy = CostAware(Learned(3, DEAR_DRAFT))
+    live(policy, accepts=0, steps=2000)
+    tries = [step for step, drafted in enumerate(live(policy, accepts=0, steps=20_000)) if drafted]
+    price = DEAR_DRAFT.of_exit(0, 1, 1) + 1.5
+    assert 0 < len(tries) * price <= 2 * LEAST_PROBING * 20_000
 
 
 def test_a_draft_that_begins_to_pay_is_taken_up_again() -> None:
