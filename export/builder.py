@@ -88,10 +88,13 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
     log(f"writing  {byte_size(size)} of {request.encoding.weight_format} weights, {stored} in the checkpoint")
     with write_bundle(request.out) as writer:
         scratch = writer.scratch("weights.bin")
-        weights = write_weights(checkpoint, spec, max_length, scratch, request.encoding, request.head_tokens)
-        weights_name = writer.adopt("weights.bin", scratch, weights.sha256)
         cache = _cache(request.layout, max_length)
-        builder = GraphBuilder(spec, weights, weights_name, _layout(cache), request.encoding.precision)
+        layout = _layout(cache)
+        weights = write_weights(
+            checkpoint, spec, max_length, scratch, request.encoding, request.head_tokens, layout.joins_layers
+        )
+        weights_name = writer.adopt("weights.bin", scratch, weights.sha256)
+        builder = GraphBuilder(spec, weights, weights_name, layout, request.encoding.precision)
         graphs = {name: writer.add(f"{name}.onnx", content) for name, content in _models(builder, request.exits)}
         log(f"graphs   {', '.join(graphs)}")
         log(f"weights  {byte_size(weights.bytes)}, {len(weights.tensors)} tensors")

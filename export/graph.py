@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -11,7 +12,7 @@ from export.layout import CacheLayout
 from export.linear import linear
 from export.nodes import Graph
 from export.precision import FP32, Precision
-from export.tensors import EMBEDDING, FINAL_NORM, HEAD_TOKENS, has_bias, layer_tensor
+from export.tensors import EMBEDDING, FINAL_NORM, HEAD_TOKENS, JOINED, has_bias, layer_tensor, output_width
 from export.weights import WeightFile
 from s2d_trt import names
 from s2d_trt.spec import ModelSpec
@@ -96,18 +97,25 @@ class GraphBuilder:
         """Pre-norm attention and gated feed-forward, each with its residual."""
 
         rows = self._norm(graph, hidden, layer_tensor(layer, "input_layernorm"))
-        widths = (self.spec.num_attention_heads * self.spec.head_dim, self.spec.kv_width, self.spec.kv_width)
-        query, key, value = graph.split(self._linear(graph, rows, layer, "self_attn.qkv_proj"), widths)
+        query, key, value = self._siblings(graph, rows, layer, "self_attn", "qkv_proj")
         if self.spec.qk_norm:
             query = self._normed_heads(graph, query, layer_tensor(layer, "self_attn.q_norm"))
             key = self._normed_heads(graph, key, layer_tensor(layer, "self_attn.k_norm"))
         attended = self.layout.attention(graph, self.spec, layer, query, key, value, mask)
         hidden = graph.op("Add", hidden, self._linear(graph, attended, layer, "self_attn.o_proj"))
         rows = self._norm(graph, hidden, layer_tensor(layer, "post_attention_layernorm"))
-        gate, up = graph.split(self._linear(graph, rows, layer, "mlp.gate_up_proj"), (self.spec.intermediate_size,) * 2)
+        gate, up = self._siblings(graph, rows, layer, "mlp", "gate_up_proj")
         gated = graph.op("Mul", gate, graph.op("Sigmoid", gate))
         narrowed = self._linear(graph, graph.op("Mul", gated, up), layer, "mlp.down_proj")
         return graph.op("Add", hidden, narrowed, result=result)
+
+    def _siblings(self, graph: Graph, rows: str, layer: int, owner: str, joined: str) -> Sequence[str]:
+        """What the layers that read the same ``rows`` give, by one product where the weight file has them joined."""
+        parts = [f"{owner}.{part}" for part in JOINED[joined]]
+        whole = f"{owner}.{joined}"
+        if layer_tensor(layer, whole) not in self.weights.tensors:
+            return [self._linear(graph, rows, layer, part) for part in parts]
+        return graph.split(self._linear(graph, rows, layer, whole), [output_width(self.spec, part) for part in parts])
 
     def _linear(self, graph: Graph, rows: str, layer: int, part: str) -> str:
         product = linear(graph, rows, layer_tensor(layer, part))

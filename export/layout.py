@@ -29,6 +29,11 @@ class CacheLayout(Protocol):
         """Length S of the caches and of the mask's rows."""
         ...
 
+    @property
+    def joins_layers(self) -> bool:
+        """Whether layers that read the same rows are one product, which is then split."""
+        ...
+
     def mask(self, graph: Graph, readable: str) -> str:
         """What attention takes for the bool ``readable`` ``[q, S]``; made once and shared by all layers."""
         ...
@@ -48,6 +53,7 @@ class BSH:
 
     name: ClassVar[str] = "BSH"
     slots: ClassVar[Dim] = CACHE
+    joins_layers: ClassVar[bool] = True
 
     def mask(self, graph: Graph, readable: str) -> str:
         """See ``CacheLayout``."""
@@ -74,10 +80,15 @@ class BSH:
 
 @dataclass(frozen=True, slots=True)
 class BHSD:
-    """``[1, num_key_value_heads, slots, head_dim]``: the form that TensorRT updates in place, its length fixed."""
+    """``[1, num_key_value_heads, slots, head_dim]``: the form that TensorRT updates in place, its length fixed.
+
+    TensorRT joins layers itself; given joined ones, it orders what they are split into by chance, and no two plans
+    are the same.
+    """
 
     slots: int
     name: ClassVar[str] = "BHSD"
+    joins_layers: ClassVar[bool] = False
 
     def mask(self, graph: Graph, readable: str) -> str:
         """See ``CacheLayout``. TensorRT takes an additive mask in the scores' type, and builds only one of them."""

@@ -10,7 +10,7 @@ LM_HEAD = "lm_head.weight"
 HEAD_TOKENS = "lm_head.tokens"
 """Ids of the rows that a head has, where it lacks some."""
 JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-"""Linear layers that the weight file holds as one, their outputs side by side."""
+"""Linear layers that read the same rows, which a weight file may hold as one, their outputs side by side."""
 
 
 def layer_tensor(layer: int, part: str, kind: str = "weight") -> str:
@@ -46,17 +46,22 @@ def has_bias(spec: ModelSpec, part: str) -> bool:
     return spec.output_bias if name == "o_proj" else spec.qkv_bias
 
 
-def stored_tensors(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+def output_width(spec: ModelSpec, part: str) -> int:
+    """Width of what a layer's linear ``part`` gives."""
+    return _layer_shapes(spec)[part][0]
+
+
+def stored_tensors(spec: ModelSpec, joined: bool) -> dict[str, tuple[str, ...]]:
     """Name of every tensor of the weight file, in its order, and the checkpoint's tensors that it is made of.
 
-    Layers that read the same rows are one: a single product costs less than three.
+    With ``joined``, layers that read the same rows are one.
     """
     stored: dict[str, tuple[str, ...]] = {}
     for name in checkpoint_shapes(spec):
         parent, _, kind = name.rpartition(".")
         owner, _, part = parent.rpartition(".")
-        joined = next((whole for whole, parts in JOINED.items() if part in parts), None)
-        whole = f"{owner}.{joined}.{kind}" if joined else name
+        one = next((whole for whole, parts in JOINED.items() if joined and part in parts), None)
+        whole = f"{owner}.{one}.{kind}" if one else name
         stored[whole] = (*stored.get(whole, ()), name)
     return stored
 

@@ -71,12 +71,14 @@ def write_weights(
     path: Path,
     encoding: Encoding = DEFAULT_ENCODING,
     head_tokens: tuple[int, ...] = (),
+    joined: bool = True,
 ) -> WeightFile:
     """Write every tensor that ``spec`` needs, a block in memory at a time (a whole tensor where it is quantised).
 
     Linear layers become ``[in, out]`` for MatMul; embedding and head stay ``[V, H]``, which Gather and a Gemm with a
-    transposed right side both read, so that tied weights are stored once (twice where the head is quantised). Layers
-    that read the same rows are joined. Of the head, ``head_tokens`` are all rows that are kept, where any are named.
+    transposed right side both read, so that tied weights are stored once (twice where the head is quantised). With
+    ``joined``, layers that read the same rows are one. Of the head, ``head_tokens`` are all rows that are kept, where
+    any are named.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape, cannot be read or does not fit the precision.
@@ -84,7 +86,7 @@ def write_weights(
     checkpoint.check_tensors(checkpoint_shapes(spec))
     tensors: dict[str, TensorLocation] = {}
     with HashedFile(path, weight_bytes(spec, max_length, encoding, len(head_tokens))) as file:
-        for tensor in _stored(checkpoint, spec, max_length, encoding, head_tokens):
+        for tensor in _stored(checkpoint, spec, max_length, encoding, head_tokens, joined):
             file.write(bytes(-file.size % ALIGNMENT))
             offset = file.size
             for block in tensor.content:
@@ -109,10 +111,15 @@ def weight_bytes(spec: ModelSpec, max_length: int, encoding: Encoding = DEFAULT_
 
 
 def _stored(
-    checkpoint: Checkpoint, spec: ModelSpec, max_length: int, encoding: Encoding, head_tokens: tuple[int, ...]
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    max_length: int,
+    encoding: Encoding,
+    head_tokens: tuple[int, ...],
+    joined: bool,
 ) -> Iterator[StoredTensor]:
     shapes = checkpoint_shapes(spec)
-    for name, parts in stored_tensors(spec).items():
+    for name, parts in stored_tensors(spec, joined).items():
         if name == LM_HEAD:
             yield from _head(checkpoint, name, encoding, head_tokens)
         elif len(shapes[parts[0]]) == 2 and name != EMBEDDING:
