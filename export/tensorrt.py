@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -120,21 +122,33 @@ def gpu_compute_capability() -> str | None:
 
 
 def compile_plan(request: PlanRequest) -> PlanReport:
-    """Compile one graph and write its plan to ``request.out``.
+    """Compile one graph and write its plan to ``request.out``: the same bytes again where the process is a new one.
 
     Raises:
         CompileError: the graph has something that this TensorRT refuses, or memory ran out.
     """
-    began = time.perf_counter()
     trt: Any = _load(request.flavor)
+    # TensorRT writes some tensors in the order of their addresses. A new thread allocates from memory of its own, and
+    # so in the order of its requests, whatever Python left behind; a path without its directory is as long each time.
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            compiling = thread.submit(_compile, trt, request)
+        except RuntimeError:  # not even a thread can be had
+            raise out_of_memory(request.graph) from None
+        return compiling.result()
+
+
+def _compile(trt: Any, request: PlanRequest) -> PlanReport:
+    began = time.perf_counter()
     log = BuildLog(request.graph, request.log_level, request.progress)
     logger = log.logger(trt)
     try:
         builder = trt.Builder(logger)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, logger)
-        if not parser.parse_from_file(str(request.model)):
-            raise _refused(request, _parser_error(parser))
+        with contextlib.chdir(request.model.parent):
+            if not parser.parse_from_file(request.model.name):
+                raise _refused(request, _parser_error(parser))
         if request.decomposable:
             _decompose(trt, network)
         config = _config(trt, builder, network, request)
