@@ -27,8 +27,29 @@ BINS = 8
 """Of an exit's confidence, for what the next exit adds."""
 PROBING, LEAST_PROBING = 0.02, 0.0025
 """Share of the time that goes into trying a draft again that has not paid: at first, and after many failed tries."""
+PATIENCE = 8
+"""How often in a row an exit is passed by until it answers for once: only then is it learned how good it is."""
+LARGEST_LOSS = -1.0
+"""Tokens that one step may lose: a first call, or a machine that was busy just then, says nothing of the draft."""
 PROBES = 4.0
 """Weight of a try's outcome: one that pays brings the draft back soon."""
+
+
+class Earned:
+    """Tokens per millisecond in steps of one kind."""
+
+    def __init__(self, alone: float) -> None:
+        self._tokens, self._milliseconds = Fading(1.0, 4.0, 32.0), Fading(alone, 4.0, 32.0)
+
+    @property
+    def rate(self) -> float:
+        """The mean of late; before any step, one token for the milliseconds of the target alone."""
+        return self._tokens.value / self._milliseconds.value
+
+    def observe(self, tokens: int, milliseconds: float) -> None:
+        """Count one step."""
+        self._tokens.observe(tokens)
+        self._milliseconds.observe(milliseconds)
 
 
 class Learned:
@@ -40,8 +61,10 @@ class Learned:
         """Per exit: of a node's best candidate, and of the others."""
         # Hopeful, so that each bin is tried a few times.
         self.deeper_gain = [[Fading(0.1, 2.0, 64.0) for _ in range(BINS)] for _ in range(exits - 1)]
+        self.passed_by = [0] * (exits - 1)
+        """Per exit: depths since it answered."""
         self.guesses = GuessOdds()
-        self.profits = [Fading(0.3, 2.0, 32.0) for _ in range(GUESSED)]
+        self.profits = [Fading(0.4, 8.0, 64.0) for _ in range(GUESSED)]
         """Tokens that drafting earned in a step beyond what its time, and the guess at hand, would have earned: by the
         tokens that could be expected of the guess."""
         self.elsewhere = Fading(0.0, 1.0, 32.0)
@@ -50,22 +73,16 @@ class Learned:
         self.verify_slowness = Fading(1.0, 4.0, 32.0)
         self.draft_slowness = Fading(1.0, 4.0, 32.0)
         alone = costs.of_verify[1]
-        self._tokens, self._milliseconds = Fading(1.0, 4.0, 32.0), Fading(alone, 4.0, 32.0)
+        self.earned = [Earned(alone) for _ in range(GUESSED)]
+        """Tokens for milliseconds, of late: a stretch of the text that copies another goes at a rate of its own."""
         self.purse = 0.0
         """Milliseconds saved up for trying."""
         self.probing = PROBING
         """Share of the time that is saved up: halved by each try that fails."""
 
-    @property
-    def rate(self) -> float:
-        """Tokens per millisecond of late, at least those of the target alone."""
-        alone = 1.0 / (self.costs.of_verify[1] * self.verify_slowness.value)
-        return max(alone, self._tokens.value / self._milliseconds.value)
-
-    def earn(self, tokens: int, milliseconds: float) -> None:
-        """Count one step."""
-        self._tokens.observe(tokens)
-        self._milliseconds.observe(milliseconds)
+    def rate(self, kind: int) -> float:
+        """Tokens per millisecond of steps with such a guess, at least those of the target alone."""
+        return max(1.0 / (self.costs.of_verify[1] * self.verify_slowness.value), self.earned[kind].rate)
 
 
 class CostAware(DraftingPolicy):
@@ -83,7 +100,7 @@ class CostAware(DraftingPolicy):
         self._forgone = [math.inf] + [0.0] * (len(learned.calibration) - 1)
         self._confidence = [0.0] * len(learned.calibration)
         self._price = self._row_price = self._beyond = self._predicted = self._debt = 0.0
-        self._profit = learned.profits[0]
+        self._kind, self._rate, self._profit = 0, learned.rate(0), learned.profits[0]
         self._probing = False
         self._waiting = 0
 
@@ -93,12 +110,13 @@ class CostAware(DraftingPolicy):
         self._predicted, self._waiting = 0.0, waiting
         # What waits is a debt of the past, which says nothing of what a step of drafting earns.
         self._debt = costs.of_exit(0, waiting, 1) - costs.of_exit(0, 1, 1)
-        self._price = learned.rate * learned.draft_slowness.value
-        self._row_price = learned.rate * learned.verify_slowness.value
+        promised = sum(map(math.exp, self.guessed(guess))) if guess is not None else 0.0
+        self._kind = min(int(promised), GUESSED - 1)
+        self._rate, self._profit = learned.rate(self._kind), learned.profits[self._kind]
+        self._price = self._rate * learned.draft_slowness.value
+        self._row_price = self._rate * learned.verify_slowness.value
         # A node that is not worth its row is never grown.
         self.floor = math.log(max(self._row_price * self._row, 1e-6))
-        promised = sum(map(math.exp, self.guessed(guess))) if guess is not None else 0.0
-        self._profit = learned.profits[min(int(promised), GUESSED - 1)]
         self._probing = self._profit.value <= 0
         if self._probing:
             least = costs.of_exit(0, waiting, 1) * learned.draft_slowness.value + self._row
@@ -135,7 +153,11 @@ class CostAware(DraftingPolicy):
             return True
         gain = learned.deeper_gain[exit_index][_bin(sure)].value * (1.0 + self._beyond)
         profit = sum(map(math.exp, paths)) * gain - self._price * self._costs.of_exit(exit_index + 1, rows, rows)
-        return not self._pays(exit_index + 1, profit, waiting, rows)
+        if learned.passed_by[exit_index] < PATIENCE and self._pays(exit_index + 1, profit, waiting, rows):
+            learned.passed_by[exit_index] += 1
+            return False
+        learned.passed_by[exit_index] = 0
+        return True
 
     def continues(self, paths: Sequence[float]) -> bool:
         """See ``DraftingPolicy.continues``."""
@@ -158,7 +180,7 @@ class CostAware(DraftingPolicy):
     def learn(self, proposal: Proposal | None, acceptance: Acceptance, seconds: Seconds) -> None:
         """See ``DraftingPolicy.learn``."""
         learned, accepted = self._learned, len(acceptance.path)
-        learned.earn(accepted, seconds.total * 1e3)
+        learned.earned[self._kind].observe(accepted, seconds.total * 1e3)
         rows = 1 if proposal is None else len(proposal.tree)
         learned.verify_slowness.observe(seconds.verify * 1e3 / self._costs.of_verify[rows])
         free = 0
@@ -170,10 +192,13 @@ class CostAware(DraftingPolicy):
             learned.purse += learned.probing * seconds.total * 1e3
             learned.elsewhere.observe((seconds.total - seconds.verify) * 1e3)
             return
-        learned.draft_slowness.observe(seconds.draft * 1e3 / self._predicted)
+        # The work between the draft's calls is part of what drafting costs.
+        drafting = max(seconds.draft * 1e3, (seconds.total - seconds.verify) * 1e3 - learned.elsewhere.value)
+        learned.draft_slowness.observe(drafting / self._predicted)
         alone = self._alone(rows, seconds)
         spent = seconds.total * 1e3 - alone
-        profit = accepted - 1 - free - learned.rate * (spent - self._debt * learned.draft_slowness.value)
+        profit = accepted - 1 - free - self._rate * (spent - self._debt * learned.draft_slowness.value)
+        profit = max(profit, LARGEST_LOSS)
         weight = PROBES if self._probing else 1.0
         self._profit.observe(weight * profit, weight)
         if self._probing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -11,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.acceptance import Acceptance
-from runtime.adaptive import LEAST_PROBING, PROBING, CostAware, Learned
+from runtime.adaptive import LEAST_PROBING, PATIENCE, PROBING, CostAware, Learned
 from runtime.costs import WIDTHS, Costs
 from runtime.draft import Proposal
+from runtime.lookup import Guess
 from runtime.policy import Seconds
 from runtime.tree import Tree
 
@@ -94,6 +96,26 @@ def test_a_draft_that_begins_to_pay_is_taken_up_again() -> None:
     assert all(live(policy, accepts=3, steps=20))
 
 
+def test_one_slow_step_does_not_end_drafting() -> None:
+    policy = begun()
+    policy.answers(0, ROOT, np.log([0.9]), 1)
+    policy.learn(Proposal(chain([0.9]), [0]), Acceptance([0], 0), Seconds(5.0, 0.01, 5.01))
+    assert all(live(policy, accepts=3, steps=50))
+
+
+def test_steps_that_copy_the_text_do_not_make_the_others_look_dear() -> None:
+    """A guess of 16 tokens earns more in a step than any draft can, and says nothing of where there is none."""
+    policy = begun(priced(verify=10.0, row=0.1, segment=2.0))
+    guess = Guess(list(range(16)), 8)
+    for _ in range(200):
+        live(policy, accepts=1, steps=1)
+        policy.begins(waiting=1, guess=guess)
+        tree = chain([0.9] * 16)
+        proposal = Proposal(dataclasses.replace(tree, tokens=np.array([99, *guess.tokens])), [], guess)
+        policy.learn(proposal, Acceptance(list(range(17)), 0), Seconds(0.0, 0.0116, 0.0116))
+    assert all(live(policy, accepts=1, steps=20))
+
+
 def test_what_one_request_learns_serves_the_next_of_the_same_target() -> None:
     learned = Learned(3, DEAR_DRAFT)
     live(CostAware(learned), accepts=0, steps=200)
@@ -133,11 +155,13 @@ def test_a_deeper_exit_runs_until_it_is_known_to_add_nothing() -> None:
     assert 1 <= asked < 100
 
 
-def test_a_deeper_exit_that_adds_much_keeps_running() -> None:
-    policy = begun()
+def test_a_deeper_exit_that_adds_much_keeps_running_and_the_one_before_it_answers_now_and_then() -> None:
+    policy, answered = begun(), []
     for _ in range(200):
-        assert not policy.answers(0, ROOT, np.log([0.3]), 1)
-        policy.answers(1, ROOT, np.log([0.9]), 1)
+        answered.append(policy.answers(0, ROOT, np.log([0.3]), 1))
+        if not answered[-1]:
+            policy.answers(1, ROOT, np.log([0.9]), 1)
+    assert answered == ([False] * PATIENCE + [True]) * (200 // (PATIENCE + 1)) + [False] * (200 % (PATIENCE + 1))
 
 
 def test_the_last_exit_always_answers() -> None:
