@@ -18,15 +18,25 @@ import numpy as np
 _KEPT_ROWS = 32
 
 
-def gumbel(seed: int, position: int, vocab_size: int) -> np.ndarray:
-    """Standard Gumbel noise, float32 ``[vocab_size]``; ``seed`` is a 64-bit integer."""
-    pairs = np.random.Philox(key=seed, counter=position << 64).random_raw(-(-vocab_size // 2))
-    # In float64 and rounded at the end: float32 logarithms differ in their last bit between builds of NumPy.
-    noise = _words(pairs)[:vocab_size] + 0.5
-    noise *= 2.0**-32
-    for _ in range(2):
-        np.negative(np.log(noise, out=noise), out=noise)
-    return noise.astype(np.float32)
+class Gumbel:
+    """Standard Gumbel noise of one ``seed``, a 64-bit integer."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.Philox(key=seed)
+        # Setting a state costs a third of making a generator, which also asks the system for entropy.
+        self._state = self._generator.state
+
+    def row(self, position: int, vocab_size: int) -> np.ndarray:
+        """The noise at ``position``, float32 ``[vocab_size]``."""
+        self._state["state"]["counter"][:] = 0, position, 0, 0
+        self._generator.state = self._state
+        pairs = self._generator.random_raw(-(-vocab_size // 2))
+        # In float64 and rounded at the end: float32 logarithms differ in their last bit between builds of NumPy.
+        noise = _words(pairs)[:vocab_size] + 0.5
+        noise *= 2.0**-32
+        for _ in range(2):
+            np.negative(np.log(noise, out=noise), out=noise)
+        return noise.astype(np.float32)
 
 
 def _words(pairs: np.ndarray) -> np.ndarray:
@@ -38,7 +48,7 @@ class Noise:
     """``T * gumbel`` of one request; a row is made once and kept for a while."""
 
     def __init__(self, seed: int, temperature: float, vocab_size: int) -> None:
-        self._seed, self._temperature, self._vocab_size = seed, np.float32(temperature), vocab_size
+        self._gumbel, self._temperature, self._vocab_size = Gumbel(seed), np.float32(temperature), vocab_size
         self._zeros = np.zeros(vocab_size, np.float32)
         self._row = lru_cache(maxsize=_KEPT_ROWS)(self._make_row)
 
@@ -47,4 +57,4 @@ class Noise:
         return self._zeros if self._temperature == 0 else self._row(position)
 
     def _make_row(self, position: int) -> np.ndarray:
-        return self._temperature * gumbel(self._seed, position, self._vocab_size)
+        return self._temperature * self._gumbel.row(position, self._vocab_size)

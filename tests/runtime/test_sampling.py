@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.noise import Noise, gumbel
+from runtime.noise import Gumbel, Noise
 from runtime.sampling import Chooser, Sampling
 from s2d_trt.errors import OptionError
 
@@ -63,7 +63,7 @@ def test_greedy_ignores_filters_and_seed() -> None:
 def test_sampling_takes_the_best_logit_plus_scaled_noise(
     logits: np.ndarray, temperature: float, seed: int, position: int
 ) -> None:
-    expected = int((logits + np.float32(temperature) * gumbel(seed, position, VOCAB)).argmax())
+    expected = int((logits + np.float32(temperature) * Gumbel(seed).row(position, VOCAB)).argmax())
     assert chooser(Sampling(temperature, seed=seed)).choose(logits, position) == expected
 
 
