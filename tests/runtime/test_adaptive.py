@@ -116,6 +116,16 @@ def test_steps_that_copy_the_text_do_not_make_the_others_look_dear() -> None:
     assert all(live(policy, accepts=1, steps=20))
 
 
+@pytest.mark.parametrize(("between", "grows"), [(0.0, True), (0.02, False)])
+def test_the_work_between_the_drafts_calls_counts_as_drafting(between: float, grows: bool) -> None:
+    policy = begun()
+    for _ in range(20):
+        policy.answers(0, ROOT, np.log([0.9]), 1)
+        policy.learn(Proposal(chain([0.9]), [0]), Acceptance([0, 1], 0), Seconds(0.0005, 0.01, 0.0105 + between))
+        policy.begins(waiting=1)
+    assert policy.continues(np.log([0.3])) == grows
+
+
 def test_what_one_request_learns_serves_the_next_of_the_same_target() -> None:
     learned = Learned(3, DEAR_DRAFT)
     live(CostAware(learned), accepts=0, steps=200)
