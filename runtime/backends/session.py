@@ -83,9 +83,8 @@ class Call:
         self._values: list[ort.OrtValue] = []
         self.buffers: list[np.ndarray] = []
 
-    def bind(self, array: np.ndarray, *names: str) -> None:
-        """Let the graph use ``array``, which must outlive this, under these names: two share it in place."""
-        value = ort.OrtValue.ortvalue_from_numpy(array)
+    def bind(self, value: ort.OrtValue, *names: str) -> None:
+        """Let the graph use ``value``, whose array must outlive this, under these names: two share it in place."""
         self._values.append(value)
         for name in names:
             if name in self._inputs:
@@ -117,6 +116,7 @@ class Binding:
         nodes = (*session.get_inputs(), *session.get_outputs())
         self._blocks: dict[str, np.ndarray] = {node.name: np.zeros(0, _DTYPES[node.type]) for node in nodes}
         self._calls: dict[tuple[int, ...], Call] = {}
+        self._views: dict[int, list[tuple[tuple[str, str], ort.OrtValue]]] = {}
 
     def call(self, *sizes: int) -> Call:
         """What to run for these sizes. All calls share their memory: the next one overwrites it."""
@@ -128,13 +128,19 @@ class Binding:
         call = Call(self._session, self._clock)
         for name, shape in shapes:
             array = self._blocks[name][: math.prod(shape)].reshape(shape)
-            call.bind(array, name)
+            call.bind(ort.OrtValue.ortvalue_from_numpy(array), name)
             call.buffers.append(array)
         if self._cache is not None:
-            for names_, view in self._cache.views(sizes[0]):
+            for names_, view in self._cached(self._cache, sizes[0]):
                 call.bind(view, *names_)
         self._calls[sizes] = call
         return call
+
+    def _cached(self, cache: LayerCache, bucket: int) -> list[tuple[tuple[str, str], ort.OrtValue]]:
+        """The cache's views, which all calls of a bucket share: wrapping them takes longer than binding them."""
+        if bucket not in self._views:
+            self._views[bucket] = [(pair, ort.OrtValue.ortvalue_from_numpy(view)) for pair, view in cache.views(bucket)]
+        return self._views[bucket]
 
     def _make_room(self, shapes: Shapes) -> None:
         """Calls that were bound to a block that has grown, or that are too many, are forgotten."""
