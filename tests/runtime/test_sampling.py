@@ -63,7 +63,8 @@ def test_greedy_ignores_filters_and_seed() -> None:
 def test_sampling_takes_the_best_logit_plus_scaled_noise(
     logits: np.ndarray, temperature: float, seed: int, position: int
 ) -> None:
-    expected = int((logits + np.float32(temperature) * Gumbel(seed).row(position, VOCAB)).argmax())
+    (noise,) = Gumbel(seed).rows(range(position, position + 1), VOCAB)
+    expected = int((logits + np.float32(temperature) * noise).argmax())
     assert chooser(Sampling(temperature, seed=seed)).choose(logits, position) == expected
 
 
