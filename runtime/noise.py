@@ -16,8 +16,8 @@ from functools import lru_cache
 import numpy as np
 
 _AT_ONCE, _NUMBERS_AT_ONCE = 8, 16384
-"""Rows that are made together, fewer of a large vocabulary: an engine's call leaves the processor's caches cold, and then
-a row made alone takes twice as long."""
+"""Rows that are made together, fewer of a large vocabulary: an engine's call leaves the processor's caches cold,
+and then a row made alone takes twice as long."""
 _KEPT_ROWS = 32
 
 
