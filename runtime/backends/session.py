@@ -76,10 +76,9 @@ class LayerCache:
 class Call:
     """Everything bound for calls of one size: fill the inputs among ``buffers``, ``run``, read the outputs."""
 
-    def __init__(self, session: ort.InferenceSession, clock: Clock) -> None:
-        self._session, self._clock = session, clock
+    def __init__(self, session: ort.InferenceSession, inputs: frozenset[str], clock: Clock) -> None:
+        self._session, self._inputs, self._clock = session, inputs, clock
         self._io = session.io_binding()
-        self._inputs = {node.name for node in session.get_inputs()}
         self._values: list[ort.OrtValue] = []
         self.buffers: list[np.ndarray] = []
 
@@ -113,7 +112,9 @@ class Binding:
         self, session: ort.InferenceSession, clock: Clock, shapes: Callable[..., Shapes], cache: LayerCache | None
     ) -> None:
         self._session, self._clock, self._shapes, self._cache = session, clock, shapes, cache
-        nodes = (*session.get_inputs(), *session.get_outputs())
+        inputs = session.get_inputs()
+        nodes = (*inputs, *session.get_outputs())
+        self._inputs = frozenset(node.name for node in inputs)
         self._blocks: dict[str, np.ndarray] = {node.name: np.zeros(0, _DTYPES[node.type]) for node in nodes}
         self._calls: dict[tuple[int, ...], Call] = {}
         self._views: dict[int, list[tuple[tuple[str, str], ort.OrtValue]]] = {}
@@ -125,7 +126,7 @@ class Binding:
     def _bound(self, sizes: tuple[int, ...]) -> Call:
         shapes = self._shapes(*sizes)
         self._make_room(shapes)
-        call = Call(self._session, self._clock)
+        call = Call(self._session, self._inputs, self._clock)
         for name, shape in shapes:
             array = self._blocks[name][: math.prod(shape)].reshape(shape)
             call.bind(ort.OrtValue.ortvalue_from_numpy(array), name)

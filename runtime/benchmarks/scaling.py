@@ -225,8 +225,9 @@ def main(argv: Sequence[str]) -> None:
         tables["trees"] += trees(target, text, options.repeats)
         tables["targets"].append(size(target, text, bandwidth, options.repeats))
     for title, rows in tables.items():
-        lines += table_lines(title, rows)
-        print("\n".join(table_lines(title, rows)), flush=True)
+        table = table_lines(title, rows)
+        lines += table
+        print("\n".join(table), flush=True)
     _plot(options.out, tables)
     (options.out / "scaling.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (options.out / "scaling.json").write_text(json.dumps({**report, **tables}, indent=1) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any
 
 from runtime.benchmarks.peers.artefacts import ROOT, WORKER, Artefact, Checkpoint, bundle, converted
 from runtime.benchmarks.peers.environment import ONNXRUNTIME_GENAI, OPENVINO_GENAI, TRANSFORMERS, Environment
-from runtime.benchmarks.peers.process import PeerError, Worker
+from runtime.benchmarks.peers.process import Worker
 from s2d_trt.errors import CheckpointError
 
 OURS = "s2d-trt"
@@ -64,7 +64,7 @@ class Contender:
         worker.ask({"open": mode}, timeout)
 
     def start(self) -> Worker:
-        """A worker. OpenMP's threads are set too, for whoever reads no option."""
+        """A process for ``command``; one of our own interpreter finds this project."""
         return Worker(self.command, {"PYTHONPATH": str(ROOT) if self.environment is None else ""})
 
 
@@ -160,5 +160,3 @@ PEERS: dict[str, Callable[[Pair], Iterator[Contender]]] = {
     "onnxruntime-genai": onnxruntime_genai,
     "openvino-genai": openvino_genai,
 }
-
-__all__ = ["OURS", "PEERS", "Contender", "Pair", "PeerError", "ours"]
