@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 DEMO   := engines/demo
-RUN_ARGS ?= --target target-17m --prompt-file runtime/prompts/demo.txt --baseline
+RUN_ARGS ?= --target target-17m --prompt-file runtime/evaluation/prompts/demo.txt --baseline
 
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt

@@ -1,12 +1,12 @@
 """The runtime: engine bundles to tokens, with NumPy at its core."""
 
-from runtime.decoder import Decoder
-from runtime.draft import SortedDraft
-from runtime.policy import FixedThresholds, Policy
-from runtime.request import Options, Request, Step
-from runtime.sampling import Sampling
-from runtime.target import Target
-from runtime.tree import PAPER_TREE, TreeShape
+from runtime.decoding.decoder import Decoder
+from runtime.decoding.request import Options, Request, Step
+from runtime.decoding.sampling import Sampling
+from runtime.drafting.policy import FixedThresholds, Policy
+from runtime.drafting.sorted_draft import SortedDraft
+from runtime.drafting.tree import PAPER_TREE, TreeShape
+from runtime.targets.target import Target
 
 __all__ = [
     "PAPER_TREE",

@@ -22,19 +22,19 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from runtime.arguments import (
+from runtime.commands.arguments import (
     add_drafting_arguments,
     add_engine_arguments,
     add_sampling_arguments,
     decoding_options,
     placement,
 )
-from runtime.baseline import Comparison, compare, generate, target_alone, warm_up
-from runtime.decoder import Decoder
-from runtime.draft import SortedDraft
-from runtime.prompts import Prompt, load_prompts
-from runtime.report import describe
-from runtime.request import Options, Request
+from runtime.commands.report import describe
+from runtime.decoding.decoder import Decoder
+from runtime.decoding.request import Options, Request
+from runtime.drafting.sorted_draft import SortedDraft
+from runtime.evaluation.comparison import Comparison, compare, generate, target_alone, warm_up
+from runtime.evaluation.prompts import Prompt, load_prompts
 from runtime.targets import open_target
 from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.arguments import (
+from runtime.commands.arguments import (
     add_drafting_arguments,
     add_engine_arguments,
     add_sampling_arguments,
@@ -30,11 +30,11 @@ from runtime.arguments import (
     placement,
     single_temperature,
 )
-from runtime.baseline import Comparison, compare, target_alone, warm_up, with_seed
-from runtime.chat import Message
-from runtime.decoder import Decoder
-from runtime.report import baseline_lines, request_lines
-from runtime.request import Request, Step
+from runtime.commands.report import baseline_lines, request_lines
+from runtime.decoding.decoder import Decoder
+from runtime.decoding.request import Request, Step
+from runtime.evaluation.comparison import Comparison, compare, target_alone, warm_up, with_seed
+from runtime.text.chat import Message
 from s2d_trt.cli import ArgumentParser, run_command
 from s2d_trt.errors import OptionError
 

@@ -27,7 +27,7 @@ from s2d_trt.errors import OptionError
 
 PROG = "python -m export.benchmarks.memory"
 INTERVAL = 0.05
-"""Seconds between two looks at the exporter's memory."""
+"""StepTimes between two looks at the exporter's memory."""
 
 
 def main(argv: Sequence[str]) -> None:

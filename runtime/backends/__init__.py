@@ -18,7 +18,7 @@ from s2d_trt.bundle import Bundle
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds spent inside engine calls, waiting for their results included."""
+    """StepTimes spent inside engine calls, waiting for their results included."""
 
     seconds: float = 0.0
 

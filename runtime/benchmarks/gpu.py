@@ -29,20 +29,20 @@ from typing import Any
 import numpy as np
 
 from runtime.backends.cuda.device import open_gpu
-from runtime.backends.plans import installed_flavors
+from runtime.backends.placement import CUDA, Device, Placement
+from runtime.backends.tensorrt.plans import installed_flavors
 from runtime.bench import run_prompts
 from runtime.benchmarks.tables import table_lines
-from runtime.costs import WIDTHS, Costs, measure
-from runtime.decoder import Decoder
-from runtime.draft import SortedDraft
-from runtime.noise import Noise
-from runtime.placement import CUDA, Device, Placement
-from runtime.policy import FixedThresholds, Policy
-from runtime.prompts import Prompt, load_prompts
-from runtime.request import Options
-from runtime.sampling import Sampling
-from runtime.target import Target
-from runtime.tree import PAPER_TREE, Tree, TreeShape
+from runtime.decoding.decoder import Decoder
+from runtime.decoding.noise import Noise
+from runtime.decoding.request import Options
+from runtime.decoding.sampling import Sampling
+from runtime.drafting.costs import WIDTHS, Costs, measure
+from runtime.drafting.policy import FixedThresholds, Policy
+from runtime.drafting.sorted_draft import SortedDraft
+from runtime.drafting.tree import PAPER_TREE, Tree, TreeShape
+from runtime.evaluation.prompts import Prompt, load_prompts
+from runtime.targets.target import Target
 from s2d_trt import __version__
 from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command

@@ -21,18 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.processor import physical_cores
-from runtime.baseline import generate
+from runtime.backends.placement import Placement
 from runtime.benchmarks.bandwidth import bytes_per_token, read_bandwidth
 from runtime.benchmarks.tables import plot_lines, table_lines
-from runtime.decoder import Decoder
-from runtime.draft import SortedDraft
-from runtime.placement import Placement
-from runtime.prompts import load_prompts
-from runtime.request import Options
-from runtime.sampling import Sampling
-from runtime.target import Target, TargetSlot
-from runtime.tree import Tree
+from runtime.decoding.decoder import Decoder
+from runtime.decoding.request import Options
+from runtime.decoding.sampling import Sampling
+from runtime.drafting.sorted_draft import SortedDraft
+from runtime.drafting.tree import Tree
+from runtime.evaluation.comparison import generate
+from runtime.evaluation.prompts import load_prompts
+from runtime.machine.processor import physical_cores
+from runtime.targets.target import BundleSequence, Target
 from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError
@@ -49,7 +49,7 @@ Times = np.ndarray
 Row = dict[str, Any]
 
 
-def call_times(slot: TargetSlot, rows: int, repeats: int) -> list[float]:
+def call_times(slot: BundleSequence, rows: int, repeats: int) -> list[float]:
     """Milliseconds of calls with ``rows`` rows (a chain) behind what the slot holds."""
     tree = Tree(np.zeros(rows, np.int64), np.arange(-1, rows - 1), np.arange(rows), np.zeros(rows))
     slot.verify(tree)
@@ -178,7 +178,7 @@ def size(target: Target, text: Sequence[int], bandwidth: float, repeats: int) ->
     }
 
 
-def _filled(target: Target, text: Sequence[int]) -> TargetSlot:
+def _filled(target: Target, text: Sequence[int]) -> BundleSequence:
     slot = target.lease()
     slot.prefill(text[: min(CONTEXT, target.max_length // 2)])
     return slot

@@ -13,9 +13,9 @@ from export import build, target
 from export.checkpoint import Checkpoint
 from export.config import Config
 from export.parity import measure
-from runtime.decoder import Decoder
-from runtime.placement import Placement
-from runtime.target import Target
+from runtime.backends.placement import Placement
+from runtime.decoding.decoder import Decoder
+from runtime.targets.target import Target
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import CheckpointError, OptionError
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from runtime.decoder import Decoder
-from runtime.draft import SortedDraft
-from runtime.placement import Placement
-from runtime.target import Target
+from runtime.backends.placement import Placement
+from runtime.decoding.decoder import Decoder
+from runtime.drafting.sorted_draft import SortedDraft
+from runtime.targets.target import Target
 
 settings.register_profile("runtime", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("runtime")

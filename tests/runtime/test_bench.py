@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from runtime.baseline import Comparison, compare, generate, target_alone
 from runtime.bench import PROG, Result, main, report_lines, run_prompts
-from runtime.decoder import Decoder
-from runtime.prompts import Prompt
-from runtime.request import Options
-from runtime.sampling import Sampling
+from runtime.decoding.decoder import Decoder
+from runtime.decoding.request import Options
+from runtime.decoding.sampling import Sampling
+from runtime.evaluation.comparison import Comparison, compare, generate, target_alone
+from runtime.evaluation.prompts import Prompt
 from s2d_trt.cli import run_command
 from s2d_trt.errors import OptionError
 

@@ -14,10 +14,10 @@ import importlib
 import inspect
 from typing import Any
 
-from runtime.draft import DraftSlot, SortedDraft
-from runtime.noise import Noise
-from runtime.policy import FixedThresholds
-from runtime.tree import TreeShape
+from runtime.decoding.noise import Noise
+from runtime.drafting.policy import FixedThresholds
+from runtime.drafting.sorted_draft import DraftSequence, SortedDraft
+from runtime.drafting.tree import TreeShape
 from s2d_trt.errors import OptionError
 
 
@@ -29,7 +29,7 @@ class ChainDrafts:
         self._shape = TreeShape(depth=depth - 1, top_k=1, nodes=depth + 1)
         draft.check_shape(self._shape)
         self._noise = Noise(0, 0.0, draft.vocab_size)
-        self._slots: dict[int, tuple[DraftSlot, list[int]]] = {}
+        self._slots: dict[int, tuple[DraftSequence, list[int]]] = {}
 
     def after(self, number: int, text: list[int], most: int) -> list[int]:
         """Tokens that may follow text ``number``, at most ``most``; none where the draft cannot hold the text."""

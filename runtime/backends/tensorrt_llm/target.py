@@ -17,13 +17,13 @@ import numpy as np
 from runtime.backends import Clock
 from runtime.backends.tensorrt_llm.directory import EngineDirectory
 from runtime.backends.tensorrt_llm.version import check_engine_version, import_library
-from runtime.sampling import Sampling
-from runtime.tree import Tree, TreeShape
+from runtime.decoding.sampling import Sampling
+from runtime.drafting.tree import Tree, TreeShape
 from s2d_trt.errors import CapacityError, OptionError, S2DError
 
 
 class TensorRTLLMTarget:
-    """See ``AnyTarget``."""
+    """See ``TargetModel``."""
 
     drafts: Literal["tree", "chain"] = "chain"
 
@@ -66,7 +66,7 @@ class TensorRTLLMTarget:
         return cls(engine, executor, trtllm)
 
     def companion(self, name: str) -> Path | None:
-        """See ``AnyTarget``: what was copied there beside the engine."""
+        """See ``TargetModel``: what was copied there beside the engine."""
         path = self.tokenizer_path.parent / name
         return path if path.is_file() else None
 
@@ -85,9 +85,9 @@ class TensorRTLLMTarget:
         """Always raises S2DError: nothing is known of the bits of its calls."""
         raise S2DError(f"engine {self.name} of TensorRT-LLM cannot promise --exact; leave it out")
 
-    def lease(self, exact_rows: int = 0) -> TensorRTLLMSlot:
+    def lease(self, exact_rows: int = 0) -> EngineSequence:
         """A new text; the executor keeps the caches."""
-        return TensorRTLLMSlot(self)
+        return EngineSequence(self)
 
     def release(self, slot: object) -> None:
         """The blocks of its cache are the executor's to reuse or to drop."""
@@ -121,8 +121,8 @@ class TensorRTLLMTarget:
                     return tokens
 
 
-class TensorRTLLMSlot:
-    """See ``AnySlot``: the text itself."""
+class EngineSequence:
+    """See ``TargetSequence``: the text itself."""
 
     def __init__(self, target: TensorRTLLMTarget) -> None:
         self._target, self.clock = target, Clock()
@@ -136,7 +136,7 @@ class TensorRTLLMSlot:
         return len(self._text)
 
     def prefill(self, tokens: Sequence[int]) -> np.ndarray:
-        """See ``AnySlot``. Raises CapacityError where the text outgrows the engine."""
+        """See ``TargetSequence``. Raises CapacityError where the text outgrows the engine."""
         if self.length + len(tokens) > self._target.max_length:
             raise CapacityError(
                 f"the prompt needs {self.length + len(tokens)} positions and engine {self._target.name} has"
@@ -147,18 +147,18 @@ class TensorRTLLMSlot:
         return self._ask(self._text, ())[0]
 
     def verify(self, tree: Tree) -> Choices:
-        """See ``AnySlot``; ``tree`` is a chain."""
+        """See ``TargetSequence``; ``tree`` is a chain."""
         assert tree.is_chain
         self._tree = tree.tokens
         root, *draft = tree.tokens.tolist()
         return self._ask([*self._text, root], draft)
 
     def commit(self, path: Sequence[int]) -> None:
-        """See ``AnySlot``."""
+        """See ``TargetSequence``."""
         self._text += self._tree[list(path)].tolist()
 
     def truncate(self, length: int) -> None:
-        """See ``AnySlot``."""
+        """See ``TargetSequence``."""
         del self._text[length:]
 
     def _ask(self, text: Sequence[int], draft: Sequence[int]) -> Choices:

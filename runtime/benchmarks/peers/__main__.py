@@ -20,13 +20,13 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.backends.processor import physical_cores
 from runtime.benchmarks.peers.catalogue import PEERS, Pair, ours
 from runtime.benchmarks.peers.measure import Job, Outcome, measure, prepare, progress
 from runtime.benchmarks.peers.process import ending_children
 from runtime.benchmarks.peers.report import Report
-from runtime.prompts import load_prompts
-from runtime.tokenizer import load_tokenizer
+from runtime.evaluation.prompts import load_prompts
+from runtime.machine.processor import physical_cores
+from runtime.text.tokenizer import load_tokenizer
 from s2d_trt.cli import ArgumentParser, comma_floats, comma_ints, positive_int, run_command
 from s2d_trt.errors import OptionError
 

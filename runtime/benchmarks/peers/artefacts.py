@@ -12,7 +12,7 @@ from pathlib import Path
 import runtime
 from runtime.benchmarks.peers.environment import Environment
 from runtime.benchmarks.peers.process import published, run_to_end
-from runtime.cache import cache_directory
+from runtime.machine.cache import cache_directory
 
 ROOT = Path(runtime.__file__).parents[1]
 WORKER = Path(__file__).parent / "adapters" / "worker.py"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.benchmarks.peers.process import PeerError, published, run_to_end
-from runtime.cache import cache_directory
+from runtime.machine.cache import cache_directory
 
 
 @dataclass(frozen=True, slots=True)

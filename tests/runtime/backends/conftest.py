@@ -18,7 +18,7 @@ import pytest
 from runtime.backends.cuda.backend import GpuBackend
 from runtime.backends.cuda.device import SOURCES, CudaGpu, kernel_source, open_gpu
 from runtime.backends.cuda.memory import ALIGNMENT, Memory
-from runtime.backends.onnxruntime_cuda import OnnxDeviceGraph
+from runtime.backends.cuda.onnxruntime import OnnxDeviceGraph
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import OptionError
 

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from runtime.backends import onnxruntime_cuda, runtime_cache, tensorrt
-from runtime.backends.cuda import device
+from runtime.backends.cuda import device, onnxruntime
+from runtime.backends.tensorrt import backend as tensorrt
+from runtime.backends.tensorrt import runtime_cache
 
 
 class Use(NamedTuple):
@@ -151,7 +152,7 @@ def test_onnxruntime_has_what_the_cuda_backend_calls() -> None:
         "io": ort.IOBinding,
         "self._options": ort.RunOptions,
     }
-    assert not problems(onnxruntime_cuda, receivers)
+    assert not problems(onnxruntime, receivers)
 
 
 def test_a_name_or_an_argument_that_is_not_there_is_found(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.target import Target
+from runtime.targets.target import Target
 
 RECORD = json.loads((Path(__file__).parent / "interface.json").read_text(encoding="utf-8"))
 CONFIG: dict[str, Any] = {

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.backends.tensorrt_llm.drafter import ChainDrafts, make_drafter
-from runtime.draft import SortedDraft
+from runtime.drafting.sorted_draft import SortedDraft
 from s2d_trt.errors import OptionError
 from tests.runtime.backends.trtllm.conftest import PROMPT, RECORD
 

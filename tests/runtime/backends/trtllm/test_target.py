@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from runtime.baseline import generate, target_alone
-from runtime.decoder import Decoder
-from runtime.draft import SortedDraft
-from runtime.policy import FixedThresholds, Policy
-from runtime.request import Options
-from runtime.sampling import Sampling
+from runtime.decoding.decoder import Decoder
+from runtime.decoding.request import Options
+from runtime.decoding.sampling import Sampling
+from runtime.drafting.policy import FixedThresholds, Policy
+from runtime.drafting.sorted_draft import SortedDraft
+from runtime.drafting.tree import TreeShape
+from runtime.evaluation.comparison import generate, target_alone
 from runtime.targets import open_target
-from runtime.tree import TreeShape
 from s2d_trt.errors import CapacityError, OptionError, S2DError
 from tests.runtime.backends.trtllm.conftest import CONFIG, PROMPT, GreedyTarget, changed, library
 

@@ -1,0 +1,155 @@
+"""ONNX Runtime sessions on the CPU, and the buffers bound to them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from runtime.backends import Clock
+from runtime.backends.cpu.kv import KVCache
+from runtime.backends.cpu.prepacked import PrepackedWeights
+from runtime.machine.processor import physical_cores
+from s2d_trt import names
+from s2d_trt.bundle import Bundle
+from s2d_trt.errors import BundleError
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Names and shapes of the buffers of one call."""
+
+
+def session_options(threads: int | None = None) -> ort.SessionOptions:
+    """Settings measured to be fastest for small calls to several sessions in turn."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or physical_cores()
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Idle sessions would otherwise spin and steal cores from the one that runs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    return options
+
+
+def graph_path(bundle: Bundle, graph: str) -> Path:
+    """Where a bundle keeps a graph. Raises BundleError."""
+    if graph not in bundle.manifest.graphs:
+        raise BundleError(f"{bundle.directory} has no graph {graph}; build the bundle again")
+    return bundle.path(bundle.manifest.graphs[graph])
+
+
+class Engine:
+    """One compiled graph; any number of bindings can take turns on it."""
+
+    def __init__(self, bundle: Bundle, graph: str, threads: int | None = None) -> None:
+        path = graph_path(bundle, graph)
+        try:
+            self._session = PrepackedWeights(bundle, graph).session(path, session_options(threads))
+        except Exception as cause:  # ONNX Runtime raises classes of its own that share no public base
+            raise BundleError(f"{path} cannot be loaded ({cause}); build the bundle again") from cause
+
+    def binding(self, clock: Clock, shapes: Callable[..., Shapes], cache: LayerCache | None = None) -> Binding:
+        """Buffers to run this graph on; its time is added to ``clock``. See ``Binding``."""
+        return Binding(self._session, clock, shapes, cache)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """The part of a cache that a graph reads and writes: its own ``layers``, which are the first of ``cache``."""
+
+    cache: KVCache
+    layers: range
+
+    def views(self, bucket: int) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+        """For each layer's keys and values, the names of past and present and their first ``bucket`` slots."""
+        for index, layer in enumerate(self.layers):
+            for part in ("key", "value"):
+                yield (names.past(layer, part), names.present(layer, part)), self.cache.view(index, part, bucket)
+
+
+class Call:
+    """Everything bound for calls of one size: fill the inputs among ``buffers``, ``run``, read the outputs."""
+
+    def __init__(self, session: ort.InferenceSession, inputs: frozenset[str], clock: Clock) -> None:
+        self._session, self._inputs, self._clock = session, inputs, clock
+        self._io = session.io_binding()
+        self._values: list[ort.OrtValue] = []
+        self.buffers: list[np.ndarray] = []
+
+    def bind(self, value: ort.OrtValue, *names: str) -> None:
+        """Let the graph use ``value``, whose array must outlive this, under these names: two share it in place."""
+        self._values.append(value)
+        for name in names:
+            if name in self._inputs:
+                self._io.bind_ortvalue_input(name, value)
+            else:
+                self._io.bind_ortvalue_output(name, value)
+
+    def run(self) -> None:
+        """Run the graph on what is bound."""
+        started = time.perf_counter()
+        self._session.run_with_iobinding(self._io)
+        self._clock.seconds += time.perf_counter() - started
+
+
+class Binding:
+    """A graph's inputs and outputs in memory of their own, each as large as its largest call so far.
+
+    ``shapes`` gives the names and shapes of the buffers for a call of some sizes; of ``cache``, the first of these
+    sizes is how many slots are bound, as past and present both: updates are in place. What was bound once is kept, so
+    that the next call of the same sizes allocates and binds nothing.
+    """
+
+    MOST_CALLS = 512
+
+    def __init__(
+        self, session: ort.InferenceSession, clock: Clock, shapes: Callable[..., Shapes], cache: LayerCache | None
+    ) -> None:
+        self._session, self._clock, self._shapes, self._cache = session, clock, shapes, cache
+        inputs = session.get_inputs()
+        nodes = (*inputs, *session.get_outputs())
+        self._inputs = frozenset(node.name for node in inputs)
+        self._blocks: dict[str, np.ndarray] = {node.name: np.zeros(0, _DTYPES[node.type]) for node in nodes}
+        self._calls: dict[tuple[int, ...], Call] = {}
+        self._views: dict[int, list[tuple[tuple[str, str], ort.OrtValue]]] = {}
+
+    def call(self, *sizes: int) -> Call:
+        """What to run for these sizes. All calls share their memory: the next one overwrites it."""
+        return self._calls.get(sizes) or self._bound(sizes)
+
+    def _bound(self, sizes: tuple[int, ...]) -> Call:
+        shapes = self._shapes(*sizes)
+        self._make_room(shapes)
+        call = Call(self._session, self._inputs, self._clock)
+        for name, shape in shapes:
+            array = self._blocks[name][: math.prod(shape)].reshape(shape)
+            call.bind(ort.OrtValue.ortvalue_from_numpy(array), name)
+            call.buffers.append(array)
+        if self._cache is not None:
+            for names_, view in self._cached(self._cache, sizes[0]):
+                call.bind(view, *names_)
+        self._calls[sizes] = call
+        return call
+
+    def _cached(self, cache: LayerCache, bucket: int) -> list[tuple[tuple[str, str], ort.OrtValue]]:
+        """The cache's views, which all calls of a bucket share: wrapping them takes longer than binding them."""
+        if bucket not in self._views:
+            self._views[bucket] = [(pair, ort.OrtValue.ortvalue_from_numpy(view)) for pair, view in cache.views(bucket)]
+        return self._views[bucket]
+
+    def _make_room(self, shapes: Shapes) -> None:
+        """Calls that were bound to a block that has grown, or that are too many, are forgotten."""
+        needed = {name: math.prod(shape) for name, shape in shapes}
+        grown = {name: size for name, size in needed.items() if size > self._blocks[name].size}
+        for name, size in grown.items():
+            block = np.zeros(size, self._blocks[name].dtype)
+            block[: self._blocks[name].size] = self._blocks[name]
+            self._blocks[name] = block
+        if grown or len(self._calls) == self.MOST_CALLS:
+            self._calls.clear()

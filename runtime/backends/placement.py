@@ -1,0 +1,117 @@
+"""Where engines run: which backend, on which device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from runtime.backends import Backend
+from runtime.backends.cpu.backend import OnnxRuntime
+from runtime.machine.processor import sums_bytes_exactly
+from s2d_trt.bundle import Bundle
+from s2d_trt.errors import OptionError
+
+BackendName = Literal["auto", "onnxruntime", "tensorrt"]
+BACKENDS: tuple[str, ...] = get_args(BackendName)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """``kind`` is ``cpu`` or ``cuda``, ``index`` counts the GPUs."""
+
+    kind: Literal["cpu", "cuda"]
+    index: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Device:
+        """``cpu``, ``cuda`` or ``cuda:1``. Raises OptionError."""
+        kind, separator, index = text.partition(":")
+        if kind == "cpu" and not separator:
+            return cls("cpu")
+        if kind == "cuda" and (not separator or (index.isascii() and index.isdigit())):
+            return cls("cuda", int(index or 0))
+        raise OptionError(f"{text!r} is not a device; use cpu, cuda or cuda:1")
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+
+CPU = Device("cpu")
+CUDA = Device("cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What the user asks for; ``auto`` and None leave it to the bundle.
+
+    A bundle built for TensorRT runs on the first GPU, another in ONNX Runtime on the CPU. ``threads`` None means the
+    physical cores. ``cuda_graphs`` False makes TensorRT queue every kernel again at each call, to find faults;
+    ``device_cascade`` lets its graphs decide which exit answers, where the policy is one of fixed thresholds.
+    """
+
+    backend: BackendName = "auto"
+    device: Device | None = None
+    threads: int | None = None
+    cuda_graphs: bool = True
+    device_cascade: bool = False
+
+    def choose(self, bundle: Bundle) -> tuple[BackendName, Device]:
+        """The backend and the device for ``bundle``. Raises OptionError where the wishes do not fit it."""
+        manifest = bundle.manifest
+        static = manifest.cache.layout == "BHSD"
+        name = self.backend
+        if name == "auto":
+            name = "tensorrt" if static and self.device != CPU else "onnxruntime"
+        device = self.device or (CUDA if name == "tensorrt" else CPU)
+        if name == "tensorrt" and device == CPU:
+            raise OptionError("TensorRT runs on a GPU; leave --device out, or take --backend onnxruntime")
+        if name == "tensorrt" and not manifest.plans:
+            remedy = (
+                f"compile them with python -m export.compile {bundle.directory}"
+                if static
+                else "build it with --backend tensorrt, or leave --backend out"
+            )
+            raise OptionError(f"bundle {manifest.name} holds no TensorRT plans; {remedy}")
+        if device == CPU and static:
+            raise OptionError(
+                f"bundle {manifest.name} has graphs for a GPU (layout BHSD); take --device cuda, or build it with"
+                " --backend onnxruntime for the CPU"
+            )
+        if manifest.precision == "int8":
+            if device != CPU:
+                raise OptionError(
+                    f"bundle {manifest.name} computes in int8 rows, which is for CPUs; take --device cpu, or build it"
+                    " with --backend tensorrt --weights int8"
+                )
+            if not sums_bytes_exactly():
+                raise OptionError(
+                    f"bundle {manifest.name} computes in int8, and this processor has no VNNI, without which sums of"
+                    " bytes overflow; build it with --precision fp32"
+                )
+        elif device == CPU and manifest.precision != "fp32":
+            raise OptionError(
+                f"bundle {manifest.name} computes in {manifest.precision}, which is for GPUs; take --device cuda, or"
+                " build it without --precision for the CPU"
+            )
+        return name, device
+
+    def open_backend(self, bundle: Bundle) -> Backend:
+        """The backend that loads ``bundle``.
+
+        Raises:
+            OptionError: the wishes do not fit the bundle, or a library or device that they need is not here.
+        """
+        name, device = self.choose(bundle)
+        if device == CPU:
+            return OnnxRuntime(self.threads)
+        # What a GPU needs is installed with the extra [gpu] alone.
+        from runtime.backends.cuda.device import open_gpu
+
+        gpu = open_gpu(device.index)
+        if name == "tensorrt":
+            from runtime.backends.tensorrt.backend import TensorRT
+
+            return TensorRT(gpu, self.cuda_graphs, self.device_cascade)
+        from runtime.backends.cuda.onnxruntime import OnnxRuntimeCuda
+
+        return OnnxRuntimeCuda(gpu)

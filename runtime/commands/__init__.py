@@ -1,0 +1,1 @@
+"""What the commands share: their options and their reports."""

@@ -1,0 +1,113 @@
+"""Command-line options that `run` and `bench` share, and the objects they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from runtime.backends.placement import BACKENDS, Device, Placement
+from runtime.decoding.request import Options
+from runtime.decoding.sampling import Sampling
+from runtime.drafting.policy import Adaptive, FixedThresholds, Policy
+from runtime.drafting.tree import PAPER_TREE, TreeShape
+from s2d_trt.cli import comma_floats, positive_int
+from s2d_trt.errors import OptionError
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which bundles to load, and how."""
+    group = parser.add_argument_group("engines")
+    group.add_argument("--draft", default="draft", help="draft bundle, a path or a name under engines/ (%(default)s)")
+    group.add_argument("--backend", choices=BACKENDS, default="auto", help="auto: what the bundle was built for")
+    group.add_argument("--device", type=Device.parse, help="cpu, cuda or cuda:N (default: what the bundle is for)")
+    group.add_argument("--no-cuda-graphs", action="store_true", help="TensorRT: queue every kernel again at each call")
+    group.add_argument(
+        "--device-cascade", action="store_true", help="TensorRT, fixed policy: the GPU decides which exit answers"
+    )
+    group.add_argument("--threads", type=positive_int, help="CPU threads (default: the physical cores)")
+
+
+def placement(arguments: argparse.Namespace) -> Placement:
+    """Where the engines run."""
+    return Placement(
+        arguments.backend,
+        arguments.device,
+        arguments.threads,
+        cuda_graphs=not arguments.no_cuda_graphs,
+        device_cascade=arguments.device_cascade,
+    )
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """What decides the text."""
+    group = parser.add_argument_group("text")
+    group.add_argument("--max-new-tokens", type=positive_int, default=128, help="most tokens to add (%(default)s)")
+    group.add_argument("--temperature", type=comma_floats, default=(0.0,), help="0 is greedy (the default)")
+    group.add_argument("--top-k", type=int, default=0, help="sample among the k most probable tokens (0: off)")
+    group.add_argument("--top-p", type=float, default=1.0, help="sample among the most probable mass p (1: off)")
+    group.add_argument("--min-p", type=float, default=0.0, help="drop tokens below min-p x the best one's (0: off)")
+    group.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1 discourages repeats (1: off)")
+    group.add_argument("--seed", type=int, help="same seed, same text (default: drawn and reported)")
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; may be repeated")
+
+
+def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
+    """What decides the speed, never the text."""
+    group = parser.add_argument_group("drafting (decides the speed, never the text)")
+    group.add_argument(
+        "--policy",
+        choices=("adaptive", "fixed"),
+        help="adaptive: exit and tree by measured cost and learned acceptance, no drafting where that pays best;"
+        " fixed: the published thresholds (default: adaptive, or fixed where an option below is given)",
+    )
+    group.add_argument(
+        "--lookup",
+        action=argparse.BooleanOptionalAction,
+        help="also propose what followed the text's last words earlier in it (default: where the policy is adaptive)",
+    )
+    group.add_argument("--thresholds", type=comma_floats, help="confidence to exit, per exit (0.5,0.5,0)")
+    group.add_argument("--confidence", choices=("mean", "max"), help="of a tree level (mean)")
+    group.add_argument("--tree", choices=("chain", "paper"), help="paper: depth 4, top-k 10, 60 nodes (chain)")
+    group.add_argument("--tree-depth", type=int, help="d means at most d + 1 draft passes a step")
+    group.add_argument("--tree-top-k", type=int, help="most nodes expanded at each level; 1 is a chain")
+    group.add_argument("--tree-nodes", type=int, help="most nodes verified in a step, the root included")
+    group.add_argument("--exact", action="store_true", help="bit-identical to the target alone (chains only)")
+
+
+def drafting_policy(arguments: argparse.Namespace) -> Policy:
+    """Who decides, and within which tree."""
+    exits = (arguments.thresholds, arguments.confidence)
+    sizes = {"depth": arguments.tree_depth, "top_k": arguments.tree_top_k, "nodes": arguments.tree_nodes}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    given = any(option is not None for option in (*exits, arguments.tree)) or bool(sizes)
+    if arguments.policy == "adaptive" and exits != (None, None):
+        raise OptionError("--thresholds and --confidence belong to --policy fixed; leave them out")
+    adaptive = arguments.policy == "adaptive" or (arguments.policy is None and not given)
+    chosen = Adaptive() if adaptive else FixedThresholds(arguments.thresholds, arguments.confidence or "mean")
+    preset = {"paper": PAPER_TREE, "chain": TreeShape()}.get(arguments.tree) or Policy(chosen).limits(arguments.exact)
+    return Policy(chosen, replace(preset, **sizes), arguments.lookup)
+
+
+def decoding_options(arguments: argparse.Namespace, temperature: float) -> Options:
+    """Everything the options say of a request."""
+    return Options(
+        max_new_tokens=arguments.max_new_tokens,
+        sampling=Sampling(
+            temperature=temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+            min_p=arguments.min_p,
+            repetition_penalty=arguments.repetition_penalty,
+            seed=arguments.seed,
+        ),
+        stop=tuple(arguments.stop),
+        policy=drafting_policy(arguments),
+        exact=arguments.exact,
+    )
+
+
+def single_temperature(arguments: argparse.Namespace) -> float:
+    """The one temperature of a command that takes no list."""
+    if len(arguments.temperature) != 1:
+        raise OptionError("give one temperature; only the bench takes a list")
+    return float(arguments.temperature[0])

@@ -1,0 +1,55 @@
+"""Requests in words: the short tables that `run` prints."""
+
+from __future__ import annotations
+
+from runtime.decoding.request import Request
+from runtime.evaluation.comparison import Comparison
+
+_FINISHED = {
+    "stop": "stopped",
+    "length": "reached max-new-tokens",
+    "capacity": "reached the end of the target's cache",
+    "cancelled": "cancelled",
+}
+
+
+def request_lines(request: Request) -> list[str]:
+    """What a finished request gave and cost."""
+    stats = request.stats
+    lines = [
+        f"new tokens      {len(request.tokens)} after {len(request.prompt)} of prompt,"
+        f" {_FINISHED[request.finish_reason or 'cancelled']}"
+        + (f", seed {request.seed}" if request.options.sampling.temperature else ""),
+        f"speed           {request.tokens_per_second:.1f} tokens/s",
+        f"mean accepted   {stats.mean_accepted_tokens:.2f} tokens a step, {stats.steps} steps",
+    ]
+    if stats.exit_counts:
+        depths = " ".join(f"{share:.2f}" for share in stats.acceptance_by_depth())
+        total = stats.exit_counts.total()
+        exits = ", ".join(f"{exit_}: {count / total:.0%}" for exit_, count in sorted(stats.exit_counts.items()))
+        lines += [f"by depth        {depths}", f"exits           {exits}"]
+    elif request.drafting is not None:
+        lines.append("exits           none, for nothing was drafted: that is faster here")
+    lines.append(
+        f"milliseconds    prefill {stats.prefill * 1e3:.0f}, draft {stats.draft * 1e3:.0f},"
+        f" verify {stats.verify * 1e3:.0f}, elsewhere {stats.other * 1e3:.0f}"
+    )
+    return lines
+
+
+def baseline_lines(request: Request, alone: Request, comparison: Comparison) -> list[str]:
+    """How a request compares with the target alone."""
+    speedup = request.tokens_per_second / alone.tokens_per_second
+    return [
+        f"target alone    {alone.tokens_per_second:.1f} tokens/s",
+        f"speed-up        {speedup:.2f}x, tokens {describe(comparison)}",
+    ]
+
+
+def describe(comparison: Comparison) -> str:
+    """``identical``, or where the outputs part and by how little."""
+    if comparison.identical:
+        return "identical"
+    if comparison.margin is None:
+        return f"differ from {comparison.position} on, by their length or a choice that has no scores"
+    return f"differ from {comparison.position} on, where the two scores are {comparison.margin:.1e} apart"

@@ -1,0 +1,1 @@
+"""Decoding: plan what to verify, verify it in one call, commit what the target accepts."""

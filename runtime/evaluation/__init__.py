@@ -1,0 +1,1 @@
+"""Evaluation: prompts, and comparisons with the target alone."""

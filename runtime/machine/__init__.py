@@ -1,0 +1,1 @@
+"""This machine: its processor, and the user's cache directory."""

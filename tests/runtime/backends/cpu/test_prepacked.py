@@ -1,0 +1,87 @@
+"""The cache of reordered weights: the same numbers, whoever comes first, and never in the way."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.backends.cpu import prepacked
+from runtime.backends.cpu.backend import OnnxTarget
+from runtime.backends.cpu.prepacked import PrepackedWeights
+from s2d_trt import names
+from s2d_trt.bundle import Bundle
+
+
+@pytest.fixture(params=["fp32", "int8"])
+def bundle(request, target_bundle: Path, int8_target_bundle: Path, tmp_path: Path, monkeypatch) -> Bundle:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(prepacked, "LEAST_BYTES", 0)
+    source = target_bundle if request.param == "fp32" else int8_target_bundle
+    return Bundle.open(Path(shutil.copytree(source, tmp_path / "target.engine")))
+
+
+def logits(bundle: Bundle) -> np.ndarray:
+    rows = np.arange(3)
+    found = OnnxTarget(bundle, 1).context().forward(rows + 5, rows, 0, np.tri(3, dtype=bool), rows)
+    return np.array([found[row] for row in rows])
+
+
+def caches(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache" / "s2d-trt" / "prepacked").glob("*/*"))
+
+
+def test_a_start_from_the_cache_gives_the_same_bits(bundle: Bundle, tmp_path: Path) -> None:
+    first = logits(bundle)
+    [made] = caches(tmp_path)
+    before = (made / "weights.bin").stat().st_mtime_ns
+    assert np.array_equal(logits(bundle), first)
+    assert caches(tmp_path) == [made]
+    assert (made / "weights.bin").stat().st_mtime_ns == before
+
+
+def test_small_weights_are_not_cached(bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prepacked, "LEAST_BYTES", 2**28)
+    logits(bundle)
+    assert not caches(tmp_path)
+
+
+def test_a_disk_without_room_is_left_alone(bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prepacked, "ROOM", 2**60)
+    logits(bundle)
+    assert not caches(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "weights.bin"])
+def test_a_damaged_cache_is_made_anew(bundle: Bundle, tmp_path: Path, name: str) -> None:
+    first = logits(bundle)
+    [made] = caches(tmp_path)
+    (made / name).write_bytes(b"")
+    assert np.array_equal(logits(bundle), first)
+    assert (made / name).stat().st_size > 0
+
+
+def test_starts_at_the_same_time_leave_one_cache(bundle: Bundle, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(logits, [bundle] * 4))
+    assert all(np.array_equal(each, found[0]) for each in found)
+    assert len(caches(tmp_path)) == 1
+
+
+def test_another_version_makes_its_own_and_drops_the_old_one(bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
+    logits(bundle)
+    [old] = caches(tmp_path)
+    monkeypatch.setattr(prepacked, "_processor", lambda: "another")
+    logits(bundle)
+    [new] = caches(tmp_path)
+    assert new != old
+    assert PrepackedWeights(bundle, names.TARGET).directory == new
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert np.isfinite(logits(bundle)).all()

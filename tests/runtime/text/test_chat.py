@@ -1,0 +1,191 @@
+"""Chat templates: the same text as transformers renders, without it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export import target as export_target
+from runtime.backends.placement import Placement
+from runtime.decoding.decoder import Decoder
+from runtime.run import PROG, main
+from runtime.targets.target import Target
+from runtime.text.chat import ChatTemplate
+from s2d_trt.cli import run_command
+from s2d_trt.errors import BundleError, OptionError
+
+BRACKETS = """\
+{%- if messages[0]['role'] == 'system' -%}
+    {%- set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' -%}
+    {%- set turns = messages[1:] -%}
+{%- else -%}
+    {%- set system = '' -%}
+    {%- set turns = messages -%}
+{%- endif -%}
+{%- for turn in turns -%}
+    {%- if (turn['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception('roles must alternate user/assistant') }}
+    {%- endif -%}
+    {%- if turn['role'] == 'user' -%}
+        {{ bos_token + '[INST] ' + (system if loop.first else '') + turn['content'].strip() + ' [/INST]' }}
+    {%- else -%}
+        {{ ' ' + turn['content'].strip() + ' ' + eos_token }}
+    {%- endif -%}
+{%- endfor -%}
+"""
+HEADERS = """\
+{{ bos_token }}
+{% for message in messages %}
+    {% generation %}
+{{ '<|head|>' + message['role'] + '<|end|>\\n\\n' + message['content'] | trim + '<|eot|>' }}
+    {% endgeneration %}
+    {% if loop.last and add_generation_prompt %}
+        {{ '<|head|>assistant<|end|>\\n\\n' }}
+    {% endif %}
+{% endfor %}
+"""
+WITH_TOOLS = """\
+{%- if tools %}
+{{- '<|im_start|>system\\n# Tools\\n' }}
+{%- for tool in tools %}
+{{- tool | tojson }}
+{{- '\\n' }}
+{%- endfor %}
+{{- '<|im_end|>\\n' }}
+{%- endif %}
+{%- set found = namespace(last=-1) %}
+{%- for message in messages[::-1] %}
+    {%- if message.role == 'tool' %}{% continue %}{% endif %}
+    {%- if message.role == 'user' %}{% set found.last = loop.revindex0 %}{% break %}{% endif %}
+{%- endfor %}
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + ('*' if loop.index0 == found.last else '') + '\\n' + message.content }}
+{%- if message.tool_calls is defined %}
+{%- for call in message.tool_calls %}
+{{- '\\n<tool_call>\\n' + call | tojson(indent=2) + '\\n</tool_call>' }}
+{%- endfor %}
+{%- endif %}
+{{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif %}
+"""
+TEMPLATES = {"brackets": BRACKETS, "headers": HEADERS, "with tools": WITH_TOOLS}
+QUESTION = {"role": "user", "content": " Wie spät ist <es>? "}
+CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
+    "one turn": [QUESTION],
+    "system": [{"role": "system", "content": "Be brief & kind."}, QUESTION],
+    "three turns": [QUESTION, {"role": "assistant", "content": "Noon."}, {"role": "user", "content": "Sure?"}],
+}
+TOOLS = [{"type": "function", "function": {"name": "clock", "description": "Zeit & <Ort>", "parameters": {}}}]
+
+
+@pytest.fixture
+def chat_bundle(target_checkpoint: Path, tmp_path: Path) -> Any:
+    """Builds the target with a chat template, standing where a checkpoint may have it."""
+
+    def built(template: object, in_config: bool = False) -> Path:
+        checkpoint = Path(shutil.copytree(target_checkpoint, tmp_path / "checkpoint", dirs_exist_ok=True))
+        if in_config:
+            path = checkpoint / "tokenizer_config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+        else:
+            (checkpoint / "chat_template.jinja").write_text(str(template), encoding="utf-8")
+        out = tmp_path / "chat.engine"
+        export_target.main(["--checkpoint", str(checkpoint), "--out", str(out), "--no-parity"])
+        return out
+
+    return built
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("answer", [True, False])
+def test_the_text_is_the_one_that_transformers_renders(
+    target_checkpoint: Path, chat_bundle: Any, template: str, conversation: str, answer: bool
+) -> None:
+    from transformers import AutoTokenizer
+
+    tools = TOOLS if template == "with tools" else None
+    theirs = AutoTokenizer.from_pretrained(target_checkpoint).apply_chat_template(
+        CONVERSATIONS[conversation],
+        chat_template=TEMPLATES[template],
+        tools=tools,
+        add_generation_prompt=answer,
+        tokenize=False,
+    )
+    ours = ChatTemplate.of(Target.open(chat_bundle(TEMPLATES[template])))
+    assert ours.render(CONVERSATIONS[conversation], tools, answer) == theirs
+
+
+def test_tool_calls_are_rendered_as_transformers_renders_them(target_checkpoint: Path, chat_bundle: Any) -> None:
+    from transformers import AutoTokenizer
+
+    called = {"role": "assistant", "content": "", "tool_calls": [{"name": "clock", "arguments": {"ort": "Köln"}}]}
+    messages = [QUESTION, called, {"role": "tool", "content": "12:00"}]
+    tokenizer = AutoTokenizer.from_pretrained(target_checkpoint)
+    theirs = tokenizer.apply_chat_template(
+        messages, chat_template=WITH_TOOLS, tools=TOOLS, tokenize=False, add_generation_prompt=True
+    )
+    assert ChatTemplate.of(Target.open(chat_bundle(WITH_TOOLS))).render(messages, TOOLS) == theirs
+
+
+@pytest.mark.parametrize(
+    "template", [HEADERS, [{"name": "default", "template": HEADERS}, {"name": "tool_use", "template": "x"}]]
+)
+def test_a_template_may_stand_in_the_tokenizers_config(chat_bundle: Any, template: object) -> None:
+    found = ChatTemplate.of(Target.open(chat_bundle(template, in_config=True)))
+    assert found.render([QUESTION]).startswith("<|endoftext|>")
+
+
+def test_the_tokens_of_a_conversation_are_its_text_alone(chat_bundle: Any) -> None:
+    decoder = Decoder(Target.open(chat_bundle(HEADERS), Placement(threads=1)))
+    request = decoder.chat_request([QUESTION], max_new_tokens=4)
+    text = ChatTemplate.of(decoder.target).render([QUESTION])
+    assert decoder.tokenizer.decode(request.prompt, skip_special_tokens=False) == text
+    assert request.prompt.count(0) == 1  # the template's own beginning of text, not a second one
+
+
+def test_what_a_template_refuses_is_said(chat_bundle: Any) -> None:
+    template = ChatTemplate.of(Target.open(chat_bundle(BRACKETS)))
+    with pytest.raises(OptionError, match="does not take this conversation: roles must alternate"):
+        template.render([{"role": "assistant", "content": "I begin."}])
+
+
+@pytest.mark.parametrize("source", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"])
+def test_a_template_cannot_reach_out_of_its_sandbox(chat_bundle: Any, source: str) -> None:
+    template = ChatTemplate.of(Target.open(chat_bundle(source)))
+    with pytest.raises(OptionError, match="does not take"):
+        template.render([QUESTION])
+
+
+def test_a_template_that_is_no_jinja_is_refused(chat_bundle: Any) -> None:
+    target = Target.open(chat_bundle("{% for message in %}"))
+    with pytest.raises(BundleError, match="no valid Jinja"):
+        ChatTemplate.of(target)
+
+
+def test_a_target_without_a_template_takes_no_conversation(target_bundle: Path) -> None:
+    with pytest.raises(BundleError, match="has no chat template"):
+        Decoder(Target.open(target_bundle, Placement(threads=1))).chat_request([QUESTION])
+
+
+def test_the_command_chats(chat_bundle: Any, draft_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engines = ["--target", str(chat_bundle(HEADERS)), "--draft", str(draft_bundle), "--threads", "1"]
+    capsys.readouterr()
+    main([*engines, "--chat", "--system", "the tree", "--prompt", "the draft", "--max-new-tokens", "5", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    template = ChatTemplate.of(Target.open(Path(engines[1])))
+    text = template.render([{"role": "system", "content": "the tree"}, {"role": "user", "content": "the draft"}])
+    decoder = Decoder(Target.open(Path(engines[1]), Placement(threads=1)))
+    assert result["prompt_tokens"] == len(decoder.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def test_a_system_turn_without_a_chat_is_one_line(draft_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run_command(PROG, main, ["--target", str(draft_bundle), "--prompt", "x", "--system", "y"])
+    assert exit_.value.code == 2
+    assert "add --chat" in capsys.readouterr().err
