@@ -34,15 +34,17 @@ from runtime.backends.tensorrt.plans import installed_flavors
 from runtime.bench import run_prompts
 from runtime.benchmarks.tables import table_lines
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.noise import Noise
-from runtime.decoding.request import Options
-from runtime.decoding.sampling import Sampling
+from runtime.decoding.options import Options
 from runtime.drafting.costs import WIDTHS, Costs, measure
-from runtime.drafting.policy import FixedThresholds, Policy
+from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import SortedDraft
-from runtime.drafting.tree import PAPER_TREE, Tree, TreeShape
 from runtime.evaluation.prompts import Prompt, load_prompts
+from runtime.sampling.noise import Noise
+from runtime.sampling.options import Sampling
 from runtime.targets.target import Target
+from runtime.tree.shape import PAPER_TREE, TreeShape
+from runtime.tree.tree import Tree
 from s2d_trt import __version__
 from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command

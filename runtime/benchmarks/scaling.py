@@ -25,14 +25,14 @@ from runtime.backends.placement import Placement
 from runtime.benchmarks.bandwidth import bytes_per_token, read_bandwidth
 from runtime.benchmarks.tables import plot_lines, table_lines
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.request import Options
-from runtime.decoding.sampling import Sampling
+from runtime.decoding.options import Options
 from runtime.drafting.sorted_draft import SortedDraft
-from runtime.drafting.tree import Tree
 from runtime.evaluation.comparison import generate
 from runtime.evaluation.prompts import load_prompts
 from runtime.machine.processor import physical_cores
+from runtime.sampling.options import Sampling
 from runtime.targets.target import BundleSequence, Target
+from runtime.tree.tree import Tree
 from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError

@@ -14,10 +14,10 @@ import importlib
 import inspect
 from typing import Any
 
-from runtime.decoding.noise import Noise
-from runtime.drafting.policy import FixedThresholds
+from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.sorted_draft import DraftSequence, SortedDraft
-from runtime.drafting.tree import TreeShape
+from runtime.sampling.noise import Noise
+from runtime.tree.shape import TreeShape
 from s2d_trt.errors import OptionError
 
 

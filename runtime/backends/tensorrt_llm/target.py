@@ -17,8 +17,9 @@ import numpy as np
 from runtime.backends import Clock
 from runtime.backends.tensorrt_llm.directory import EngineDirectory
 from runtime.backends.tensorrt_llm.version import check_engine_version, import_library
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.tree import Tree, TreeShape
+from runtime.sampling.options import Sampling
+from runtime.tree.shape import TreeShape
+from runtime.tree.tree import Tree
 from s2d_trt.errors import CapacityError, OptionError, S2DError
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.request import Options
-from runtime.decoding.sampling import Sampling
+from runtime.decoding.options import Options
 from runtime.evaluation.comparison import generate as run
+from runtime.sampling.options import Sampling
 
 
 def open_mode(mode: dict[str, Any]) -> Callable[..., tuple[list[int], dict[str, float]]]:
