@@ -10,7 +10,6 @@ import pytest
 
 from runtime.backends.cuda.device import CudaGpu
 from runtime.backends.placement import CUDA, Placement
-from runtime.benchmarks import gpu as benchmark
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.request import Options
 from runtime.decoding.sampling import Sampling
@@ -19,6 +18,7 @@ from runtime.drafting.sorted_draft import SortedDraft
 from runtime.drafting.tree import PAPER_TREE, TreeShape
 from runtime.evaluation.comparison import compare, generate, target_alone
 from runtime.targets.target import Target
+from tests.benchmarks import gpu as benchmark
 from tests.runtime.backends.conftest import built
 
 pytestmark = pytest.mark.gpu

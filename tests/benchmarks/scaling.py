@@ -6,8 +6,8 @@
 
 Texts are the shipped prompts, one after another. A time is the median over calls; the table shows the quartiles.
 
-  python -m runtime.benchmarks.scaling --target target-17m --out scaling
-  python -m runtime.benchmarks.scaling --target target-17m,target-6m,target-17m-int8 --draft draft --out scaling
+  python -m tests.benchmarks.scaling --target target-17m --out scaling
+  python -m tests.benchmarks.scaling --target target-17m,target-6m,target-17m-int8 --draft draft --out scaling
 """
 
 from __future__ import annotations
@@ -21,23 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.placement import Placement
-from runtime.benchmarks.bandwidth import bytes_per_token, read_bandwidth
-from runtime.benchmarks.tables import plot_lines, table_lines
-from runtime.decoding.decoder import Decoder
-from runtime.decoding.request import Options
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.sorted_draft import SortedDraft
-from runtime.drafting.tree import Tree
-from runtime.evaluation.comparison import generate
-from runtime.evaluation.prompts import load_prompts
-from runtime.machine.processor import physical_cores
-from runtime.targets.target import BundleSequence, Target
+from runtime import Decoder, Options, Sampling, SortedDraft, Target
 from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError
+from tests.benchmarks.bandwidth import bytes_per_token, read_bandwidth
+from tests.benchmarks.internals import BundleSequence, Placement, Tree, generate, load_prompts, physical_cores
+from tests.benchmarks.tables import plot_lines, table_lines
 
-PROG = "python -m runtime.benchmarks.scaling"
+PROG = "python -m tests.benchmarks.scaling"
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 CONTEXT = 64
 SHORTEST = 32

@@ -9,12 +9,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import runtime
-from runtime.benchmarks.peers.environment import Environment
-from runtime.benchmarks.peers.process import published, run_to_end
-from runtime.machine.cache import cache_directory
+from tests.benchmarks.internals import cache_directory
+from tests.benchmarks.peers.environment import Environment
+from tests.benchmarks.peers.process import published, run_to_end
 
-ROOT = Path(runtime.__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 WORKER = Path(__file__).parent / "adapters" / "worker.py"
 COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 

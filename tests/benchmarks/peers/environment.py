@@ -8,8 +8,8 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.benchmarks.peers.process import PeerError, published, run_to_end
-from runtime.machine.cache import cache_directory
+from tests.benchmarks.internals import cache_directory
+from tests.benchmarks.peers.process import PeerError, published, run_to_end
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from runtime.benchmarks.peers import __main__ as command
-from runtime.benchmarks.peers import artefacts
-from runtime.benchmarks.peers.artefacts import Artefact, Checkpoint
-from runtime.benchmarks.peers.catalogue import OURS, Contender, Pair, ours, transformers
-from runtime.benchmarks.peers.environment import Environment
-from runtime.benchmarks.peers.measure import Answer, Job, Outcome, measure, prepare
-from runtime.benchmarks.peers.process import PeerError, Worker, published, run_to_end
-from runtime.benchmarks.peers.result import best_modes, rows
 from s2d_trt.cli import run_command
 from s2d_trt.errors import CheckpointError
+from tests.benchmarks.peers import __main__ as command
+from tests.benchmarks.peers import artefacts
+from tests.benchmarks.peers.artefacts import Artefact, Checkpoint
+from tests.benchmarks.peers.catalogue import OURS, Contender, Pair, ours, transformers
+from tests.benchmarks.peers.environment import Environment
+from tests.benchmarks.peers.measure import Answer, Job, Outcome, measure, prepare
+from tests.benchmarks.peers.process import PeerError, Worker, published, run_to_end
+from tests.benchmarks.peers.result import best_modes, rows
 
 COUNTER = """
 def convert(job):
@@ -54,7 +54,7 @@ def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     folder.mkdir()
     (folder / "counter.py").write_text(COUNTER, encoding="utf-8")
     monkeypatch.setattr(artefacts, "ROOT", folder)
-    monkeypatch.setattr("runtime.benchmarks.peers.catalogue.ROOT", folder)
+    monkeypatch.setattr("tests.benchmarks.peers.catalogue.ROOT", folder)
     return "counter"
 
 
@@ -107,7 +107,7 @@ def test_closing_a_worker_ends_what_it_started() -> None:
 def test_a_command_that_is_ended_leaves_no_orphan(ending: signal.Signals, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    script += "from runtime.benchmarks.peers.process import ending_children, run_to_end\n"
+    script += "from tests.benchmarks.peers.process import ending_children, run_to_end\n"
     script += f"with ending_children(): run_to_end(['sh', '-c', 'echo $$ > {note}; sleep 60'])"
     parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     assert _becomes(lambda: note.exists() and note.read_text().endswith("\n"))
@@ -224,7 +224,7 @@ def test_ratios_agreement_and_ties() -> None:
 def test_a_run_that_is_interrupted_keeps_what_it_has(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.benchmarks.peers.report.read_bandwidth", lambda threads: 1e9)
+    monkeypatch.setattr("tests.benchmarks.peers.report.read_bandwidth", lambda threads: 1e9)
     shown: list[str] = []
 
     def interrupt(line: str) -> None:
@@ -259,7 +259,7 @@ def test_a_pair_names_its_exits(checkpoints: dict[str, Path], tmp_path: Path) ->
 def test_our_side_from_checkpoints_to_tables(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.benchmarks.peers.report.read_bandwidth", lambda threads: 1e9)
+    monkeypatch.setattr("tests.benchmarks.peers.report.read_bandwidth", lambda threads: 1e9)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "the draft proposes"}\n{"prompt": "a tree of"}\n', encoding="utf-8")
     given = ["--target", str(checkpoints["target"]), "--draft", str(checkpoints["draft"]), "--prompts", str(prompts)]

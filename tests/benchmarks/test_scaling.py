@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.benchmarks import scaling
-from runtime.benchmarks.bandwidth import bytes_per_token, read_bandwidth
 from s2d_trt.bundle import Bundle
 from s2d_trt.cli import run_command
+from tests.benchmarks import scaling
+from tests.benchmarks.bandwidth import bytes_per_token, read_bandwidth
 
 
 def test_one_run_fills_every_table(
