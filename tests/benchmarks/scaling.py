@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -120,6 +121,8 @@ def growth(x: Sequence[int], times: Times) -> Row:
     Faster, if the parabola's square term makes more than ``CURVED`` of the time at the end in three rounds of four;
     no faster, if it makes less in three of four.
     """
+    if len(x) < 3:
+        return {"faster than linear": f"cannot tell: {len(x)} lengths fit the cache, three are needed"}
     span = x[-1] - x[0]
     lines = [np.polyfit(x, y, 1) for y in times]
     rises = [slope * span / (start + slope * x[0]) for slope, start in lines]
@@ -133,30 +136,29 @@ def growth(x: Sequence[int], times: Times) -> Row:
 
 
 def trees(target: Target, text: Sequence[int], repeats: int) -> list[Row]:
-    """A row for each number of rows."""
+    """A table row for each number of rows that the engine takes and that the cache has room for."""
     found: list[Row] = []
-    slot = _filled(target, text)
-    for rows in (width for width in WIDTHS if width <= target.max_rows):
-        times = call_times(slot, rows, repeats)
-        first = found[0]["ms"] if found else float(np.median(times))
-        found.append(
-            {
-                "target": target.name,
-                "rows": rows,
-                "ms": float(np.median(times)),
-                "quartiles": _quartiles(times),
-                "over one row": float(np.median(times)) / first,
-            }
-        )
-    target.release(slot)
+    with _filled(target, text) as slot:
+        most = min(target.max_rows, target.max_length - slot.length)
+        for rows in (width for width in WIDTHS if width <= most):
+            times = call_times(slot, rows, repeats)
+            first = found[0]["ms"] if found else float(np.median(times))
+            found.append(
+                {
+                    "target": target.name,
+                    "rows": rows,
+                    "ms": float(np.median(times)),
+                    "quartiles": _quartiles(times),
+                    "over one row": float(np.median(times)) / first,
+                }
+            )
     return found
 
 
 def size(target: Target, text: Sequence[int], bandwidth: float, repeats: int) -> Row:
     """One target's row."""
-    slot = _filled(target, text)
-    times = call_times(slot, 1, repeats)
-    target.release(slot)
+    with _filled(target, text) as slot:
+        times = call_times(slot, 1, repeats)
     weights = bytes_per_token(target.bundle)
     limit = weights / bandwidth * 1e3
     return {
@@ -170,10 +172,15 @@ def size(target: Target, text: Sequence[int], bandwidth: float, repeats: int) ->
     }
 
 
-def _filled(target: Target, text: Sequence[int]) -> BundleSequence:
+@contextmanager
+def _filled(target: Target, text: Sequence[int]) -> Iterator[BundleSequence]:
+    """A sequence with ``CONTEXT`` tokens in its cache, or half of the cache where that is less."""
     slot = target.lease()
-    slot.prefill(text[: min(CONTEXT, target.max_length // 2)])
-    return slot
+    try:
+        slot.prefill(text[: min(CONTEXT, target.max_length // 2)])
+        yield slot
+    finally:
+        target.release(slot)
 
 
 def _before(text: Sequence[int], end: int, length: int) -> list[int]:

@@ -21,13 +21,12 @@ from tests.benchmarks.peers.artefacts import Artefact, Checkpoint
 from tests.benchmarks.peers.catalogue import OURS, Contender, Pair, ours, transformers
 from tests.benchmarks.peers.environment import Environment
 from tests.benchmarks.peers.measure import Answer, Job, Outcome, measure, prepare
-from tests.benchmarks.peers.process import PeerError, Worker, published, run_to_end
+from tests.benchmarks.peers.process import PeerError, Worker, run_to_end
 from tests.benchmarks.peers.result import best_modes, rows
 
 COUNTER = """
 def convert(job):
     from pathlib import Path
-    Path(job["out"]).mkdir()
     (Path(job["out"]) / "made").write_text(job["source"])
 
 def open_mode(mode):
@@ -179,23 +178,19 @@ def test_an_artefact_is_made_once_and_again_when_its_source_changes(tmp_path: Pa
 def test_an_artefact_that_fails_leaves_nothing(tmp_path: Path) -> None:
     source = tmp_path / "checkpoint"
     source.mkdir()
-    script = "import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir(); sys.exit('broken')"
+    script = "import pathlib, sys; (pathlib.Path(sys.argv[1]) / 'half').touch(); sys.exit('broken')"
     broken = Artefact("broken", Checkpoint(source), (sys.executable, "-c", script, "{out}"))
     with pytest.raises(PeerError, match="broken"):
         broken.make()
     assert not list(broken.directory.parent.glob("*broken-*"))
 
 
-def test_of_two_that_make_the_same_the_first_wins(tmp_path: Path) -> None:
-    directory = tmp_path / "made"
-    with published(directory) as one:
-        one.mkdir()
-        (one / "by").write_text("one")
-        with published(directory) as other:
-            other.mkdir()
-            (other / "by").write_text("other")
-    assert (directory / "by").read_text() == "other"
-    assert list(tmp_path.iterdir()) == [directory]
+def test_a_command_that_writes_nothing_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    silent = Artefact("silent", Checkpoint(tmp_path / "checkpoint"), (sys.executable, "-c", ""))
+    with pytest.raises(PeerError, match="silent wrote nothing"):
+        silent.make()
+    assert not silent.directory.exists()
 
 
 def outcome(peer: str, mode: str, speed: float, tokens: list[int], precision: str = "fp32") -> Outcome:
