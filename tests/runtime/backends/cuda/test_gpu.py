@@ -10,7 +10,6 @@ import pytest
 
 from runtime.backends.cuda.device import CudaGpu
 from runtime.backends.placement import CUDA, Placement
-from runtime.benchmarks import gpu as benchmark
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.drafting.fixed import FixedThresholds
@@ -20,6 +19,7 @@ from runtime.evaluation.comparison import compare, generate, target_alone
 from runtime.sampling.options import Sampling
 from runtime.targets.target import Target
 from runtime.tree.shape import PAPER_TREE, TreeShape
+from tests.benchmarks import gpu as benchmark
 from tests.runtime.backends.conftest import built
 
 pytestmark = pytest.mark.gpu

@@ -13,21 +13,20 @@ from typing import Any
 
 import pytest
 
-from runtime.benchmarks.peers import __main__ as command
-from runtime.benchmarks.peers import artefacts
-from runtime.benchmarks.peers.artefacts import Artefact, Checkpoint
-from runtime.benchmarks.peers.catalogue import OURS, Contender, Pair, ours, transformers
-from runtime.benchmarks.peers.environment import Environment
-from runtime.benchmarks.peers.measure import Answer, Job, Outcome, measure, prepare
-from runtime.benchmarks.peers.process import PeerError, Worker, published, run_to_end
-from runtime.benchmarks.peers.result import best_modes, rows
 from s2d_trt.cli import run_command
 from s2d_trt.errors import CheckpointError
+from tests.benchmarks.peers import __main__ as command
+from tests.benchmarks.peers import artefacts
+from tests.benchmarks.peers.artefacts import Artefact, Checkpoint
+from tests.benchmarks.peers.catalogue import OURS, Contender, Pair, ours, transformers
+from tests.benchmarks.peers.environment import Environment
+from tests.benchmarks.peers.measure import Answer, Job, Outcome, measure, prepare
+from tests.benchmarks.peers.process import PeerError, Worker, run_to_end
+from tests.benchmarks.peers.result import best_modes, rows
 
 COUNTER = """
 def convert(job):
     from pathlib import Path
-    Path(job["out"]).mkdir()
     (Path(job["out"]) / "made").write_text(job["source"])
 
 def open_mode(mode):
@@ -54,7 +53,7 @@ def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     folder.mkdir()
     (folder / "counter.py").write_text(COUNTER, encoding="utf-8")
     monkeypatch.setattr(artefacts, "ROOT", folder)
-    monkeypatch.setattr("runtime.benchmarks.peers.catalogue.ROOT", folder)
+    monkeypatch.setattr("tests.benchmarks.peers.catalogue.ROOT", folder)
     return "counter"
 
 
@@ -107,7 +106,7 @@ def test_closing_a_worker_ends_what_it_started() -> None:
 def test_a_command_that_is_ended_leaves_no_orphan(ending: signal.Signals, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    script += "from runtime.benchmarks.peers.process import ending_children, run_to_end\n"
+    script += "from tests.benchmarks.peers.process import ending_children, run_to_end\n"
     script += f"with ending_children(): run_to_end(['sh', '-c', 'echo $$ > {note}; sleep 60'])"
     parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     assert _becomes(lambda: note.exists() and note.read_text().endswith("\n"))
@@ -179,23 +178,19 @@ def test_an_artefact_is_made_once_and_again_when_its_source_changes(tmp_path: Pa
 def test_an_artefact_that_fails_leaves_nothing(tmp_path: Path) -> None:
     source = tmp_path / "checkpoint"
     source.mkdir()
-    script = "import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir(); sys.exit('broken')"
+    script = "import pathlib, sys; (pathlib.Path(sys.argv[1]) / 'half').touch(); sys.exit('broken')"
     broken = Artefact("broken", Checkpoint(source), (sys.executable, "-c", script, "{out}"))
     with pytest.raises(PeerError, match="broken"):
         broken.make()
     assert not list(broken.directory.parent.glob("*broken-*"))
 
 
-def test_of_two_that_make_the_same_the_first_wins(tmp_path: Path) -> None:
-    directory = tmp_path / "made"
-    with published(directory) as one:
-        one.mkdir()
-        (one / "by").write_text("one")
-        with published(directory) as other:
-            other.mkdir()
-            (other / "by").write_text("other")
-    assert (directory / "by").read_text() == "other"
-    assert list(tmp_path.iterdir()) == [directory]
+def test_a_command_that_writes_nothing_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    silent = Artefact("silent", Checkpoint(tmp_path / "checkpoint"), (sys.executable, "-c", ""))
+    with pytest.raises(PeerError, match="silent wrote nothing"):
+        silent.make()
+    assert not silent.directory.exists()
 
 
 def outcome(peer: str, mode: str, speed: float, tokens: list[int], precision: str = "fp32") -> Outcome:
@@ -224,7 +219,7 @@ def test_ratios_agreement_and_ties() -> None:
 def test_a_run_that_is_interrupted_keeps_what_it_has(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.benchmarks.peers.report.read_bandwidth", lambda threads: 1e9)
+    monkeypatch.setattr("tests.benchmarks.peers.report.read_bandwidth", lambda threads: 1e9)
     shown: list[str] = []
 
     def interrupt(line: str) -> None:
@@ -259,7 +254,7 @@ def test_a_pair_names_its_exits(checkpoints: dict[str, Path], tmp_path: Path) ->
 def test_our_side_from_checkpoints_to_tables(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.benchmarks.peers.report.read_bandwidth", lambda threads: 1e9)
+    monkeypatch.setattr("tests.benchmarks.peers.report.read_bandwidth", lambda threads: 1e9)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "the draft proposes"}\n{"prompt": "a tree of"}\n', encoding="utf-8")
     given = ["--target", str(checkpoints["target"]), "--draft", str(checkpoints["draft"]), "--prompts", str(prompts)]

@@ -6,38 +6,31 @@
 
 Texts are the shipped prompts, one after another. A time is the median over calls; the table shows the quartiles.
 
-  python -m runtime.benchmarks.scaling --target target-17m --out scaling
-  python -m runtime.benchmarks.scaling --target target-17m,target-6m,target-17m-int8 --draft draft --out scaling
+  python -m tests.benchmarks.scaling --target target-17m --out scaling
+  python -m tests.benchmarks.scaling --target target-17m,target-6m,target-17m-int8 --draft draft --out scaling
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from runtime.backends.placement import Placement
-from runtime.benchmarks.bandwidth import bytes_per_token, read_bandwidth
-from runtime.benchmarks.tables import plot_lines, table_lines
-from runtime.decoding.decoder import Decoder
-from runtime.decoding.options import Options
-from runtime.drafting.sorted_draft import SortedDraft
-from runtime.evaluation.comparison import generate
-from runtime.evaluation.prompts import load_prompts
-from runtime.machine.processor import physical_cores
-from runtime.sampling.options import Sampling
-from runtime.targets.target import BundleSequence, Target
-from runtime.tree.tree import Tree
+from runtime import Decoder, Options, Sampling, SortedDraft, Target
 from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError
+from tests.benchmarks.bandwidth import bytes_per_token, read_bandwidth
+from tests.benchmarks.internals import BundleSequence, Placement, Tree, generate, load_prompts, physical_cores
+from tests.benchmarks.tables import plot_lines, table_lines
 
-PROG = "python -m runtime.benchmarks.scaling"
+PROG = "python -m tests.benchmarks.scaling"
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 CONTEXT = 64
 SHORTEST = 32
@@ -128,6 +121,8 @@ def growth(x: Sequence[int], times: Times) -> Row:
     Faster, if the parabola's square term makes more than ``CURVED`` of the time at the end in three rounds of four;
     no faster, if it makes less in three of four.
     """
+    if len(x) < 3:
+        return {"faster than linear": f"cannot tell: {len(x)} lengths fit the cache, three are needed"}
     span = x[-1] - x[0]
     lines = [np.polyfit(x, y, 1) for y in times]
     rises = [slope * span / (start + slope * x[0]) for slope, start in lines]
@@ -141,30 +136,29 @@ def growth(x: Sequence[int], times: Times) -> Row:
 
 
 def trees(target: Target, text: Sequence[int], repeats: int) -> list[Row]:
-    """A row for each number of rows."""
+    """A table row for each number of rows that the engine takes and that the cache has room for."""
     found: list[Row] = []
-    slot = _filled(target, text)
-    for rows in (width for width in WIDTHS if width <= target.max_rows):
-        times = call_times(slot, rows, repeats)
-        first = found[0]["ms"] if found else float(np.median(times))
-        found.append(
-            {
-                "target": target.name,
-                "rows": rows,
-                "ms": float(np.median(times)),
-                "quartiles": _quartiles(times),
-                "over one row": float(np.median(times)) / first,
-            }
-        )
-    target.release(slot)
+    with _filled(target, text) as slot:
+        most = min(target.max_rows, target.max_length - slot.length)
+        for rows in (width for width in WIDTHS if width <= most):
+            times = call_times(slot, rows, repeats)
+            first = found[0]["ms"] if found else float(np.median(times))
+            found.append(
+                {
+                    "target": target.name,
+                    "rows": rows,
+                    "ms": float(np.median(times)),
+                    "quartiles": _quartiles(times),
+                    "over one row": float(np.median(times)) / first,
+                }
+            )
     return found
 
 
 def size(target: Target, text: Sequence[int], bandwidth: float, repeats: int) -> Row:
     """One target's row."""
-    slot = _filled(target, text)
-    times = call_times(slot, 1, repeats)
-    target.release(slot)
+    with _filled(target, text) as slot:
+        times = call_times(slot, 1, repeats)
     weights = bytes_per_token(target.bundle)
     limit = weights / bandwidth * 1e3
     return {
@@ -178,10 +172,15 @@ def size(target: Target, text: Sequence[int], bandwidth: float, repeats: int) ->
     }
 
 
-def _filled(target: Target, text: Sequence[int]) -> BundleSequence:
+@contextmanager
+def _filled(target: Target, text: Sequence[int]) -> Iterator[BundleSequence]:
+    """A sequence with ``CONTEXT`` tokens in its cache, or half of the cache where that is less."""
     slot = target.lease()
-    slot.prefill(text[: min(CONTEXT, target.max_length // 2)])
-    return slot
+    try:
+        slot.prefill(text[: min(CONTEXT, target.max_length // 2)])
+        yield slot
+    finally:
+        target.release(slot)
 
 
 def _before(text: Sequence[int], end: int, length: int) -> list[int]:

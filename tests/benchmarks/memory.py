@@ -4,8 +4,8 @@ The checkpoint is of holes, so it takes no disk; the bundle is written for real,
 and removed again. Peak memory is RssAnon: what the process holds beyond the files it reads, which the system can drop.
 
 examples:
-  python -m export.benchmarks.memory --scratch /tmp
-  python -m export.benchmarks.memory --scratch /tmp --hidden 8192 --layers 80 --heads 64 --kv-heads 8 --ffn 28672
+  python -m tests.benchmarks.memory --scratch /tmp
+  python -m tests.benchmarks.memory --scratch /tmp --hidden 8192 --layers 80 --heads 64 --kv-heads 8 --ffn 28672
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.benchmarks.checkpoint import write_sparse_checkpoint
-from export.benchmarks.shape import add_shape_options, read_shape
 from export.bundle import check_space
 from export.weights import weight_bytes
 from s2d_trt.cli import ArgumentParser, byte_size, run_command
 from s2d_trt.errors import OptionError
+from tests.benchmarks.checkpoint import write_sparse_checkpoint
+from tests.benchmarks.shape import add_shape_options, read_shape
 
-PROG = "python -m export.benchmarks.memory"
+PROG = "python -m tests.benchmarks.memory"
 INTERVAL = 0.05
-"""StepTimes between two looks at the exporter's memory."""
+"""Seconds between two looks at the exporter's memory."""
 
 
 def main(argv: Sequence[str]) -> None:

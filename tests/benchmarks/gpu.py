@@ -11,8 +11,8 @@ the same model built for the CPU; with --calls-only no text is generated: for sh
 
   python -m export.build --exits 6,9,12 --backend tensorrt --out engines/draft-trt.engine
   python -m export.target --checkpoint engines/demo/target-17m --backend tensorrt --out engines/target-trt.engine
-  python -m runtime.benchmarks.gpu --pair target-trt,draft-trt --pair target-17m,draft --reference target-17m --out gpu
-  python -m runtime.benchmarks.gpu --pair llama-7b,draft-7b --calls-only --out shapes
+  python -m tests.benchmarks.gpu --pair target-trt,draft-trt --pair target-17m,draft --reference target-17m --out gpu
+  python -m tests.benchmarks.gpu --pair llama-7b,draft-7b --calls-only --out shapes
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.cuda.device import open_gpu
-from runtime.backends.placement import CUDA, Device, Placement
-from runtime.backends.tensorrt.plans import installed_flavors
-from runtime.bench import run_prompts
-from runtime.benchmarks.tables import table_lines
-from runtime.decoding.decoder import Decoder
-from runtime.decoding.options import Options
-from runtime.drafting.costs import WIDTHS, Costs, measure
-from runtime.drafting.fixed import FixedThresholds
-from runtime.drafting.options import Policy
-from runtime.drafting.sorted_draft import SortedDraft
-from runtime.evaluation.prompts import Prompt, load_prompts
-from runtime.sampling.noise import Noise
-from runtime.sampling.options import Sampling
-from runtime.targets.target import Target
-from runtime.tree.shape import PAPER_TREE, TreeShape
-from runtime.tree.tree import Tree
+from runtime import PAPER_TREE, Decoder, FixedThresholds, Options, Policy, Sampling, SortedDraft, Target, TreeShape
 from s2d_trt import __version__
 from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError, S2DError
+from tests.benchmarks.internals import (
+    CUDA,
+    WIDTHS,
+    Costs,
+    Device,
+    Noise,
+    Placement,
+    Prompt,
+    Tree,
+    installed_flavors,
+    load_prompts,
+    measure,
+    open_gpu,
+    run_prompts,
+)
+from tests.benchmarks.tables import table_lines
 
-PROG = "python -m runtime.benchmarks.gpu"
+PROG = "python -m tests.benchmarks.gpu"
 CHAIN = TreeShape(depth=3)
 TREES = {"chain": CHAIN, "paper": PAPER_TREE}
 TEMPERATURES = (0.0, 1.0)

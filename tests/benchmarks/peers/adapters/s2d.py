@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runtime.backends.placement import Placement
-from runtime.decoding.decoder import Decoder
-from runtime.decoding.options import Options
-from runtime.evaluation.comparison import generate as run
-from runtime.sampling.options import Sampling
+from runtime import Decoder, Options, Sampling
+from tests.benchmarks.internals import Placement
+from tests.benchmarks.internals import generate as run
 
 
 def open_mode(mode: dict[str, Any]) -> Callable[..., tuple[list[int], dict[str, float]]]:

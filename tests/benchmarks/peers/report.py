@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.backends.placement import Placement
-from runtime.benchmarks.bandwidth import bytes_per_token, read_bandwidth
-from runtime.benchmarks.peers.catalogue import OURS
-from runtime.benchmarks.peers.measure import Job, Outcome
-from runtime.benchmarks.peers.result import Margin, best_modes, rows
-from runtime.benchmarks.tables import plot_bars, table_lines
-from runtime.targets.target import Target
+from runtime import Target
 from s2d_trt import __version__
 from s2d_trt.bundle import Bundle
+from tests.benchmarks.bandwidth import bytes_per_token, read_bandwidth
+from tests.benchmarks.internals import Placement
+from tests.benchmarks.peers.catalogue import OURS
+from tests.benchmarks.peers.measure import Job, Outcome
+from tests.benchmarks.peers.result import Margin, best_modes, rows
+from tests.benchmarks.tables import plot_bars, table_lines
 
 
 class Report:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from s2d_trt.cli import run_command
-from s2d_trt.training import ablation, checkpoint
-from s2d_trt.training.ablation import DRAFTS, Measurement, table
+from s2d_trt.training import checkpoint
 from s2d_trt.training.checkpoint import Vocabulary
 from s2d_trt.training.model import Shape, new_model
+from tests.benchmarks import ablation
+from tests.benchmarks.ablation import DRAFTS, Measurement, table
 
 QUICK = [
     "--steps", "1", "--batch", "1", "--seq-length", "32", "--limit", "1", "--max-new-tokens", "4", "--threads", "1",

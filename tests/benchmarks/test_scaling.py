@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.benchmarks import scaling
-from runtime.benchmarks.bandwidth import bytes_per_token, read_bandwidth
+from export import target
 from s2d_trt.bundle import Bundle
 from s2d_trt.cli import run_command
+from tests.benchmarks import scaling
+from tests.benchmarks.bandwidth import bytes_per_token, read_bandwidth
 
 
 def test_one_run_fills_every_table(
@@ -28,6 +29,21 @@ def test_one_run_fills_every_table(
     assert [row["rows"] for row in report["trees"]] == list(scaling.WIDTHS) * 2
     assert len(report["targets"]) == 2
     assert (tmp_path / "scaling.md").read_text().count("\n## ") == 4
+
+
+@pytest.mark.parametrize("capacity", [32, 64, 100])
+def test_a_target_shorter_than_the_widest_call_is_measured_at_the_rows_that_fit(
+    capacity: int, target_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "read_bandwidth", lambda threads: 1e9)
+    bundle = tmp_path / "short.engine"
+    given = ["--checkpoint", str(target_checkpoint), "--out", str(bundle), "--no-parity"]
+    target.main([*given, "--max-length", str(capacity)])
+    scaling.main(["--target", str(bundle), "--threads", "1", "--repeats", "2", "--out", str(tmp_path / "out")])
+    report = json.loads((tmp_path / "out" / "scaling.json").read_text())
+    room = capacity - min(scaling.CONTEXT, capacity // 2)
+    assert [row["rows"] for row in report["trees"]] == [rows for rows in scaling.WIDTHS if rows <= room]
+    assert len(report["growth"]) == 1
 
 
 def test_lengths_double_up_to_the_capacity() -> None:

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from s2d_trt.cli import run_command
 from s2d_trt.errors import CheckpointError, OptionError
-from s2d_trt.training.grow import PROG, main
 from s2d_trt.training.model import Exits
+from tests.benchmarks.grow import PROG, main
 
 WIDER = ["--hidden", "256", "--heads", "16", "--kv-heads", "4", "--ffn", "200"]
 TOKENS = torch.arange(40)[None] * 7 % 300

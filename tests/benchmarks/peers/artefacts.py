@@ -9,12 +9,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import runtime
-from runtime.benchmarks.peers.environment import Environment
-from runtime.benchmarks.peers.process import published, run_to_end
-from runtime.machine.cache import cache_directory
+from s2d_trt.files import publishing_directory
+from tests.benchmarks.internals import cache_directory
+from tests.benchmarks.peers.environment import Environment
+from tests.benchmarks.peers.process import PeerError, run_to_end
 
-ROOT = Path(runtime.__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 WORKER = Path(__file__).parent / "adapters" / "worker.py"
 COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 
@@ -67,9 +67,11 @@ class Artefact:
             return
         self.source.make()
         print(f"making {self.name} of {self.source.directory}", file=sys.stderr, flush=True)
-        with published(self.directory) as scratch:
+        with publishing_directory(self.directory) as scratch:
             fields = {"{source}": str(self.source.directory.resolve()), "{out}": str(scratch)}
             run_to_end([_filled(part, fields) for part in self.command], {"PYTHONPATH": str(ROOT)})
+            if not any(scratch.iterdir()):
+                raise PeerError(f"the command that makes {self.name} wrote nothing to its --out directory")
             if (scratch / "manifest.json").exists():
                 return  # a bundle has what it needs
             for name in COPIED:  # some converters leave out what they do not need

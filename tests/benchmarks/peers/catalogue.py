@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.benchmarks.peers.artefacts import ROOT, WORKER, Artefact, Checkpoint, bundle, converted
-from runtime.benchmarks.peers.environment import ONNXRUNTIME_GENAI, OPENVINO_GENAI, TRANSFORMERS, Environment
-from runtime.benchmarks.peers.process import Worker
 from s2d_trt.errors import CheckpointError
+from tests.benchmarks.peers.artefacts import ROOT, WORKER, Artefact, Checkpoint, bundle, converted
+from tests.benchmarks.peers.environment import ONNXRUNTIME_GENAI, OPENVINO_GENAI, TRANSFORMERS, Environment
+from tests.benchmarks.peers.process import Worker
 
 OURS = "s2d-trt"
 WIDTHS = {"draft": 4, "lookup": 4}

@@ -6,9 +6,9 @@ of the large shape. RMS norms average over more channels, most of them empty, so
 square root of the ratio. Query heads stay with their key head. No number is zero or subnormal: some chips run zeros
 faster than data.
 
-  python -m s2d_trt.training.grow --checkpoint engines/demo/target-17m --out big/target \\
+  python -m tests.benchmarks.grow --checkpoint engines/demo/target-17m --out big/target \\
       --hidden 1024 --layers 40 --heads 32 --kv-heads 8 --ffn 2816
-  python -m s2d_trt.training.grow --checkpoint engines/demo/draft --out big/draft --hidden 512 --heads 16 --ffn 1408
+  python -m tests.benchmarks.grow --checkpoint engines/demo/draft --out big/draft --hidden 512 --heads 16 --ffn 1408
 
 Sizes that are not given stay as they are; the size of a head always does. Added layers come last, so a draft keeps its
 exits. Tensors are written one at a time.
@@ -33,7 +33,7 @@ from s2d_trt.training import require_torch
 if TYPE_CHECKING:
     import torch
 
-PROG = "python -m s2d_trt.training.grow"
+PROG = "python -m tests.benchmarks.grow"
 RESIDUE = 1e-4
 """Standard deviation of what is filled in, against the old tensor's own."""
 SHARD_BYTES = 2**30

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
@@ -47,23 +46,6 @@ def run_to_end(command: Sequence[str], environment: dict[str, str] | None = None
             _stop(process)
         if code:
             raise PeerError(_last_line(log) or f"{Path(command[0]).name} ended with {code}")
-
-
-@contextlib.contextmanager
-def published(directory: Path) -> Iterator[Path]:
-    """A place to make ``directory`` in: it appears complete or not at all, and the first of several makers wins."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    scratch = room / directory.name
-    try:
-        yield scratch
-        try:
-            scratch.rename(directory)
-        except OSError as cause:
-            if not directory.is_dir():
-                raise PeerError(f"{directory} was not made ({cause.strerror})") from cause
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
 
 
 class Worker:

@@ -4,9 +4,9 @@ Every draft begins as the first layers of the target and is trained for the same
 6, 9 or 12 layers, by SoFT at exits 6, 9 and 12, and by SoFT with distillation or with feature alignment. Each is then
 run at each fixed exit and, where it has several, as a cascade; as a chain and with the paper's tree.
 
-  python -m s2d_trt.training.ablation                    # about an hour on two idle cores; resumable
-  python -m s2d_trt.training.ablation --steps 1000 --limit 48 --work long/
-  python -m s2d_trt.training.ablation --target target/ --data sharegpt.json --prompts question.jsonl --work mine/
+  python -m tests.benchmarks.ablation                    # about an hour on two idle cores; resumable
+  python -m tests.benchmarks.ablation --steps 1000 --limit 48 --work long/
+  python -m tests.benchmarks.ablation --target target/ --data sharegpt.json --prompts question.jsonl --work mine/
 
 It drives the project's own commands (s2d_trt.training.soft, export.build, export.target, runtime.bench), whose logs
 lie in the working folder beside table.md and table.json. Run it on an idle machine: speed-ups are measured.
@@ -28,7 +28,7 @@ from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError
 from s2d_trt.training.demo import EXCLUDE, HELD_OUT
 
-PROG = "python -m s2d_trt.training.ablation"
+PROG = "python -m tests.benchmarks.ablation"
 TREES = ("chain", "paper")
 EXITS = (6, 9, 12)
 

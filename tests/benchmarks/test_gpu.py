@@ -10,9 +10,9 @@ import pytest
 
 from runtime.backends.cpu.backend import OnnxRuntime
 from runtime.backends.placement import Placement
-from runtime.benchmarks import gpu as benchmark
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import OptionError
+from tests.benchmarks import gpu as benchmark
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 Weights and plans are written below --scratch and removed again: it needs room for five times the weights.
 
 examples:
-  python -m export.benchmarks.compile --scratch /tmp                      12 layers, exits 6, 9 and 12, fp16
-  python -m export.benchmarks.compile --scratch /tmp --weights int4
-  python -m export.benchmarks.compile --scratch /tmp --hidden 2048 --heads 16 --kv-heads 16 --ffn 5632
+  python -m tests.benchmarks.compile --scratch /tmp                      12 layers, exits 6, 9 and 12, fp16
+  python -m tests.benchmarks.compile --scratch /tmp --weights int4
+  python -m tests.benchmarks.compile --scratch /tmp --hidden 2048 --heads 16 --kv-heads 16 --ffn 5632
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.benchmarks.checkpoint import write_random_checkpoint
-from export.benchmarks.shape import add_shape_options, read_shape
 from export.builder import BuildRequest, build, describe
 from export.checkpoint import Checkpoint
 from export.encoding import QUANTIZED_FORMATS, Encoding
@@ -25,8 +23,10 @@ from export.layout import BHSD
 from export.options import add_plan_options, read_plan_options
 from export.precision import FP16, PRECISIONS
 from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, positive_int, run_command
+from tests.benchmarks.checkpoint import write_random_checkpoint
+from tests.benchmarks.shape import add_shape_options, read_shape
 
-PROG = "python -m export.benchmarks.compile"
+PROG = "python -m tests.benchmarks.compile"
 
 
 def main(argv: Sequence[str]) -> None:

@@ -8,8 +8,9 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.benchmarks.peers.process import PeerError, published, run_to_end
-from runtime.machine.cache import cache_directory
+from s2d_trt.files import publishing_directory
+from tests.benchmarks.internals import cache_directory
+from tests.benchmarks.peers.process import PeerError, run_to_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Environment:
         print(f"installing {', '.join(self.requirements)}", file=sys.stderr, flush=True)
         try:
             # A virtual environment keeps its path in its scripts, but python and python -m find it where it is.
-            with published(self.directory) as scratch:
+            with publishing_directory(self.directory) as scratch:
                 venv.create(scratch, with_pip=True, symlinks=True)
                 run_to_end([str(scratch / "bin" / "python"), "-m", "pip", "install", "--quiet", *self.requirements])
         except PeerError as cause:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from runtime.benchmarks.peers.catalogue import OURS
-from runtime.benchmarks.peers.measure import Outcome
+from tests.benchmarks.peers.catalogue import OURS
+from tests.benchmarks.peers.measure import Outcome
 
 Margin = Callable[[list[int], list[int], list[int]], float]
 """How far apart the target scores two continuations where they part, from prompt, one and the other."""

@@ -5,9 +5,9 @@ of its own in the user's cache, and convert the checkpoints themselves; both are
 every peer answers the same prompts with the same number of threads, in turn, round after round. Peers use their own
 ways to speculate, with the draft truncated to its shallowest and to its deepest exit.
 
-  python -m runtime.benchmarks.peers --out peers
-  python -m runtime.benchmarks.peers --target big/target --draft big/draft --rounds 3 --temperature 0,1 --out peers
-  python -m runtime.benchmarks.peers --peers openvino-genai --precisions fp32 --limit 2 --rounds 1 --out peers
+  python -m tests.benchmarks.peers --out peers
+  python -m tests.benchmarks.peers --target big/target --draft big/draft --rounds 3 --temperature 0,1 --out peers
+  python -m tests.benchmarks.peers --peers openvino-genai --precisions fp32 --limit 2 --rounds 1 --out peers
 
 OUT becomes a folder with peers.md, peers.json and a plot for each temperature (with matplotlib: pip install -e
 '.[bench]'). A peer that cannot be installed, converted or run is a row that says why.
@@ -20,17 +20,15 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.benchmarks.peers.catalogue import PEERS, Pair, ours
-from runtime.benchmarks.peers.measure import Job, Outcome, measure, prepare, progress
-from runtime.benchmarks.peers.process import ending_children
-from runtime.benchmarks.peers.report import Report
-from runtime.evaluation.prompts import load_prompts
-from runtime.machine.processor import physical_cores
-from runtime.text.tokenizer import load_tokenizer
 from s2d_trt.cli import ArgumentParser, comma_floats, comma_ints, positive_int, run_command
 from s2d_trt.errors import OptionError
+from tests.benchmarks.internals import load_prompts, load_tokenizer, physical_cores
+from tests.benchmarks.peers.catalogue import PEERS, Pair, ours
+from tests.benchmarks.peers.measure import Job, Outcome, measure, prepare, progress
+from tests.benchmarks.peers.process import ending_children
+from tests.benchmarks.peers.report import Report
 
-PROG = "python -m runtime.benchmarks.peers"
+PROG = "python -m tests.benchmarks.peers"
 DEMO = Path("engines/demo")
 PRECISIONS = ("fp32", "int8")
 

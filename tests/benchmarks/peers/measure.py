@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from runtime.benchmarks.peers.catalogue import Contender
-from runtime.benchmarks.peers.process import PeerError, Worker
+from tests.benchmarks.peers.catalogue import Contender
+from tests.benchmarks.peers.process import PeerError, Worker
 
 WARM_UP = 16
 
