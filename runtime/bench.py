@@ -157,8 +157,8 @@ def report_lines(result: Result) -> list[str]:
         f" {min(figures['speedup_by_category'].values()):.2f})",
         f"  mean accepted   {figures['mean_accepted_tokens']:.2f} tokens a step",
         f"  exits           {exits}",
-        f"  identical       {figures['identical']}/{figures['prompts']}, {figures['bit_identical']} with scores equal in"
-        " every bit",
+        f"  identical       {figures['identical']}/{figures['prompts']},"
+        f" {figures['bit_identical']} with scores equal in every bit",
         f"  overhead        {figures['overhead']:.1%} of the time outside engine calls",
     ]
     for number, pair in enumerate(margins, 1):

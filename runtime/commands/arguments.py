@@ -89,8 +89,8 @@ def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--exact",
         action=argparse.BooleanOptionalAction,
-        help="draft chains, so that text and scores are bit-identical to the target alone; --no-exact drafts trees, under"
-        " which ties of rounding size may differ (default: exact on a CPU, unless a tree is asked for)",
+        help="draft chains, so that text and scores are bit-identical to the target alone; --no-exact drafts trees,"
+        " under which ties of rounding size may differ (default: exact on a CPU, unless a tree is asked for)",
     )
 
 
@@ -103,9 +103,8 @@ def drafting_policy(arguments: argparse.Namespace) -> Policy:
     if arguments.policy == "adaptive" and exits != (None, None):
         raise OptionError("--thresholds and --confidence belong to --policy fixed; leave them out")
     adaptive = arguments.policy == "adaptive" or (arguments.policy is None and not given)
-    chosen: DraftingPolicy = (
-        Adaptive() if adaptive else FixedThresholds(arguments.thresholds, arguments.confidence or "mean")
-    )
+    fixed = FixedThresholds(arguments.thresholds, arguments.confidence or "mean")
+    chosen: DraftingPolicy = Adaptive() if adaptive else fixed
     preset = {"paper": PAPER_TREE, "chain": TreeShape()}.get(arguments.tree)
     if preset is None and sizes:
         preset = chosen.largest_tree(chain=arguments.exact is not False)

@@ -14,6 +14,7 @@ from runtime.backends import Clock
 from runtime.drafting.averages import FadingMean
 from runtime.drafting.policy import Prospect, StepBudget
 from runtime.sampling.noise import Noise
+from runtime.text.prefix import common_prefix
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
 
@@ -35,8 +36,7 @@ class NgramDraft:
 
     def agreement(self, tokens: Sequence[int]) -> int:
         """The length of the common prefix with ``tokens``."""
-        pairs = zip(self.tokens, tokens, strict=False)
-        return next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(self), len(tokens)))
+        return common_prefix(self.tokens, tokens)
 
     def __len__(self) -> int:
         return len(self.tokens)

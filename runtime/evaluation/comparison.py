@@ -10,6 +10,7 @@ from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.decoding.request import Request
 from runtime.sampling.chooser import Chooser
+from runtime.text.prefix import common_prefix
 
 
 def generate(decoder: Decoder, prompt: list[int], options: Options) -> Request:
@@ -45,8 +46,7 @@ def compare(decoder: Decoder, request: Request, reference: Request) -> Compariso
     ours, theirs = request.tokens, reference.tokens
     if ours == theirs and request.finish_reason == reference.finish_reason:
         return Comparison(True, _chosen_scores(request) == _chosen_scores(reference))
-    pairs = zip(ours, theirs, strict=False)
-    common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+    common = common_prefix(ours, theirs)
     if common == len(ours) or common == len(theirs):
         return Comparison(identical=False, position=common)
     scores = _scores_after(decoder, reference, common)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from runtime.backends import TargetEngine
 from runtime.machine.cache import cache_directory, write_cache
 from runtime.machine.processor import processor_identity
 from runtime.targets.interface import TargetModel
@@ -23,24 +24,27 @@ WIDTHS = (2, 3, 5, 9, 17)
 """Rows that are computed together; each row is compared with itself computed alone."""
 
 
-def rows_are_exact(target: TargetModel, progress: Callable[[str], None]) -> bool:
+def rows_are_exact(target: TargetModel, engine: TargetEngine, progress: Callable[[str], None]) -> bool:
     """Compare the bits of rows computed alone and in calls of several widths, before and after a cache bucket ends.
 
-    The answer is kept in the user's cache.
+    ``engine`` is the target's; it is told whether a lone row needs company. Both answers are kept in the user's cache.
     """
     path = _cache_file(target)
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["exact"])
+        answers = json.loads(path.read_text(encoding="utf-8"))
+        engine.needs_company = bool(answers["needs_company"])
+        return bool(answers["exact"])
     except (OSError, ValueError, KeyError, TypeError):
         progress("checking that a row's bits do not depend on the call")
-    exact = all(_rows_agree(target, prefix) for prefix in (3, 57) if prefix + max(WIDTHS) <= target.max_length)
-    write_cache(path, json.dumps({"exact": exact}))
+    prefixes = [prefix for prefix in (3, 57) if prefix + max(WIDTHS) <= target.max_length]
+    exact = all(_rows_agree(target, prefix) for prefix in prefixes or [1])
+    write_cache(path, json.dumps({"exact": exact, "needs_company": engine.needs_company}))
     return exact
 
 
 def _rows_agree(target: TargetModel, prefix: int) -> bool:
     """Behind ``prefix`` tokens, compare every row of each width with the same row computed alone."""
-    widths = [width for width in WIDTHS if width <= target.max_rows]
+    widths = [width for width in WIDTHS if width <= min(target.max_rows, target.max_length - prefix)]
     tokens = np.random.default_rng(0).integers(0, target.vocab_size, prefix + widths[-1]).tolist()
     together, alone = target.lease(widths[-1]), target.lease(widths[-1])
     try:

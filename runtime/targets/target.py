@@ -74,7 +74,7 @@ class Target:
 
     def check_exact(self, progress: Callable[[str], None] = lambda _: None) -> None:
         """Raise S2DError where a row's bits depend on the call that computes it, on this machine."""
-        if not rows_are_exact(self, progress):
+        if not rows_are_exact(self, self.engine, progress):
             raise S2DError(
                 f"target {self.name} gives other bits for the same row in another call on this machine;"
                 " run without --exact"

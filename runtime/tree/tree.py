@@ -11,11 +11,11 @@ import numpy as np
 class Tree:
     """Nodes in an order in which parents come first; node 0 is the root, the last token of the text.
 
-    ``tokens``, ``parents`` (-1 for the root) and ``depths`` are int64 ``[n]``. The lists have an entry for each node, and
-    are empty where nobody learns from the tree: ``logprobs`` is the cumulative log-probability that the node is
-    accepted, 0 at the root. ``draft_logprobs`` is the draft model's own log-probability of the token given its parent,
-    and ``ranks`` the rank among the parent's candidates (0 is the best): NaN and -1 where no draft model proposed the
-    node.
+    ``tokens``, ``parents`` (-1 for the root) and ``depths`` are int64 ``[n]``. The lists have an entry for each node,
+    and are empty where nobody learns from the tree: ``logprobs`` is the cumulative log-probability that the node is
+    accepted, 0 at the root. ``draft_logprobs`` is the draft model's own log-probability of the token given its
+    parent, and ``ranks`` the rank among the parent's candidates (0 is the best): NaN and -1 where no draft model
+    proposed the node.
     """
 
     tokens: np.ndarray

@@ -8,7 +8,7 @@ target's own choices at each node of the chain that it walked.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +82,9 @@ class TensorRTLLMTarget:
                 " --repetition-penalty out, or build the target with python -m export.target"
             )
 
-    def check_exact(self) -> None:
+    exact_by_default = False
+
+    def check_exact(self, progress: Callable[[str], None] = lambda _: None) -> None:
         """Always raises S2DError: nothing is known of the bits of its calls."""
         raise S2DError(f"engine {self.name} of TensorRT-LLM cannot promise --exact; leave it out")
 
@@ -157,10 +159,6 @@ class EngineSequence:
     def commit(self, path: Sequence[int]) -> None:
         """See ``TargetSequence``."""
         self._text += self._tree[list(path)].tolist()
-
-    def truncate(self, length: int) -> None:
-        """See ``TargetSequence``."""
-        del self._text[length:]
 
     def _ask(self, text: Sequence[int], draft: Sequence[int]) -> Choices:
         started = time.perf_counter()
