@@ -87,7 +87,7 @@ def test_a_static_cache_gives_the_logits_of_the_cpu(
     static_bundles: tuple[Path, Path], target: Target, place: Placement
 ) -> None:
     there = Target.open(static_bundles[1], place)
-    tree = Tree(np.array([7, 8, 9, 10]), np.array([-1, 0, 0, 2]), np.array([0, 1, 1, 2]), np.zeros(4))
+    tree = Tree(np.array([7, 8, 9, 10]), np.array([-1, 0, 0, 2]), np.array([0, 1, 1, 2]))
     slots = [each.lease() for each in (target, there)]
     bound = 1e-4 if there.bundle.manifest.precision == "fp32" else 0.05
     for path in ([0, 2, 3], [0, 1]):
