@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from s2d_trt.errors import OptionError
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
@@ -25,6 +27,21 @@ class ModelSpec:
     mlp_bias: bool = False
     qk_norm: bool = False
     """Whether each head's query and key are normalised before they are rotated."""
+
+    @classmethod
+    def llama(
+        cls, *, hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocab: int, tied: bool
+    ) -> ModelSpec:
+        """A Llama without biases whose heads have ``hidden / heads`` channels; ``tied``: the head is the embedding.
+
+        Raises:
+            OptionError: heads and channels do not divide evenly, or a head has an odd number of channels.
+        """
+        if hidden % heads or (hidden // heads) % 2:
+            raise OptionError(f"hidden {hidden} needs an even number of channels per head (heads: {heads})")
+        if heads % kv_heads:
+            raise OptionError(f"{heads} heads cannot share {kv_heads} key/value heads evenly")
+        return cls(hidden, layers, heads, kv_heads, hidden // heads, ffn, vocab, 1e-6, 10000.0, tied)
 
     @property
     def kv_width(self) -> int:

@@ -21,12 +21,11 @@ from transformers import (
 )
 
 from s2d_trt.errors import CheckpointError, OptionError
+from s2d_trt.families import FAMILIES
 from s2d_trt.files import publishing_directory
 from s2d_trt.training.conversations import Message, Render
 from s2d_trt.training.corpus import END_OF_TEXT
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Values of ``model_type`` that can be trained and that the exporter reads."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 

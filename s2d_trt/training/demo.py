@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from s2d_trt.cli import ArgumentParser, run_command
 from s2d_trt.errors import OptionError
+from s2d_trt.spec import ModelSpec
 from s2d_trt.training import require_torch
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def scan_library(library: Path) -> Files:
 
 def _train(plan: Plan, text: Text, out: Path, state: Path) -> None:
     from s2d_trt.training import checkpoint
-    from s2d_trt.training.model import Shape, new_model
+    from s2d_trt.training.model import new_model
     from s2d_trt.training.objective import Objective
     from s2d_trt.training.pipeline import Run, make_checkpoint
     from s2d_trt.training.recipe import Recipe
@@ -150,13 +151,14 @@ def _train(plan: Plan, text: Text, out: Path, state: Path) -> None:
         lr=plan.lr,
         distill_from=plan.distill_from,
     )
-    shape = Shape(
-        plan.hidden, plan.layers, plan.heads, plan.kv_heads, plan.ffn, text.vocabulary.size, max_length=SEQUENCE
-    )
+    spec = ModelSpec.llama(
+        hidden=plan.hidden, layers=plan.layers, heads=plan.heads, kv_heads=plan.kv_heads, ffn=plan.ffn,
+        vocab=text.vocabulary.size, tied=True,
+    )  # fmt: skip
     # A draft is compared with every target there is, also with those it was not distilled from.
     names = [other.name for other in PLANS if len(other.exits) == 1 and (out / other.name).exists()]
     targets = {name: out / name for name in names} if len(plan.exits) > 1 else {}
-    model = new_model(shape, plan.exits, recipe.seed, text.vocabulary)
+    model = new_model(spec, SEQUENCE, plan.exits, recipe.seed, text.vocabulary)
 
     def card(model: PreTrainedModel, result: Evaluation | None) -> str:
         return _card(plan, model, text, result)

@@ -4,58 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from s2d_trt.errors import OptionError
+from s2d_trt.spec import ModelSpec
 from s2d_trt.training.checkpoint import Vocabulary
 from s2d_trt.training.objective import Rows
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of a Llama model; ``head_dim`` is ``hidden / heads``."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    ffn: int
-    vocab: int
-    max_length: int
-
-    def __post_init__(self) -> None:
-        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
-            raise OptionError(f"hidden {self.hidden} needs an even number of channels per head (heads: {self.heads})")
-        if self.heads % self.kv_heads:
-            raise OptionError(f"{self.heads} heads cannot share {self.kv_heads} key/value heads evenly")
-
-
-def new_model(shape: Shape, exits: Sequence[int], seed: int, vocabulary: Vocabulary) -> LlamaForCausalLM:
-    """A randomly initialised model with tied embeddings; its config records ``exits`` and the special ids."""
+def new_model(
+    spec: ModelSpec, max_length: int, exits: Sequence[int], seed: int, vocabulary: Vocabulary
+) -> LlamaForCausalLM:
+    """A randomly initialised Llama for texts of ``max_length`` tokens; its config records exits and special ids."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        intermediate_size=shape.ffn,
-        vocab_size=shape.vocab,
-        max_position_embeddings=shape.max_length,
-        tie_word_embeddings=True,
+        hidden_size=spec.hidden_size,
+        num_hidden_layers=spec.num_hidden_layers,
+        num_attention_heads=spec.num_attention_heads,
+        num_key_value_heads=spec.num_key_value_heads,
+        head_dim=spec.head_dim,
+        intermediate_size=spec.intermediate_size,
+        vocab_size=spec.vocab_size,
+        max_position_embeddings=max_length,
+        tie_word_embeddings=spec.tie_word_embeddings,
         bos_token_id=vocabulary.bos_token_id,
         eos_token_id=vocabulary.eos_token_id,
         exits=list(exits),
     )
     model = LlamaForCausalLM(config)
-    # GPT-2's rule: the residual stream keeps its scale however deep the model is.
+    # As GPT-2 does: the size of the hidden states does not depend on the number of layers.
     for layer in model.model.layers:
         for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            torch.nn.init.normal_(projection.weight, std=config.initializer_range / math.sqrt(2 * shape.layers))
+            torch.nn.init.normal_(
+                projection.weight, std=config.initializer_range / math.sqrt(2 * spec.num_hidden_layers)
+            )
     return model
 
 

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 
 from s2d_trt.cli import ArgumentParser, check_exits, comma_floats, comma_ints, positive_int, run_command
 from s2d_trt.errors import CheckpointError, OptionError, TokenizerMismatchError
+from s2d_trt.spec import ModelSpec
 from s2d_trt.tokenizer import tokenizer_fingerprint
 from s2d_trt.training import require_torch
 
@@ -237,7 +238,7 @@ def _vocabulary(options: Namespace, data: Dataset) -> Vocabulary:
 
 def _model(options: Namespace, vocabulary: Vocabulary, teacher: PreTrainedModel | None) -> PreTrainedModel:
     from s2d_trt.training import checkpoint
-    from s2d_trt.training.model import Shape, new_model
+    from s2d_trt.training.model import new_model
 
     if options.from_target:
         model = checkpoint.load(options.from_target, options.layers)
@@ -247,8 +248,8 @@ def _model(options: Namespace, vocabulary: Vocabulary, teacher: PreTrainedModel 
     else:
         rows = vocabulary.size if teacher is None else int(teacher.config.vocab_size)
         sizes = {name: getattr(options, name) or default for name, default in SIZES.items()}
-        shape = Shape(layers=options.layers, vocab=rows, max_length=options.seq_length, **sizes)
-        model = new_model(shape, options.exits, options.seed, vocabulary)
+        spec = ModelSpec.llama(layers=options.layers, vocab=rows, tied=True, **sizes)
+        model = new_model(spec, options.seq_length, options.exits, options.seed, vocabulary)
     if vocabulary.size > model.config.vocab_size:
         raise OptionError(
             f"the tokenizer has ids up to {vocabulary.size - 1}, the model {model.config.vocab_size} rows; mend either"
