@@ -1,4 +1,4 @@
-"""The sizes of a Llama-family model, as both sides need them."""
+"""The sizes of a Llama-family model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from s2d_trt.errors import OptionError
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What a graph and its caches are built from; field names follow Hugging Face's config."""
+    """The sizes that decide a model's graphs and caches; field names follow Hugging Face's config.
+
+    ``output_bias`` is the bias of the attention's output projection. With ``qk_norm`` each head's query and key are
+    normalised before the rotary embedding.
+    """
 
     hidden_size: int
     num_hidden_layers: int
@@ -23,10 +27,8 @@ class ModelSpec:
     tie_word_embeddings: bool
     qkv_bias: bool = False
     output_bias: bool = False
-    """Of the attention's output projection."""
     mlp_bias: bool = False
     qk_norm: bool = False
-    """Whether each head's query and key are normalised before they are rotated."""
 
     @classmethod
     def llama(
