@@ -71,7 +71,7 @@ def check_exits(exits: Sequence[int], layers: int) -> tuple[int, ...]:
     if not exits or exits[0] < 1 or any(b <= a for a, b in itertools.pairwise(exits)):
         raise OptionError(f"exits {_join(exits)} must be increasing and start at 1 or above, like 6,9,12")
     if exits[-1] > layers:
-        raise OptionError(f"exit {exits[-1]} is beyond the checkpoint's {layers} layers; use exits up to {layers}")
+        raise OptionError(f"exit {exits[-1]} lies beyond the checkpoint's {layers} layers; use exits up to {layers}")
     return exits
 
 

@@ -1,4 +1,4 @@
-"""The trained model: a plain decoder whose exits share the final norm and the head."""
+"""The model that is trained: a decoder whose exits share the final norm and the head."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def new_model(
 
 
 class Exits(torch.nn.Module):
-    """Runs a model once and gives what several exits make of it.
+    """Runs a model once and returns the logits of several exits.
 
     ``forward(input_ids [B, T])`` returns the logits, one ``[B, T, V]`` tensor for each exit, shallowest first.
     Every exit goes through the same final norm and head (SoFT, arXiv 2407.01955).
-    ``close()`` takes the hooks off the model again.
+    ``close()`` removes the hooks from the model.
     """
 
     def __init__(self, model: PreTrainedModel, exits: Sequence[int]) -> None:
@@ -61,7 +61,7 @@ class Exits(torch.nn.Module):
 
     @classmethod
     def last(cls, model: PreTrainedModel) -> Exits:
-        """The whole model as its one exit."""
+        """The whole model, whose only exit is the last layer."""
         return cls(model, [len(model.model.layers)])
 
     def _keep(self, exit_: int) -> RemovableHandle:
@@ -72,7 +72,7 @@ class Exits(torch.nn.Module):
         return layer.register_forward_hook(hook)
 
     def hidden(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
-        """Hidden states of each exit behind the final norm, ``[B, T, D]``."""
+        """Hidden states of each exit after the final norm, ``[B, T, D]``."""
         decoder = self.model.model
         decoder(input_ids=input_ids, use_cache=False)
         return [decoder.norm(self._hidden.pop(exit_)) for exit_ in self.exits]
@@ -82,7 +82,7 @@ class Exits(torch.nn.Module):
         return [self.model.lm_head(states) for states in self.hidden(input_ids)]
 
     def rows(self, input_ids: torch.Tensor, chosen: torch.Tensor) -> list[Rows]:
-        """What each exit makes of the ``chosen`` positions (bool ``[B, T]``); the head meets no others."""
+        """Hidden states and logits of each exit at the ``chosen`` positions (bool ``[B, T]``) only."""
         found = []
         for states in self.hidden(input_ids):
             picked = states[chosen]
@@ -90,16 +90,16 @@ class Exits(torch.nn.Module):
         return found
 
     def close(self) -> None:
-        """Remove the hooks; the model keeps working without."""
+        """Remove the hooks; the model can still be used."""
         for hook in self._hooks:
             hook.remove()
-        # Recomputed layers (gradient checkpointing) leave what the backward pass needed.
+        # With gradient checkpointing the backward pass runs the hooks again.
         self._hidden.clear()
 
     def compile_layers(self) -> None:
-        """Compile each layer on its own: all share one compiled graph, so it takes seconds.
+        """Compile each layer separately: all layers share one compiled graph, so it takes seconds.
 
-        The hooks stay outside of what is compiled, where adding or removing one needs no new graph.
+        The hooks are outside the compiled code, so adding or removing one needs no new graph.
         """
         for layer in self.model.model.layers:
             layer.forward = torch.compile(layer.forward)
