@@ -1,7 +1,7 @@
 """Muon in fp32: momentum whose update is orthogonalised (Jordan et al., 2024).
 
-``torch.optim.Muon`` orthogonalises in bfloat16. CPUs without bfloat16 units emulate it at a tenth of their fp32 speed, so
-it would cost as much as the forward and backward pass. This one computes in fp32 and orthogonalises all matrices of
+``torch.optim.Muon`` orthogonalises in bfloat16. CPUs without bfloat16 units emulate it at a tenth of their fp32 speed,
+so it would cost as much as the forward and backward pass. This one computes in fp32 and orthogonalises all matrices of
 one shape in one batched product.
 """
 
