@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -78,6 +78,9 @@ class DraftContext(Protocol):
         log-probabilities float32 ``[stop - start, head_top_k]``, best first, overwritten by the next call.
         """
 
+    def reset(self) -> None:
+        """Zero what was used since the last reset, for another text: NaN in masked slots would leak into it."""
+
     def wait(self) -> None:
         """Until every call is done; only a measurement needs it."""
 
@@ -106,6 +109,9 @@ class TargetContext(Protocol):
     def move(self, sources: np.ndarray, start: int) -> None:
         """Bring cache rows ``sources`` (int64 ``[m]``, rising, none below its destination) to ``start ..``."""
 
+    def reset(self) -> None:
+        """Zero what was used since the last reset, for another text: NaN in masked slots would leak into it."""
+
 
 class DraftEngines(Protocol):
     """The segments and the head of a draft bundle, loaded once."""
@@ -126,8 +132,17 @@ class TargetEngine(Protocol):
 
     place: str
     """What it runs on, in words."""
+    device: Literal["cpu", "cuda"]
     max_rows: int
     """Most rows in one call."""
+    needs_company: bool | None
+    """Whether an exact call of one row takes a masked dummy row along, because one row alone has other bits.
+
+    None: the first such call computes the answer. An answer that was kept from an earlier start may be set.
+    """
+
+    def lone_rows_agree(self) -> bool:
+        """Compute whether one row alone has the bits that it has among several, here and now."""
 
     def context(self) -> TargetContext:
         """Zeroed caches for one more text."""

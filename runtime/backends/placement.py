@@ -7,7 +7,6 @@ from typing import Literal, get_args
 
 from runtime.backends import Backend
 from runtime.backends.cpu.backend import OnnxRuntime
-from runtime.machine.processor import sums_bytes_exactly
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import OptionError
 
@@ -77,18 +76,12 @@ class Placement:
                 f"bundle {manifest.name} has graphs for a GPU (layout BHSD); take --device cuda, or build it with"
                 " --backend onnxruntime for the CPU"
             )
-        if manifest.precision == "int8":
-            if device != CPU:
-                raise OptionError(
-                    f"bundle {manifest.name} computes in int8 rows, which is for CPUs; take --device cpu, or build it"
-                    " with --backend tensorrt --weights int8"
-                )
-            if not sums_bytes_exactly():
-                raise OptionError(
-                    f"bundle {manifest.name} computes in int8, and this processor has no VNNI, without which sums of"
-                    " bytes overflow; build it with --precision fp32"
-                )
-        elif device == CPU and manifest.precision != "fp32":
+        if device != CPU and manifest.precision == "int8":
+            raise OptionError(
+                f"bundle {manifest.name} computes in int8 rows, which is for CPUs; take --device cpu, or build it"
+                " with --backend tensorrt --weights int8"
+            )
+        if device == CPU and manifest.precision not in ("fp32", "int8"):
             raise OptionError(
                 f"bundle {manifest.name} computes in {manifest.precision}, which is for GPUs; take --device cuda, or"
                 " build it without --precision for the CPU"

@@ -1,13 +1,11 @@
-"""What the processor has: cores, and whether it sums products of bytes without losing any."""
+"""This machine's processor: its cores, and a text that tells it from others."""
 
 from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from pathlib import Path
-
-CPUINFO = Path("/proc/cpuinfo")
-EXACT_BYTE_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 def physical_cores() -> int:
@@ -22,16 +20,13 @@ def physical_cores() -> int:
     return len(cores)
 
 
-def sums_bytes_exactly() -> bool:
-    """False where an x86 processor adds pairs of byte products in 16 bits, which overflow.
-
-    ONNX Runtime's kernels do so without VNNI. What cannot be told is taken to be well.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
+@cache
+def processor_identity() -> str:
+    """The processor's model and instruction sets, for the keys of what is measured or written for it alone."""
     try:
-        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return True
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return not flags or not EXACT_BYTE_SUMS.isdisjoint(flags.split())
+        return platform.processor() or platform.machine()
+    first = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in reversed(lines)}
+    names = ("model name", "CPU implementer", "CPU part", "flags", "Features")
+    return "\n".join(first[name] for name in names if name in first) or platform.machine()

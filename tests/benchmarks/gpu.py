@@ -42,6 +42,7 @@ from tests.benchmarks.internals import (
     Placement,
     Prompt,
     Tree,
+    TreeBuilder,
     installed_flavors,
     load_prompts,
     measure,
@@ -105,7 +106,7 @@ def numbers(target: Target, reference: Target) -> dict[str, Any]:
     depths = np.zeros(ROWS, np.int64)
     for node in range(1, ROWS):
         depths[node] = depths[parents[node]] + 1
-    tree = Tree(rng.integers(0, target.vocab_size, ROWS), parents, depths, np.zeros(ROWS))
+    tree = Tree(rng.integers(0, target.vocab_size, ROWS), parents, depths)
     found = []
     for each in (target, reference):
         slot = each.lease()
@@ -168,21 +169,22 @@ def drafting(draft: SortedDraft, decides: str) -> Iterator[dict[str, Any]]:
         if tree.top_k > draft.engines.max_head_rows:
             continue
         for exits, threshold in (("first", 0.0), ("all", 2.0)):
-            policy = FixedThresholds((threshold,) * len(draft.exits)).fit(draft.exits)
-            slot = draft.lease()
+            budget = FixedThresholds((threshold,) * len(draft.exits)).budget(draft.exits)
+            sequence = draft.empty_sequence()
+            sequence.shape = tree
             text = [token % draft.vocab_size for token in range(1, TEXT + 1)]
-            slot.prefill(text)
+            sequence.prefill(text)
             noise = Noise(0, 0.0, draft.vocab_size)
             walls, clocks = [], []
             for _ in range(ROUNDS):
-                # As after a step that accepted nothing: the target's own token waits.
-                slot.truncate(TEXT - 1)
-                slot.enqueue(text[-1:])
-                before, began = slot.clock.seconds, time.perf_counter()
-                slot.propose(noise, policy, tree)
+                # As after a step that accepted nothing: the target's own token is the backlog.
+                sequence.truncate(TEXT - 1)
+                sequence.enqueue(text[-1:])
+                before, began = sequence.clock.seconds, time.perf_counter()
+                sequence.propose(TreeBuilder(text[-1], tree), budget, noise, tree.depth + 1)
                 walls.append((time.perf_counter() - began) / (tree.depth + 1))
-                clocks.append((slot.clock.seconds - before) / (tree.depth + 1))
-            draft.release(slot)
+                clocks.append((sequence.clock.seconds - before) / (tree.depth + 1))
+            draft.release(sequence)
             wall, clock = median(walls), median(clocks)
             yield {
                 "place": draft.engines.place,

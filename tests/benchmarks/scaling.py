@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 def call_times(slot: BundleSequence, rows: int, repeats: int) -> list[float]:
     """Milliseconds of calls with ``rows`` rows (a chain) behind what the slot holds."""
-    tree = Tree(np.zeros(rows, np.int64), np.arange(-1, rows - 1), np.arange(rows), np.zeros(rows))
+    tree = Tree.chain([0] * rows)
     slot.verify(tree)
     found = []
     for _ in range(repeats):

@@ -10,10 +10,10 @@ import pytest
 
 from runtime.bench import PROG, Result, main, report_lines, run_prompts
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.request import Options
-from runtime.decoding.sampling import Sampling
+from runtime.decoding.options import Options
 from runtime.evaluation.comparison import Comparison, compare, generate, target_alone
 from runtime.evaluation.prompts import Prompt
+from runtime.sampling.options import Sampling
 from s2d_trt.cli import run_command
 from s2d_trt.errors import OptionError
 

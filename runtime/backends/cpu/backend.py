@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
 from runtime.backends import Cascade, Clock
-from runtime.backends.cpu.kv import KVCache
+from runtime.backends.cpu.kv import BUCKET, KVCache
 from runtime.backends.cpu.session import Engine, LayerCache, Shapes
 from runtime.machine.processor import physical_cores
 from s2d_trt import names
@@ -17,6 +18,9 @@ from s2d_trt.spec import ModelSpec
 
 MAX_ROWS = SCRATCH_ROWS
 """Most rows in one call: what the cache has to spare for a tree."""
+COMPARED_ROWS = 3
+COMPARED_STOPS = (BUCKET, 2 * BUCKET, 4 * BUCKET)
+"""Lengths of the text at which one row alone is compared with several; matrix products change their path with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class OnnxDraftContext:
         """See ``DraftContext``."""
         rows = len(tokens)
         stop = start + rows
-        call = self._bindings[segment].call(self._caches[segment].bucket(stop), rows)
+        call = self._bindings[segment].call(self._caches[segment].hold(stop), rows)
         source, places, write_index, mask, hidden = call.buffers
         source[0] = tokens if segment == 0 else self._hidden[segment - 1][start:stop]
         places[0] = positions
@@ -107,32 +111,66 @@ class OnnxDraftContext:
         call.run()
         return tokens, logprobs
 
+    def reset(self) -> None:
+        """Zero the caches; hidden states are written before they are read."""
+        for cache in self._caches:
+            cache.reset()
+        self._noise = None
+
     def wait(self) -> None:
-        """See ``DraftContext``. Nothing is ever under way."""
+        """Return at once: every call waits for its own end."""
 
 
 class OnnxTarget:
     """The graph of a target."""
 
+    device: Literal["cpu", "cuda"] = "cpu"
     max_rows = MAX_ROWS
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
         self.manifest, self.place = bundle.manifest, place(threads)
         self.engine = Engine(bundle, names.TARGET, threads)
+        self.needs_company: bool | None = None
 
     def context(self) -> OnnxTargetContext:
         """See ``TargetEngine``."""
         return OnnxTargetContext(self)
+
+    def lone_rows_agree(self) -> bool:
+        """Compare calls of one row, and of one row of logits, with a call of several, over several cache buckets."""
+        context, rng = self.context(), np.random.default_rng(0)
+        context.cache.fill(rng, max(COMPARED_STOPS))
+        longest = self.manifest.cache.max_length
+        rows = np.arange(min(COMPARED_ROWS, longest))
+        tokens, causal = rng.integers(0, self.manifest.model.vocab_size, len(rows)), np.tri(len(rows), dtype=bool)
+        for stop in sorted({min(stop, longest) for stop in COMPARED_STOPS}):
+            positions = stop - len(rows) + rows
+            together = context.forward(tokens, positions, positions[0], causal, rows).copy()
+            last = context.forward(tokens, positions, positions[0], causal, rows[-1:])[0]
+            if not np.array_equal(last, together[-1]):
+                return False
+            for row in rows:
+                one = slice(row, row + 1)
+                alone = context.forward(tokens[one], positions[one], positions[row], causal[:1, :1], rows[:1])
+                if not np.array_equal(alone[0], together[row]):
+                    return False
+        return True
+
+    def adds_dummies(self) -> bool:
+        """Whether exact calls of one row take a dummy row along."""
+        if self.needs_company is None:
+            self.needs_company = not self.lone_rows_agree()
+        return self.needs_company
 
 
 class OnnxTargetContext:
     """Cache and buffers of one text in a target."""
 
     def __init__(self, engine: OnnxTarget) -> None:
-        self.clock = Clock()
+        self.clock, self._engine = Clock(), engine
         spec = engine.manifest.model
-        self._cache = _cache(engine.manifest, spec.num_hidden_layers)
-        layers = LayerCache(self._cache, range(spec.num_hidden_layers))
+        self.cache = _cache(engine.manifest, spec.num_hidden_layers)
+        layers = LayerCache(self.cache, range(spec.num_hidden_layers))
         self._binding = engine.engine.binding(self.clock, partial(_target_shapes, spec), layers)
 
     def forward(
@@ -144,16 +182,15 @@ class OnnxTargetContext:
         logit_rows: np.ndarray,
         exact_rows: int = 0,
     ) -> np.ndarray:
-        """See ``TargetContext``.
+        """Run rows ``[start, start + n)``; a row has the same bits in every call of two rows or more.
 
-        ONNX Runtime gives a row the same bits however many others join it, but computes a lone row by another
-        path: for ``exact_rows`` a masked dummy row keeps it company.
+        An exact call of one row takes a masked dummy row along where one row alone has other bits.
         """
         asked = len(logit_rows)
-        if exact_rows:
+        if exact_rows and 1 in (len(tokens), asked) and self._engine.adds_dummies():
             tokens, positions, visible, logit_rows = _joined_by_dummy(tokens, positions, visible, logit_rows)
         rows = len(tokens)
-        call = self._binding.call(self._cache.bucket(start + rows), rows, len(logit_rows))
+        call = self._binding.call(self.cache.hold(start + rows), rows, len(logit_rows))
         ids, places, mask, write_index, wanted, logits = call.buffers
         ids[0] = tokens
         places[0] = positions
@@ -165,7 +202,11 @@ class OnnxTargetContext:
 
     def move(self, sources: np.ndarray, start: int) -> None:
         """See ``TargetContext``."""
-        self._cache.move(sources, start)
+        self.cache.move(sources, start)
+
+    def reset(self) -> None:
+        """Zero the cache."""
+        self.cache.reset()
 
 
 def _cache(manifest: Manifest, layers: int) -> KVCache:

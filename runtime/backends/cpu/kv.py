@@ -15,15 +15,27 @@ class KVCache:
         self.slots = -(-slots // BUCKET) * BUCKET
         self._block = np.zeros((2 * layers, 1, self.slots, width), dtype=np.float32)
         self.layers = layers
+        self._used = 0
 
-    def bucket(self, length: int) -> int:
-        """Smallest prefix that holds ``length`` positions."""
-        return min(self.slots, -(-length // BUCKET) * BUCKET)
+    def hold(self, stop: int) -> int:
+        """Mark the slots before ``stop`` as used; the smallest bucket that holds them."""
+        self._used = max(self._used, stop)
+        return min(self.slots, -(-stop // BUCKET) * BUCKET)
 
     def view(self, layer: int, part: str, bucket: int) -> np.ndarray:
         """The first ``bucket`` slots of a layer's ``key`` or ``value``: contiguous float32 ``[1, bucket, width]``."""
         return self._block[2 * layer + (part == "value"), :, :bucket]
 
+    def fill(self, rng: np.random.Generator, stop: int) -> None:
+        """Fill the first ``stop`` slots with random numbers, as if a text had been read."""
+        part = self._block[:, :, : self.hold(stop)]
+        part[:] = rng.standard_normal(part.shape, np.float32)
+
     def move(self, sources: np.ndarray, start: int) -> None:
         """Bring rows ``sources`` (int64 ``[n]``) to ``start ..``; all are read before any is written."""
         self._block[:, :, start : start + len(sources)] = self._block[:, :, sources]
+
+    def reset(self) -> None:
+        """Zero the slots that calls may have written since the last reset."""
+        self._block[:, :, : self._used] = 0.0
+        self._used = 0

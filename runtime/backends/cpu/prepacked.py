@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import platform
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from runtime.machine.cache import cache_directory
-from runtime.machine.processor import CPUINFO
+from runtime.machine.processor import processor_identity
 from s2d_trt.bundle import Bundle
 
 LEAST_BYTES = 2**28
@@ -28,13 +27,16 @@ MODEL, WEIGHTS = "model.onnx", "weights.bin"
 
 
 class PrepackedWeights:
-    """The cached form of one graph of a bundle; never an error: without it every start reorders again."""
+    """The cached form of one graph of a bundle; never an error: without it every start reorders again.
 
-    def __init__(self, bundle: Bundle, graph: str) -> None:
+    ``form`` is text that differs where a session's options change what it writes.
+    """
+
+    def __init__(self, bundle: Bundle, graph: str, form: str) -> None:
         manifest = bundle.manifest
         self._bytes = manifest.files[manifest.weights].bytes
         files = [manifest.files[name].sha256 for name in (manifest.graphs[graph], manifest.weights)]
-        key = hashlib.sha256("\n".join((ort.__version__, _processor(), *files)).encode()).hexdigest()[:16]
+        key = hashlib.sha256("\n".join((ort.__version__, processor_identity(), form, *files)).encode()).hexdigest()[:16]
         place = hashlib.sha256(str(bundle.directory.resolve()).encode()).hexdigest()[:16]
         self._folder = cache_directory() / "prepacked" / f"{manifest.name}-{graph}-{place}"
         self.directory = self._folder / key
@@ -86,11 +88,3 @@ class PrepackedWeights:
 
 def _opened(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-
-
-def _processor() -> str:
-    """What decides the order: the instructions that there are."""
-    with contextlib.suppress(OSError):
-        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
-        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return platform.processor()

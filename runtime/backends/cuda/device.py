@@ -93,10 +93,17 @@ class CudaGpu:
     def copy(self, destination: Memory, source: Memory) -> None:
         """See ``Gpu``."""
         assert destination.size == source.size
-        (status,) = self._driver.cuMemcpyAsync(destination.address, source.address, source.size, self.stream)
-        if status != self._driver.CUresult.CUDA_SUCCESS:
-            raise S2DError(f"a copy on {self.name} failed ({status.name}); check the GPU with nvidia-smi")
+        self._check(self._driver.cuMemcpyAsync(destination.address, source.address, source.size, self.stream))
         self.sent += 1
+
+    def clear(self, memory: Memory) -> None:
+        """See ``Gpu``."""
+        self._check(self._driver.cuMemsetD8Async(memory.address, 0, memory.size, self.stream))
+        self.sent += 1
+
+    def _check(self, result: tuple[Any]) -> None:
+        if result[0] != self._driver.CUresult.CUDA_SUCCESS:
+            raise S2DError(f"a copy on {self.name} failed ({result[0].name}); check the GPU with nvidia-smi")
 
     def launch(self, kernel: str, threads: int, *arguments: int) -> None:
         """See ``Gpu``."""

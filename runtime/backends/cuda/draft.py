@@ -60,6 +60,7 @@ class GpuDraftContext:
         self._store = self.gpu.allocate(len(exits) * engines.form.slots * engines.row_bytes)
         self._noise = Staging(self.gpu, {"noise": (np.float32, (1, engines.manifest.model.vocab_size))})
         self._noise_row: np.ndarray | None = None
+        self._used = False
         self._calls: dict[tuple[int, int, int], tuple[LayerInputs, Steps, Work]] = {}
         self._heads: dict[int, tuple[Staging, Staging, Work]] = {}
         recordable = all(graph.recordable for graph in (*engines.segments, engines.head))
@@ -91,6 +92,7 @@ class GpuDraftContext:
         key = segment, rows, self._engines.form.view(start + rows)
         inputs, steps, _ = self._calls.get(key) or self._prepare(key)
         before, after = (segment - 1) * slots + start, segment * slots + start
+        self._used = True
         inputs.fill(tokens, positions, start, base, visible, before, after)
         return Staged(key, inputs, steps)
 
@@ -132,6 +134,15 @@ class GpuDraftContext:
             work.queue()
             self.gpu.wait()
         return found.arrays["tokens"][: stop - start], found.arrays["logprobs"][: stop - start]
+
+    def reset(self) -> None:
+        """Queue the zeroing of caches and hidden states, if any were used: padding rows read both."""
+        self._noise_row = None
+        if self._used:
+            for cache in self._caches:
+                cache.clear()
+            self.gpu.clear(self._store)
+            self._used = False
 
     def wait(self) -> None:
         """See ``DraftContext``."""

@@ -92,6 +92,10 @@ class DeviceCache:
                 past[names.past(layer, part)] = present[names.present(layer, part)] = tensor
         return past, present
 
+    def clear(self) -> None:
+        """Zero all slots."""
+        self._gpu.clear(self._block)
+
     def move(self, sources: np.ndarray, start: int) -> None:
         """Bring rows ``sources`` (rising, none below its destination) to ``start ..`` in every cache."""
         form, moves = self._form, self._moves

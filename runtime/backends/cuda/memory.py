@@ -58,6 +58,9 @@ class Gpu(Protocol):
     def copy(self, destination: Memory, source: Memory) -> None:
         """Queue a copy between blocks of equal size, wherever they are."""
 
+    def clear(self, memory: Memory) -> None:
+        """Queue the zeroing of a block on the device."""
+
     def launch(self, kernel: str, threads: int, *arguments: int) -> None:
         """Queue a kernel of this package; ``threads`` is its last argument."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from runtime.backends import Clock
@@ -19,17 +21,24 @@ FLOAT = 4
 class GpuTarget:
     """See ``TargetEngine``."""
 
+    device: Literal["cpu", "cuda"] = "cuda"
+
     def __init__(self, gpu: Gpu, manifest: Manifest, graph: DeviceGraph, backend: str) -> None:
         self.place = f"{backend}, {gpu.name}"
         self.gpu, self.manifest, self.graph = gpu, manifest, graph
         self.form = CacheForm.of(manifest)
         self.buckets = Buckets(graph.max_rows, graph.edges)
         self.max_rows = graph.max_rows
+        self.needs_company: bool | None = False
         self.mask = gpu.allocate(self.max_rows * self.form.slots)
 
     def context(self) -> GpuTargetContext:
         """See ``TargetEngine``."""
         return GpuTargetContext(self)
+
+    def lone_rows_agree(self) -> bool:
+        """True: all exact calls have one number of rows."""
+        return True
 
 
 class GpuTargetContext:
@@ -43,6 +52,7 @@ class GpuTargetContext:
         self._cache = DeviceCache(self._gpu, engine.form, range(spec.num_hidden_layers))
         self._logits = DeviceLogits(self._gpu, engine.max_rows, spec.vocab_size, self._timed)
         self._calls: dict[tuple[int, int, int], tuple[LayerInputs, Work]] = {}
+        self._used = False
 
     def forward(
         self,
@@ -61,6 +71,7 @@ class GpuTargetContext:
             wanted = 1 if asked == 1 and not exact_rows else rows
             key = rows, form.view(start + rows), wanted
             inputs, work = self._calls.get(key) or self._prepare(key)
+            self._used = True
             inputs.fill(tokens, positions, start, start, visible)
             inputs.logit_rows[:asked] = logit_rows
             work.queue()
@@ -71,6 +82,12 @@ class GpuTargetContext:
         """See ``TargetContext``."""
         with self._timed:
             self._cache.move(sources, start)
+
+    def reset(self) -> None:
+        """Queue the zeroing of the whole cache, if any of it was used."""
+        if self._used:
+            self._cache.clear()
+            self._used = False
 
     def _prepare(self, key: tuple[int, int, int]) -> tuple[LayerInputs, Work]:
         rows, view, wanted = key

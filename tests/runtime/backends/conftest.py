@@ -73,6 +73,10 @@ class HostGpu:
         ctypes.memmove(destination.address, source.address, source.size)
         self.sent += 1
 
+    def clear(self, memory: Memory) -> None:
+        ctypes.memset(memory.address, 0, memory.size)
+        self.sent += 1
+
     def launch(self, kernel: str, threads: int, *arguments: int) -> None:
         values = (ctypes.c_longlong * 8)(*arguments, threads)
         self._library.run(getattr(self._library, kernel), ctypes.c_longlong(threads), values)

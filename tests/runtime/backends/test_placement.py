@@ -104,26 +104,3 @@ def test_int8_rows_are_refused_on_a_gpu(plain: Bundle) -> None:
     rows = Bundle(plain.directory, replace(plain.manifest, precision="int8"))
     with pytest.raises(OptionError, match="int8 rows, which is for CPUs; take --device cpu"):
         Placement(device=CUDA).choose(rows)
-
-
-@pytest.mark.parametrize(
-    ("cpuinfo", "sound"),
-    [
-        ("processor : 0\nflags : fpu avx2 avx512f avx512_vnni\n", True),
-        ("processor : 0\nflags : fpu avx2 avx_vnni\n", True),
-        ("processor : 0\nflags : fpu avx2 avx512f\n", False),
-        ("processor : 0\nFeatures : asimd\n", True),
-    ],
-)
-def test_int8_rows_are_refused_where_sums_of_bytes_overflow(
-    plain: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str, sound: bool
-) -> None:
-    (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr("runtime.machine.processor.CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    rows = Bundle(plain.directory, replace(plain.manifest, precision="int8"))
-    if sound:
-        assert Placement().choose(rows) == ("onnxruntime", CPU)
-    else:
-        with pytest.raises(OptionError, match=r"no VNNI.*--precision fp32"):
-            Placement().choose(rows)

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.decoding.acceptance import Acceptance, accept
-from runtime.decoding.noise import Noise
-from runtime.decoding.sampling import Chooser, Sampling
-from runtime.drafting.tree import Tree
+from runtime.sampling.chooser import Chooser
+from runtime.sampling.noise import Noise
+from runtime.sampling.options import Sampling
+from runtime.tree.tree import Tree
 
 VOCAB = 6
 SAMPLINGS = st.builds(

@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 
 from runtime.bench import ROUNDING
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.request import Options, Request
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.policy import Adaptive, FixedThresholds, Policy
+from runtime.decoding.options import Options
+from runtime.decoding.request import Request
+from runtime.drafting.adaptive import Adaptive
+from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import SortedDraft
-from runtime.drafting.tree import PAPER_TREE, TreeShape
 from runtime.evaluation.comparison import compare, generate, target_alone
+from runtime.sampling.options import Sampling
 from runtime.targets.target import Target
+from runtime.tree.shape import PAPER_TREE, TreeShape
 
 CHAINS = st.builds(TreeShape, depth=st.integers(0, 6), top_k=st.just(1))
 SHAPES = st.one_of(

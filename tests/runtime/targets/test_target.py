@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.drafting.tree import Tree
 from runtime.targets.target import PREFILL_CHUNK, BundleSequence, Target
+from runtime.tree.tree import Tree
 from s2d_trt.bundle import SCRATCH_ROWS
 from s2d_trt.errors import CapacityError
 

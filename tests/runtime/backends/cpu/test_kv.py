@@ -31,7 +31,7 @@ def test_slots_are_rounded_up_to_whole_buckets() -> None:
 
 @given(length=st.integers(0, SLOTS))
 def test_a_bucket_is_the_smallest_prefix_that_holds_the_length(length: int) -> None:
-    bucket = KVCache(1, SLOTS, WIDTH).bucket(length)
+    bucket = KVCache(1, SLOTS, WIDTH).hold(length)
     assert bucket % BUCKET == 0
     assert bucket - BUCKET < length <= bucket
 
@@ -61,3 +61,12 @@ def test_moving_rows_reads_all_before_writing_any(start: int, data: st.DataObjec
             for offset, source in enumerate(sources):
                 expected[0, start + offset] = before.view(layer, part, SLOTS)[0, source]
             assert np.array_equal(cache.view(layer, part, SLOTS), expected)
+
+
+@given(stop=st.integers(0, SLOTS))
+def test_a_reset_zeroes_what_was_held_and_nothing_else(stop: int) -> None:
+    cache = numbered_cache()
+    cache.hold(stop)
+    cache.reset()
+    assert not cache.view(0, "key", stop).any()
+    assert np.array_equal(cache.view(0, "key", SLOTS)[:, stop:], numbered_cache().view(0, "key", SLOTS)[:, stop:])

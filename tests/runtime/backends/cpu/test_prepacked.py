@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.backends.cpu import prepacked
+from runtime.backends.cpu import prepacked, session
 from runtime.backends.cpu.backend import OnnxTarget
-from runtime.backends.cpu.prepacked import PrepackedWeights
-from s2d_trt import names
 from s2d_trt.bundle import Bundle
 
 
@@ -71,14 +69,22 @@ def test_starts_at_the_same_time_leave_one_cache(bundle: Bundle, tmp_path: Path)
     assert len(caches(tmp_path)) == 1
 
 
-def test_another_version_makes_its_own_and_drops_the_old_one(bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
+def test_another_processor_makes_its_own_and_drops_the_old_one(bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
     logits(bundle)
     [old] = caches(tmp_path)
-    monkeypatch.setattr(prepacked, "_processor", lambda: "another")
+    monkeypatch.setattr(prepacked, "processor_identity", lambda: "another")
     logits(bundle)
     [new] = caches(tmp_path)
     assert new != old
-    assert PrepackedWeights(bundle, names.TARGET).directory == new
+
+
+def test_int8_weights_made_unsigned_are_another_cache(bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
+    folders = []
+    for overflow in (False, True):
+        monkeypatch.setattr(session, "byte_products_overflow", lambda overflow=overflow: overflow)
+        logits(bundle)
+        folders += caches(tmp_path)
+    assert (folders[0] != folders[1]) == (bundle.manifest.precision == "int8")
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(bundle: Bundle, tmp_path: Path, monkeypatch) -> None:

@@ -11,14 +11,16 @@ import pytest
 
 from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.noise import Noise
-from runtime.decoding.request import Options
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.policy import FixedThresholds, Policy
+from runtime.decoding.options import Options
+from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import SortedDraft
-from runtime.drafting.tree import PAPER_TREE, Tree, TreeShape
 from runtime.evaluation.comparison import generate, target_alone
+from runtime.sampling.noise import Noise
+from runtime.sampling.options import Sampling
 from runtime.targets.target import Target
+from runtime.tree.shape import PAPER_TREE, TreeShape
+from runtime.tree.tree import Tree
 from s2d_trt.bundle import Bundle
 
 PROMPT = [0, *range(40, 60)]

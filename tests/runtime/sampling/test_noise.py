@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.decoding.noise import Gumbel, Noise
+from runtime.sampling.noise import Gumbel, Noise
 
 SEEDS = st.integers(0, 2**64 - 1)
 POSITIONS = st.integers(0, 100_000)
@@ -68,7 +68,7 @@ def test_noise_is_finite_float32(seed: int, position: int) -> None:
 def test_noise_is_finite_at_both_ends_of_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     for word in (0, 2**32 - 1):
         monkeypatch.setattr(
-            "runtime.decoding.noise._words", lambda pairs, w=word: np.full((1, 2 * pairs.size), w, np.uint32)
+            "runtime.sampling.noise._words", lambda pairs, w=word: np.full((1, 2 * pairs.size), w, np.uint32)
         )
         assert np.isfinite(gumbel(0, 0, 4)).all()
 

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.drafting.tree import PAPER_TREE, Tree, TreeBuilder, TreeShape
+from runtime.tree.builder import TreeBuilder
+from runtime.tree.shape import PAPER_TREE, TreeShape
+from runtime.tree.tree import Tree
 from s2d_trt.errors import OptionError
 
 SHAPES = st.builds(TreeShape, depth=st.integers(0, 4), top_k=st.integers(1, 4), nodes=st.integers(2, 30))

@@ -1,8 +1,8 @@
 """The Gumbel noise of (seed, position, token id), shared by draft and target.
 
-Choosing ``argmax(logits + T * gumbel)`` samples from ``softmax(logits / T)``. With the noise fixed by
-the seed, both models look for the maximum under the same noise, which makes them agree far more often
-(drafter-invariant speculative decoding, Daliri et al., arXiv 2408.07978).
+Choosing ``argmax(logits + T * gumbel)`` samples from ``softmax(logits / T)``. Draft and target add the same noise,
+which the seed fixes, so they choose the same token far more often than with noise of their own (drafter-invariant
+speculative decoding, Daliri et al., arXiv 2408.07978).
 
 Token ``i`` at position ``t`` takes 32-bit word ``i`` of the Philox4x64-10 stream (Salmon et al., SC 2011) with key =
 seed and counter = (0, t, 0, 0): it depends on neither the vocabulary's size nor the backend. NumPy promises that the
@@ -11,13 +11,13 @@ stream of its generator never changes.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections import OrderedDict
 
 import numpy as np
 
-_AT_ONCE, _NUMBERS_AT_ONCE = 8, 16384
-"""Rows that are made together, fewer of a large vocabulary: an engine's call leaves the processor's caches cold,
-and then a row made alone takes twice as long."""
+_BLOCK_ROWS, _BLOCK_NUMBERS = 8, 16384
+"""Rows that are made together, fewer of a large vocabulary. An engine's call empties the processor's caches, after
+which a row made by itself takes twice as long."""
 _KEPT_ROWS = 32
 
 
@@ -26,7 +26,7 @@ class Gumbel:
 
     def __init__(self, seed: int) -> None:
         self._generator = np.random.Philox(key=seed)
-        # Setting a state costs a third of making a generator, which also asks the system for entropy.
+        # Setting a state takes a third of the time of making a generator, which also asks the system for entropy.
         self._state = self._generator.state
 
     def rows(self, positions: range, vocab_size: int) -> np.ndarray:
@@ -50,22 +50,24 @@ def _words(pairs: np.ndarray) -> np.ndarray:
 
 
 class Noise:
-    """``T * gumbel`` of one request; rows of neighbouring positions are made together and kept for a while."""
+    """``T * gumbel`` of one text. Rows of neighbouring positions are made together, and the latest blocks are kept."""
 
     def __init__(self, seed: int, temperature: float, vocab_size: int) -> None:
         self._gumbel, self._temperature, self._vocab_size = Gumbel(seed), np.float32(temperature), vocab_size
         self._zeros = np.zeros(vocab_size, np.float32)
-        self._count = min(_AT_ONCE, max(1, _NUMBERS_AT_ONCE // vocab_size))
-        self._block = lru_cache(maxsize=_KEPT_ROWS // self._count)(self._make_block)
+        self._rows = min(_BLOCK_ROWS, max(1, _BLOCK_NUMBERS // vocab_size))
+        self._blocks: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def row(self, position: int) -> np.ndarray:
         """Noise for the token at ``position``, float32 ``[vocab_size]``; zeros when greedy. Do not write to it."""
         if self._temperature == 0:
             return self._zeros
-        row: np.ndarray = self._block(position // self._count)[position % self._count]
-        return row
-
-    def _make_block(self, index: int) -> np.ndarray:
-        positions = range(index * self._count, (index + 1) * self._count)
-        block: np.ndarray = self._temperature * self._gumbel.rows(positions, self._vocab_size)
-        return block
+        index, row = divmod(position, self._rows)
+        block = self._blocks.get(index)
+        if block is None:
+            positions = range(index * self._rows, (index + 1) * self._rows)
+            block = self._blocks[index] = self._temperature * self._gumbel.rows(positions, self._vocab_size)
+            if len(self._blocks) * self._rows > _KEPT_ROWS:
+                self._blocks.popitem(last=False)
+        noise: np.ndarray = block[row]
+        return noise

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.decoding.noise import Gumbel, Noise
-from runtime.decoding.sampling import Chooser, Sampling
+from runtime.sampling.chooser import Chooser
+from runtime.sampling.noise import Gumbel, Noise
+from runtime.sampling.options import Sampling
 from s2d_trt.errors import OptionError
 
 VOCAB = 12
