@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.families import FAMILIES, Family, supported
 from export.rotary import Rotary
 from s2d_trt.errors import CheckpointError
+from s2d_trt.families import FAMILIES, Family, supported
 from s2d_trt.spec import ModelSpec
 
 SCALINGS = ("default", "linear", "llama3")

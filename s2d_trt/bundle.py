@@ -16,9 +16,9 @@ from s2d_trt.spec import ModelSpec
 SCHEMA = 2
 MANIFEST = "manifest.json"
 ALWAYS_HASH_BELOW = 256 * 2**20
-"""Bundles smaller than this many bytes are hashed at every load; larger ones with ``verify``."""
+"""Bytes of a bundle from which its files are hashed only when ``verify`` asks for it, since hashing takes seconds."""
 SCRATCH_ROWS = 256
-"""Cache slots behind the longest text, for the rows of a tree and the padding of a call."""
+"""Cache slots after the longest text, for the rows of a tree and the padding of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class CacheSpec:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSpec:
-    """Which tokenizer a bundle speaks, and the ids that begin and end a text."""
+    """The tokenizer's file, its fingerprint (``s2d_trt.tokenizer``), and the ids that begin and end a text."""
 
     file: str
     fingerprint: str
@@ -54,7 +54,7 @@ class TokenizerSpec:
 
 @dataclass(frozen=True, slots=True)
 class QueryProfile:
-    """Query lengths that one optimisation profile of a plan serves: any from ``min`` to ``max``, best at ``opt``."""
+    """Query lengths that one optimisation profile of a plan accepts, and ``opt``, for which it is optimised."""
 
     min: int
     opt: int
@@ -63,13 +63,13 @@ class QueryProfile:
 
 @dataclass(frozen=True, slots=True)
 class PlanEntry:
-    """A compiled graph: what a plan, which cannot be inspected without a GPU, does not say itself.
+    """A compiled graph, described here because a plan cannot be inspected without a GPU.
 
     ``flavor`` is the builder, ``tensorrt`` or ``tensorrt_rtx``, and ``builder_version`` its full version: another
-    flavour or version cannot load the plan. ``compute_capabilities`` are those it runs on, like ``("8.0", "8.9")``;
-    empty where the builder did not narrow them. ``profiles`` are in the engine's order, their lengths contiguous:
-    profile i serves what is longer than profile i - 1 does. ``bytes`` is the size on disk; ``memory_bytes`` is what
-    the weights take in the device's memory, to which come ``activation_bytes`` for each context (both estimates).
+    flavor or version cannot load the plan. ``compute_capabilities`` lists the GPUs that it runs on, for example
+    ``("8.0", "8.9")``; it is empty if the builder set no limit. ``profiles`` are in the engine's order, and their
+    ranges follow one another without gaps. ``bytes`` is the size on disk. ``memory_bytes`` estimates the device memory
+    of the weights, and ``activation_bytes`` that of each execution context on top.
     """
 
     file: str
@@ -86,7 +86,7 @@ class PlanEntry:
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> PlanEntry:
-        """Build from parsed JSON; TypeError, KeyError or ValueError where it has another form."""
+        """Build from parsed JSON. Raises TypeError, KeyError or ValueError if a field is missing or malformed."""
         fields = dict(data)
         fields["compute_capabilities"] = tuple(data["compute_capabilities"])
         fields["profiles"] = tuple(QueryProfile(**profile) for profile in data["profiles"])
@@ -95,12 +95,12 @@ class PlanEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything known about a bundle without opening a graph.
+    """The content of ``manifest.json``.
 
     ``precision`` is the graphs' element type (``fp32``, ``fp16`` or ``bf16``), ``weight_format`` that of the linear
     layers' weights, which may be narrower (``int8``, ``int4``). ``graphs`` maps a graph's name (see ``s2d_trt.names``)
-    to its file, ``profiles`` holds query lengths, ``head_top_k`` is the number of candidates that the draft's head
-    gives (0 in a target), and ``plans`` has one entry for each compiled graph, in the graphs' order.
+    to its file. ``head_top_k`` is the number of candidates that the draft's head returns (0 in a target). ``plans`` has
+    one entry for each compiled graph, in the graphs' order.
     """
 
     kind: str
@@ -110,7 +110,6 @@ class Manifest:
     precision: str
     weight_format: str
     cache: CacheSpec
-    profiles: dict[str, int]
     head_top_k: int
     tokenizer: TokenizerSpec
     graphs: dict[str, str]
@@ -129,13 +128,14 @@ class Manifest:
         """Build from parsed JSON.
 
         Raises:
-            BundleError: another schema, or a field that is missing or of the wrong form.
+            BundleError: the schema is another one, or a field is missing or malformed.
         """
         schema = data.get("schema") if isinstance(data, dict) else None
         if schema != SCHEMA:
             raise BundleError(f"{source} has schema {schema}, this version reads {SCHEMA}; build the bundle again")
         try:
             fields = dict(data)
+            fields.pop("profiles", None)  # older bundles of this schema have it; nothing reads it
             fields["model"] = ModelSpec(**data["model"])
             fields["exits"] = tuple(data["exits"])
             fields["cache"] = CacheSpec(**data["cache"])
@@ -151,17 +151,20 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk whose files have been checked."""
+    """A bundle on disk. ``open`` has checked its files."""
 
     directory: Path
     manifest: Manifest
 
     @classmethod
     def open(cls, directory: Path, kind: str | None = None, verify: bool = False) -> Bundle:
-        """Read the manifest and check every file's size, and its hash where the bundle is small or ``verify``.
+        """Read the manifest and check the size of every file.
+
+        Every file's SHA-256 is checked too if the bundle has fewer than ``ALWAYS_HASH_BELOW`` bytes or with ``verify``.
 
         Raises:
-            BundleError: nothing there, not a bundle, another kind, or a file that is missing or changed.
+            BundleError: there is no bundle, it is not of ``kind`` (``draft`` or ``target``), or a file is missing or
+                changed.
         """
         path = directory / MANIFEST
         if not directory.is_dir():
@@ -183,9 +186,10 @@ class Bundle:
         return self.directory / file
 
     def companion(self, name: str) -> Path | None:
-        """Path of a file copied from the checkpoint by its plain name, like ``generation_config.json``, or None.
+        """Path of a file copied from the checkpoint, given its name there, or None if the bundle lacks it.
 
-        In a bundle it carries an id: ``generation_config-0123456789ab.json``.
+        The file's name in the bundle has a build id: ``generation_config.json`` is for example
+        ``generation_config-0123456789ab.json``.
         """
         stem, suffix = Path(name).stem, Path(name).suffix
         for file in self.manifest.files:
@@ -214,16 +218,16 @@ class Bundle:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
+    """SHA-256 of a file, in hexadecimal; the file is read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_bundle(name: str | Path) -> Path:
-    """Directory of a bundle given by path, or by name under ``engines/`` with or without ``.engine``.
+    """Directory of a bundle given by its path, or by its name under ``engines/`` with or without ``.engine``.
 
     Raises:
-        BundleError: none of them exists.
+        BundleError: there is no such directory.
     """
     candidates = [Path(name), Path("engines") / name, Path("engines") / f"{name}.engine"]
     for candidate in candidates:

@@ -1,4 +1,4 @@
-"""What every command shares: argument types, and one line instead of a traceback."""
+"""Option types and error handling that all commands share."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from s2d_trt.bundle import ALWAYS_HASH_BELOW
 from s2d_trt.errors import OptionError, S2DError
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse parser whose module docstring is its help text; it adds ``--debug``."""
+    """An argparse parser that prints ``description`` as it is and adds ``--debug``."""
 
     def __init__(self, description: str, prog: str) -> None:
         super().__init__(
@@ -25,8 +26,16 @@ class ArgumentParser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str) -> NoReturn:
-        """One line, so that a wrong option reads like every other mistake."""
+        """Print one line and exit with 2, as for any other mistake of the user."""
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def add_verify_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--verify``, for commands that load bundles: the ``verify`` of ``Bundle.open``."""
+    size = byte_size(ALWAYS_HASH_BELOW)
+    parser.add_argument(
+        "--verify", action="store_true", help=f"check the hash of every file (always done for bundles below {size})"
+    )
 
 
 def comma_ints(text: str) -> tuple[int, ...]:
@@ -57,7 +66,7 @@ def positive_int(text: str) -> int:
 
 
 def check_exits(exits: Sequence[int], layers: int) -> tuple[int, ...]:
-    """Exits are increasing layer counts, none above ``layers``."""
+    """Return ``exits`` if they are increasing layer counts from 1 to ``layers``; else raise OptionError."""
     exits = tuple(exits)
     if not exits or exits[0] < 1 or any(b <= a for a, b in itertools.pairwise(exits)):
         raise OptionError(f"exits {_join(exits)} must be increasing and start at 1 or above, like 6,9,12")
@@ -71,14 +80,15 @@ def _join(values: Sequence[int]) -> str:
 
 
 def byte_size(size: int) -> str:
-    """A number of bytes for people: in GiB, or below that in MiB."""
+    """A size in bytes as text: in GiB from 1 GiB on, else in MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def run_command(prog: str, main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
-    """Run ``main``; a user's mistake becomes one line on stderr and exit code 2.
+    """Run ``main`` and exit with its code, or 0 if it returns None.
 
-    Ctrl-C exits with 130, a reader that closed the pipe with 0.
+    An S2DError is printed as one line on stderr and exits with 2 (with ``--debug`` it is raised). Ctrl-C exits with
+    130. If the reader of stdout closed the pipe, the exit code is 0.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -1,22 +1,22 @@
-"""Errors a user can act on. Each message is one line: the cause, then the remedy."""
+"""Errors that a user can act on. Each message is one line: the cause, then the remedy."""
 
 from __future__ import annotations
 
 
 class S2DError(Exception):
-    """A mistake the user can mend; the command line prints it and exits with 2."""
+    """Base of all errors that the user can correct; a command prints the message and exits with 2."""
 
 
 class BundleError(S2DError):
-    """A bundle is missing, damaged or of another schema; rebuild or re-copy the file it names."""
+    """A bundle is missing, damaged or of another schema; the message names the file to copy or build again."""
 
 
 class CheckpointError(S2DError):
-    """A Hugging Face checkpoint cannot be read; the message names the file or the field."""
+    """A Hugging Face checkpoint cannot be read; the message names the file or field."""
 
 
 class OptionError(S2DError):
-    """An option or argument is out of range, of the wrong count, or contradicts another."""
+    """An option or argument is out of range, has the wrong number of values, or contradicts another."""
 
 
 class TokenizerMismatchError(S2DError):
@@ -24,4 +24,4 @@ class TokenizerMismatchError(S2DError):
 
 
 class CapacityError(S2DError):
-    """A prompt does not fit the cache; shorten it or rebuild with a larger --max-length."""
+    """A prompt does not fit the KV cache; shorten it, or build the bundle with a larger --max-length."""

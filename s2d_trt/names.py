@@ -5,16 +5,16 @@ type of the graph's precision (float32, float16 or bfloat16):
 
 segment_i   input_ids int64 [1, q] (segment 0) or hidden_states T [1, q, H] (the others),
             position_ids int64 [1, q], attention_mask bool [q, S] (True: may be read),
-            write_index int64 [1] (slot of the first row), past_key_values.{layer}.key|value T
+            write_index int64 [1] (cache slot of the first row), past_key_values.{layer}.key|value T
             -> output_hidden_states T [1, q, H] (before the norm), present.{layer}.key|value T
 head        hidden_states T [1, q, H], noise float32 [1, V] (added to the logits)
             -> top_tokens int64 [q, k], top_logprobs float32 [q, k] of ``log_softmax(logits + noise)``, best first
-target      as segment 0 over all layers, and logit_rows int64 [r] (rows to give logits for)
+target      as segment 0 over all layers, and logit_rows int64 [r] (rows whose logits are wanted)
             -> logits float32 [r, V], present.{layer}.key|value T
 
-Layers are numbered through the whole model. A cache is T [1, S, num_key_value_heads * D] in layout BSH, where S may be
-any prefix of what is allocated, and T [1, num_key_value_heads, S, D] in layout BHSD, where S is the manifest's
-``cache.slots`` in every call: the mask then covers all of it.
+Layers are numbered from the first layer of the whole model. In layout BSH a cache is T [1, S, num_key_value_heads * D],
+and a call may pass any prefix S of the allocated slots. In layout BHSD it is T [1, num_key_value_heads, S, D], and S is
+the manifest's ``cache.slots`` in every call, so the mask covers all slots.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 INPUT_IDS = "input_ids"
 HIDDEN_STATES = "hidden_states"
 OUTPUT_HIDDEN_STATES = "output_hidden_states"
-"""A graph cannot give a tensor the name of its own input, so a segment's result has this one."""
+"""A segment's output; it cannot have the name of the segment's input, ``hidden_states``."""
 POSITION_IDS = "position_ids"
 ATTENTION_MASK = "attention_mask"
 WRITE_INDEX = "write_index"
@@ -56,5 +56,5 @@ def present(layer: int, part: str) -> str:
 
 
 def present_of(past: str) -> str:
-    """Name of the output that is the same memory as the input ``past``."""
+    """Name of the output that is bound to the same memory as the input ``past``."""
     return PRESENT + past.removeprefix(PAST)

@@ -1,13 +1,19 @@
-"""The sizes of a Llama-family model, as both sides need them."""
+"""The sizes of a Llama-family model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from s2d_trt.errors import OptionError
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What a graph and its caches are built from; field names follow Hugging Face's config."""
+    """The sizes that decide a model's graphs and caches; field names follow Hugging Face's config.
+
+    ``output_bias`` is the bias of the attention's output projection. With ``qk_norm`` each head's query and key are
+    normalised before the rotary embedding.
+    """
 
     hidden_size: int
     num_hidden_layers: int
@@ -21,10 +27,23 @@ class ModelSpec:
     tie_word_embeddings: bool
     qkv_bias: bool = False
     output_bias: bool = False
-    """Of the attention's output projection."""
     mlp_bias: bool = False
     qk_norm: bool = False
-    """Whether each head's query and key are normalised before they are rotated."""
+
+    @classmethod
+    def llama(
+        cls, *, hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocab: int, tied: bool
+    ) -> ModelSpec:
+        """A Llama without biases whose heads have ``hidden / heads`` channels; ``tied``: the head is the embedding.
+
+        Raises:
+            OptionError: heads and channels do not divide evenly, or a head has an odd number of channels.
+        """
+        if hidden % heads or (hidden // heads) % 2:
+            raise OptionError(f"hidden {hidden} needs an even number of channels per head (heads: {heads})")
+        if heads % kv_heads:
+            raise OptionError(f"{heads} heads cannot share {kv_heads} key/value heads evenly")
+        return cls(hidden, layers, heads, kv_heads, hidden // heads, ffn, vocab, 1e-6, 10000.0, tied)
 
     @property
     def kv_width(self) -> int:

@@ -1,4 +1,4 @@
-"""Telling whether two checkpoints share a tokenizer."""
+"""The fingerprint that tells whether two checkpoints share a tokenizer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from s2d_trt.errors import S2DError
 
 
 def tokenizer_fingerprint(path: Path, error: type[S2DError]) -> str:
-    """SHA-256 over what decides the token ids: model, added tokens, normalizer and pre-tokenizer.
+    """SHA-256 of the parts of ``tokenizer.json`` that decide token ids: model, added tokens, normalizer, pre-tokenizer.
 
-    Padding, truncation, the post-processor and the formatting of the file do not count.
+    Padding, truncation, the post-processor and the formatting of the file have no influence.
 
     Raises:
-        error: the file is missing or is no ``tokenizer.json``.
+        error: the file is missing or is not a ``tokenizer.json``.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""SoFT: training one model whose exits are each a usable model (needs the ``train`` extra)."""
+"""SoFT: training one draft model whose exits are each a usable model (needs the ``train`` extra)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from s2d_trt.errors import OptionError
 
 
 def require_torch() -> None:
-    """Import what training needs, so that a missing package is one line and not a traceback.
+    """Import the packages that training needs, so that a missing one gives a one-line message.
 
     Raises:
         OptionError: the ``train`` extra is not installed.
@@ -20,6 +20,6 @@ def require_torch() -> None:
         raise OptionError("training needs torch and transformers: pip install 's2d-trt[train]'") from cause
     from transformers.utils import logging
 
-    # Layers of a target that a draft leaves out are no news.
+    # transformers would warn about the target's layers that the draft does not use.
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Reading and writing standard Hugging Face directories; writing is whole or not at all."""
+"""Reading and writing Hugging Face checkpoint directories; a directory appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ from transformers import (
 )
 
 from s2d_trt.errors import CheckpointError, OptionError
+from s2d_trt.families import FAMILIES
 from s2d_trt.files import publishing_directory
 from s2d_trt.training.conversations import Message, Render
 from s2d_trt.training.corpus import END_OF_TEXT
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Values of ``model_type`` that can be trained and that the exporter reads."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A tokenizer, the ids that begin and end a text, and the checkpoint it was read from, if any.
+    """A tokenizer, the ids that begin and end a text, and ``source``, the checkpoint it was read from, if any.
 
-    ``chat_template`` is a Jinja file that takes the place of the checkpoint's own.
+    ``chat_template`` is a Jinja file that is used instead of the checkpoint's own template.
     """
 
     tokenizer: Tokenizer
@@ -45,7 +44,7 @@ class Vocabulary:
 
     @classmethod
     def trained(cls, tokenizer: Tokenizer) -> Vocabulary:
-        """That of a tokenizer from ``corpus.train_tokenizer``: ``END_OF_TEXT`` begins and ends a text."""
+        """For a tokenizer from ``corpus.train_tokenizer``, whose ``END_OF_TEXT`` begins and ends a text."""
         end = tokenizer.token_to_id(END_OF_TEXT)
         return cls(tokenizer, end, end)
 
@@ -63,7 +62,7 @@ class Vocabulary:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as cause:  # the library raises nothing narrower
             raise CheckpointError(f"{path} cannot be read ({cause}); copy it again") from cause
-        # A file may hold settings for inference, which would cut documents short.
+        # The file may hold settings for inference, which would truncate or pad documents.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         ids: dict[str, Any] = {}
@@ -75,14 +74,14 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Rows that an embedding needs: one above the largest id."""
+        """Number of rows that the embedding needs: the largest id plus one."""
         return 1 + max(self.tokenizer.get_vocab().values())
 
     def chat_renderer(self) -> Render:
-        """Messages to text, by the chat template.
+        """A function that renders messages to text with the chat template.
 
         Raises:
-            OptionError: there is none.
+            OptionError: there is no chat template, or it cannot be read.
         """
         if self.source is None:
             raise OptionError(
@@ -103,7 +102,7 @@ class Vocabulary:
         return render
 
     def save(self, directory: Path) -> None:
-        """Write the tokenizer's files; those that were read are copied unchanged."""
+        """Write the tokenizer's files; files that were read from a checkpoint are copied unchanged."""
         if self.source is None:
             PreTrainedTokenizerFast(
                 tokenizer_object=self.tokenizer,
@@ -124,10 +123,10 @@ def publish(
 ) -> None:
     """Write config, bf16 weights, tokenizer, generation config and ``documents`` (text by file name) to ``out``.
 
-    An existing directory is replaced at the end. The model is bf16 afterwards.
+    An existing ``out`` is replaced when the new one is complete. The model is converted to bf16.
 
     Raises:
-        OptionError: the disk is full or not to be written; ``out`` is as it was.
+        OptionError: the disk is full or cannot be written; ``out`` is unchanged.
     """
     model.config.exits = list(exits)
     model.generation_config = GenerationConfig(
@@ -147,7 +146,7 @@ def load(directory: Path, layers: int | None = None, dtype: torch.dtype = torch.
     """Read a checkpoint, or its first ``layers`` layers with embedding, final norm and head.
 
     Raises:
-        CheckpointError: the directory is not one that transformers can read, lacks weights or has fewer layers.
+        CheckpointError: transformers cannot read the directory, weights are missing, or it has fewer layers.
     """
     inspect(directory)
     try:
@@ -159,19 +158,19 @@ def load(directory: Path, layers: int | None = None, dtype: torch.dtype = torch.
         )
     except CheckpointError:
         raise
-    except Exception as cause:  # transformers and safetensors each raise kinds of their own
+    except Exception as cause:  # transformers and safetensors raise many types
         raise CheckpointError(f"{directory} cannot be read ({cause}); copy the checkpoint again") from cause
     if loading["missing_keys"]:
-        # transformers would fill them with random numbers.
+        # transformers fills missing weights with random numbers.
         raise CheckpointError(f"{directory} lacks {min(loading['missing_keys'])}; copy the checkpoint again")
     return model
 
 
 def inspect(directory: Path) -> None:
-    """Refuse what ``load`` cannot read, as far as config and file names tell; hours of training may lie before it.
+    """Check from config and file names that ``load`` can read ``directory``, before hours of training.
 
     Raises:
-        CheckpointError: config or weights are missing, or of a kind that is not supported.
+        CheckpointError: config or weights are missing or not supported.
     """
     path = directory / "config.json"
     if not path.is_file():
@@ -187,7 +186,7 @@ def inspect(directory: Path) -> None:
 
 
 def load_frozen(directory: Path) -> PreTrainedModel:
-    """Read a checkpoint that is only asked, not trained: in bf16 where there is a GPU, whose memory it saves."""
+    """Read a checkpoint for inference only: in bf16 if there is a GPU, to save its memory, else in fp32."""
     return load(directory, dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32).eval()
 
 
@@ -200,7 +199,7 @@ def _keep_layers(config: Any, layers: int, directory: Path) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is no file."""
+    """The JSON object in a file, or an empty one if the file does not exist. Raises CheckpointError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

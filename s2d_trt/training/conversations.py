@@ -1,6 +1,6 @@
-"""Conversations as training text: rendered by the model's chat template, and only the assistant's turns count.
+"""Conversations as training text: the chat template renders them, and only the assistant's turns are learnt.
 
-Read are JSON lists and JSON lines of ``{"conversations": [{"from": "human", "value": ...}, ...]}`` (ShareGPT) or
+Files are JSON lists or JSON lines of ``{"conversations": [{"from": "human", "value": ...}, ...]}`` (ShareGPT) or
 ``{"messages": [{"role": "user", "content": ...}, ...]}``.
 """
 
@@ -24,31 +24,33 @@ ROLES = {
     "human": "user", "user": "user", "system": "system", "gpt": "assistant", "assistant": "assistant",
     "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
 }  # fmt: skip
-"""What ShareGPT's dumps and chat templates call those who speak."""
+"""Names of speakers in ShareGPT's files and in chat templates, and the role of each."""
 
 Message = dict[str, str]
 Render = Callable[[Sequence[Message], bool], str]
-"""Messages to text; true: up to where the assistant's next turn begins."""
+"""Renders messages to text; if the flag is true, with the prompt for the assistant's next turn at the end."""
 
 
 @dataclass(slots=True)
 class Document:
-    """A rendered conversation and the stretches of it, in characters, that the assistant wrote."""
+    """A rendered conversation, and the (start, end) of each of the assistant's turns in characters."""
 
     text: str
     answers: list[tuple[int, int]] = field(default_factory=list)
 
 
 def read_conversations(path: Path) -> list[list[Message]]:
-    """The conversations of a file; those without an answer are left out, and so is what precedes the first question.
+    """The conversations of a file, without those that have no answer.
+
+    Turns of the assistant before the first question are dropped.
 
     Raises:
-        OptionError: the file is neither form, or holds no conversation with an answer.
+        OptionError: the file has another form, or holds no conversation with an answer.
     """
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".jsonl":
-            # Not splitlines: JSON may hold other line separators unescaped.
+            # Not splitlines: JSON strings may hold other line separators unescaped.
             entries = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             entries = json.loads(text)
@@ -72,7 +74,7 @@ def read_conversations(path: Path) -> list[list[Message]]:
 
 
 def _messages(entry: dict[str, Any]) -> list[Message]:
-    """Turns with standard roles, beginning with the system's or the user's; what one says twice running is one turn."""
+    """Turns with standard roles; consecutive turns of one role are joined, and empty ones dropped."""
     if "conversations" in entry:
         turns = [(turn["from"], turn["value"]) for turn in entry["conversations"]]
     else:
@@ -92,12 +94,13 @@ def _messages(entry: dict[str, Any]) -> list[Message]:
 
 
 def documents(messages: Sequence[Message], render: Render) -> Iterator[Document]:
-    """The conversation as one document, or as several where the template rewrites earlier turns.
+    """The conversation as one document, or as several if the template changes earlier turns.
 
-    A turn counts from where the generation prompt ends, its end-of-turn token included: what the model is to write.
+    The assistant's turn starts after the generation prompt and includes the end-of-turn token: the model has to
+    generate exactly that.
 
     Raises:
-        OptionError: the template refuses the messages, or does not continue its own generation prompt.
+        OptionError: the template rejects the messages, or its text does not start with its generation prompt.
     """
     document = Document("")
     for index, message in enumerate(messages):
@@ -113,7 +116,7 @@ def documents(messages: Sequence[Message], render: Render) -> Iterator[Document]
         if not text.startswith(prompt):
             raise OptionError("the chat template does not continue its generation prompt; give another --chat-template")
         if document.answers and not text.startswith(document.text):
-            # Reasoning models drop the thoughts of earlier turns.
+            # Templates of reasoning models remove the reasoning of earlier turns.
             yield document
             document = Document("")
         document.text = text
@@ -123,7 +126,7 @@ def documents(messages: Sequence[Message], render: Render) -> Iterator[Document]
 
 
 def tokenize(conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer, render: Render) -> Stream:
-    """All conversations as one stream; the template alone places special tokens."""
+    """All conversations as one stream; special tokens come from the chat template only."""
     bar = tqdm(conversations, "conversations", disable=None, leave=False)
     found = [document for messages in bar for document in documents(messages, render)]
     encoded = tokenizer.encode_batch([document.text for document in found], add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""Files of a folder, a tokenizer trained on their text, and the text as token ids."""
+"""Finding text files, training a tokenizer on them, and tokenizing them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from s2d_trt.errors import OptionError
 
 END_OF_TEXT = "<|endoftext|>"
-"""Separates documents, begins every prompt, and ends a text (id 0)."""
+"""Token 0: it precedes every document and prompt, and ends a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
     """Files of a folder, or one file, split into those to train on and those held out.
 
-    Both lists are sorted by relative path, so that the same folder gives the same corpus.
+    Both are sorted by relative path, so that the same folder always gives the same corpus.
     """
 
     train: tuple[Path, ...]
@@ -53,10 +53,10 @@ class Files:
 
 
 def _walk(folder: Path, exclude: Sequence[str]) -> Iterator[Path]:
-    """Every file below ``folder``, without entering what an open-ended pattern leaves out as a whole."""
+    """Every file below ``folder``, without entering folders that a pattern ending in ``*`` excludes completely."""
     whole = [pattern for pattern in exclude if pattern.endswith("*")]
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
+    for path, folders, files in os.walk(folder):
+        here = Path(path)
         folders[:] = [
             name for name in folders if not _matches(f"{(here / name).relative_to(folder).as_posix()}/", whole)
         ]
@@ -82,7 +82,7 @@ def read_text(path: Path) -> str:
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE tokenizer that puts ``END_OF_TEXT`` before every text."""
     tokenizer = Tokenizer(models.BPE())
-    # Without prefix space and with byte fallback every text round-trips exactly.
+    # Without a prefix space, and with every byte in the alphabet, decoding gives back exactly the text.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -100,6 +100,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def tokenize(tokenizer: Tokenizer, paths: Sequence[Path]) -> np.ndarray:
-    """All files as one stream of token ids, int32 ``[n]``, each begun by what the tokenizer adds."""
+    """The token ids of all files in one array, int32 ``[n]``; the tokenizer's special tokens precede each file."""
     encoded = tokenizer.encode_batch([read_text(path) for path in paths])
     return np.concatenate([np.asarray(item.ids, dtype=np.int32) for item in encoded] or [np.zeros(0, np.int32)])

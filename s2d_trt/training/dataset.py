@@ -1,4 +1,4 @@
-"""The data of a run: files of text, of conversations or of token ids, as one stream to train on and one held out."""
+"""The data of a run: files of text, conversations or token ids, read into a training and a held-out stream."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from s2d_trt.training.corpus import Files
 from s2d_trt.training.windows import Stream
 
 SUFFIXES = {"text": (".txt", ".md", ".py"), "conversations": (".json", ".jsonl"), "tokens": (".npy", ".bin")}
-"""The kinds of data, and which files are of each."""
+"""The kinds of data, and the file suffixes of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Token ids to train on and those held out (may be empty)."""
+    """The stream to train on and the held-out one, which may be empty."""
 
     vocabulary: Vocabulary
     train: Stream
     held_out: Stream
 
     def hold_out(self, share: float, length: int) -> Text:
-        """Hold out the end of what is trained on: ``share`` of it, but at least one window."""
+        """Hold out the last ``share`` of the training stream, but at least one window of ``length`` tokens."""
         return Text(self.vocabulary, *self.train.split(max(length + 1, round(share * len(self.train)))))
 
 
@@ -45,10 +45,12 @@ class Dataset:
         exclude: Sequence[str] = (),
         held_out: Sequence[str] = (),
     ) -> Dataset:
-        """Find the files below ``path``, or that file; without ``kind`` or ``suffixes`` their endings tell what it is.
+        """The files below ``path``, or ``path`` itself if it is a file.
+
+        Without ``kind`` and ``suffixes`` the files' suffixes decide the kind.
 
         Raises:
-            OptionError: nothing is there, or several kinds are.
+            OptionError: there is no such file, or there are files of several kinds.
         """
         if suffixes and kind is None:
             kind = "text"
@@ -64,7 +66,7 @@ class Dataset:
         return cls(kinds[0], every)
 
     def read(self, vocabulary: Vocabulary, rows: int) -> Text:
-        """Tokenize; ``rows`` are the ids that the model knows."""
+        """Tokenize the files; ``rows`` is the number of rows of the model's embedding."""
         parts = [self._stream(paths, vocabulary, rows) for paths in (self.files.train, self.files.held_out)]
         return Text(vocabulary, *parts)
 

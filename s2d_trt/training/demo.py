@@ -1,9 +1,9 @@
 """Make the demo checkpoints: one sorted draft and two targets, trained on Python's own standard library.
 
-The text is the source of the running interpreter's standard library (without its tests), which is
-on every machine; a fixed list of modules is held out and only used for evaluation. The tokenizer,
-a byte-level BPE, is trained by the same command. Steps and shapes are fixed, so the command
-reproduces the shipped checkpoints up to the interpreter's version and the machine's rounding.
+The text is the source of the running interpreter's standard library (without its tests), which every
+machine has; a fixed list of modules is held out and used for evaluation only. The same command trains
+the tokenizer, a byte-level BPE. Steps and shapes are fixed, so the command reproduces the shipped
+checkpoints, except for differences in the interpreter's version and in rounding.
 
   python -m s2d_trt.training.demo                 # about two hours on two CPU cores; resumable
   python -m s2d_trt.training.demo --only target-17m
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from s2d_trt.cli import ArgumentParser, run_command
 from s2d_trt.errors import OptionError
+from s2d_trt.spec import ModelSpec
 from s2d_trt.training import require_torch
 
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ HELD_OUT = (
     "logging/handlers.py", "plistlib.py", "queue.py", "sched.py", "selectors.py", "shlex.py", "statistics.py",
     "tempfile.py", "textwrap.py", "tomllib/*.py", "wsgiref/*.py", "xmlrpc/*.py", "zipapp.py",
 )  # fmt: skip
-"""Modules of the standard library (3.11 and later) that no demo checkpoint has seen."""
+"""Modules of the standard library (3.11 and later) that are held out from training."""
 
 EXCLUDE = ("site-packages/*", "dist-packages/*", "*test*", "encodings/*", "lib2to3/*", "pydoc_data/*", "config-*/*")
-"""Not prose of programmers: other people's packages, tests, and generated tables."""
+"""Installed packages, tests and generated tables, which are no part of the training text."""
 
 VOCABULARY = 2048
 SEQUENCE = 512
@@ -50,7 +51,7 @@ SEQUENCE = 512
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One checkpoint: its shape, its exits and how long it is trained."""
+    """One checkpoint: its sizes, its exits and its training schedule."""
 
     name: str
     hidden: int
@@ -68,7 +69,7 @@ class Plan:
 
 
 PLANS = (
-    # Deep and narrow: a target whose cost is its depth leaves a shallow exit room to pay off.
+    # Deep and narrow: a target's cost grows with its depth, so a shallow exit can be much cheaper.
     Plan("target-17m", 192, 40, 6, 2, 576, (40,), (1.0,), steps=420, lr=4e-3, micro_windows=4),
     Plan("target-6m", 160, 20, 5, 1, 448, (20,), (1.0,), steps=330, lr=4e-3, micro_windows=4),
     # Deeper exits weigh more: with equal weights a model this small learns three equal exits.
@@ -82,7 +83,7 @@ DISTILL = 0.8
 
 
 def main(argv: Sequence[str]) -> None:
-    """Train what is missing in the output folder, in order."""
+    """Train the checkpoints that are missing in the output folder, in order."""
     parser = ArgumentParser(__doc__ or "", PROG)
     parser.add_argument("--out", type=Path, default=Path("engines/demo"), help="folder to write to (%(default)s)")
     parser.add_argument("--only", choices=[plan.name for plan in PLANS], help="train just this checkpoint")
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
         "--state",
         type=Path,
         default=Path.home() / ".cache/s2d-trt/training",
-        help="where stopped runs wait (%(default)s)",
+        help="folder for the states of stopped runs (%(default)s)",
     )
     options = parser.parse_args(argv)
 
@@ -127,7 +128,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def scan_library(library: Path) -> Files:
-    """The standard library below ``library``, split into what the demo trains on and what it holds out."""
+    """The source files of the standard library in ``library``, split into training and held-out files."""
     from s2d_trt.training.corpus import Files
 
     return Files.scan(library, (".py",), EXCLUDE, HELD_OUT)
@@ -135,7 +136,7 @@ def scan_library(library: Path) -> Files:
 
 def _train(plan: Plan, text: Text, out: Path, state: Path) -> None:
     from s2d_trt.training import checkpoint
-    from s2d_trt.training.model import Shape, new_model
+    from s2d_trt.training.model import new_model
     from s2d_trt.training.objective import Objective
     from s2d_trt.training.pipeline import Run, make_checkpoint
     from s2d_trt.training.recipe import Recipe
@@ -150,13 +151,14 @@ def _train(plan: Plan, text: Text, out: Path, state: Path) -> None:
         lr=plan.lr,
         distill_from=plan.distill_from,
     )
-    shape = Shape(
-        plan.hidden, plan.layers, plan.heads, plan.kv_heads, plan.ffn, text.vocabulary.size, max_length=SEQUENCE
-    )
-    # A draft is compared with every target there is, also with those it was not distilled from.
+    spec = ModelSpec.llama(
+        hidden=plan.hidden, layers=plan.layers, heads=plan.heads, kv_heads=plan.kv_heads, ffn=plan.ffn,
+        vocab=text.vocabulary.size, tied=True,
+    )  # fmt: skip
+    # The draft is compared with every target in the folder, not only with its teacher.
     names = [other.name for other in PLANS if len(other.exits) == 1 and (out / other.name).exists()]
     targets = {name: out / name for name in names} if len(plan.exits) > 1 else {}
-    model = new_model(shape, plan.exits, recipe.seed, text.vocabulary)
+    model = new_model(spec, SEQUENCE, plan.exits, recipe.seed, text.vocabulary)
 
     def card(model: PreTrainedModel, result: Evaluation | None) -> str:
         return _card(plan, model, text, result)

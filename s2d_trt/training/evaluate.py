@@ -17,29 +17,29 @@ from s2d_trt.training.model import Exits
 from s2d_trt.training.windows import IGNORED, Batch
 
 MOST_LOGITS = 2**26
-"""Of an exit in one pass, unless a single window has more: large vocabularies would not fit otherwise."""
+"""Most logits of an exit in one pass, so that large vocabularies fit in memory; a pass has at least one window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Figures over held-out windows; standard errors are taken over windows, whose positions are correlated."""
+    """Figures over held-out windows. Standard errors are over windows, since positions in a window are correlated."""
 
     exits: tuple[int, ...]
     positions: int
     loss: tuple[float, ...]
     agreement: dict[str, tuple[float, ...]]
-    """Share of positions where the exit's top token is the target's, by target."""
+    """By target: share of positions where the exit's top token is the target's."""
     step_error: dict[str, tuple[float, ...]]
-    """Standard error of the step from each exit to the next (paired), by target."""
+    """By target: standard error of the difference in agreement between each exit and the next (paired)."""
 
 
 @torch.no_grad()
 def evaluate(
     model: PreTrainedModel, exits: Sequence[int], windows: Batch, targets: Mapping[str, Path], batch: int = 8
 ) -> Evaluation:
-    """Evaluate every exit of ``model`` on the positions that count, then compare its top tokens with each target's.
+    """Evaluate every exit of ``model`` on the counted positions, then compare its top tokens with each target's.
 
-    One target is in memory at a time.
+    Only one target is in memory at a time.
     """
     losses, tops = [], []
     for logits, labels in _passes(model, exits, windows, batch, "held-out loss"):
@@ -64,7 +64,7 @@ def evaluate(
 def _passes(
     model: PreTrainedModel, exits: Sequence[int], windows: Batch, batch: int, title: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Logits ``[exits, B, T, V]`` and labels ``[B, T]``, a few windows at a time."""
+    """Logits ``[exits, B, T, V]`` and labels ``[B, T]`` of each batch of windows."""
     model.eval()
     where = next(model.parameters()).device
     batch = max(1, min(batch, MOST_LOGITS // (windows.inputs.shape[1] * model.config.vocab_size)))
@@ -75,12 +75,12 @@ def _passes(
 
 
 def _summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy in nats, summed over the positions that count."""
+    """Cross-entropy in nats, summed over the counted positions."""
     return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=IGNORED)
 
 
 def _standard_error(sums: np.ndarray, counts: np.ndarray) -> float:
-    """Of the ratio of the two totals over windows (delta method); one window alone has none."""
+    """Standard error of ``sums.sum() / counts.sum()`` over windows (delta method); NaN for a single window."""
     windows = len(sums)
     if windows < 2:
         return float("nan")

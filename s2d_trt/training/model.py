@@ -1,70 +1,55 @@
-"""The trained model: a plain decoder whose exits share the final norm and the head."""
+"""The model that is trained: a decoder whose exits share the final norm and the head."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from s2d_trt.errors import OptionError
+from s2d_trt.spec import ModelSpec
 from s2d_trt.training.checkpoint import Vocabulary
 from s2d_trt.training.objective import Rows
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of a Llama model; ``head_dim`` is ``hidden / heads``."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    ffn: int
-    vocab: int
-    max_length: int
-
-    def __post_init__(self) -> None:
-        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
-            raise OptionError(f"hidden {self.hidden} needs an even number of channels per head (heads: {self.heads})")
-        if self.heads % self.kv_heads:
-            raise OptionError(f"{self.heads} heads cannot share {self.kv_heads} key/value heads evenly")
-
-
-def new_model(shape: Shape, exits: Sequence[int], seed: int, vocabulary: Vocabulary) -> LlamaForCausalLM:
-    """A randomly initialised model with tied embeddings; its config records ``exits`` and the special ids."""
+def new_model(
+    spec: ModelSpec, max_length: int, exits: Sequence[int], seed: int, vocabulary: Vocabulary
+) -> LlamaForCausalLM:
+    """A randomly initialised Llama for texts of ``max_length`` tokens; its config records exits and special ids."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        intermediate_size=shape.ffn,
-        vocab_size=shape.vocab,
-        max_position_embeddings=shape.max_length,
-        tie_word_embeddings=True,
+        hidden_size=spec.hidden_size,
+        num_hidden_layers=spec.num_hidden_layers,
+        num_attention_heads=spec.num_attention_heads,
+        num_key_value_heads=spec.num_key_value_heads,
+        head_dim=spec.head_dim,
+        intermediate_size=spec.intermediate_size,
+        vocab_size=spec.vocab_size,
+        max_position_embeddings=max_length,
+        tie_word_embeddings=spec.tie_word_embeddings,
         bos_token_id=vocabulary.bos_token_id,
         eos_token_id=vocabulary.eos_token_id,
         exits=list(exits),
     )
     model = LlamaForCausalLM(config)
-    # GPT-2's rule: the residual stream keeps its scale however deep the model is.
+    # As GPT-2 does: the size of the hidden states does not depend on the number of layers.
     for layer in model.model.layers:
         for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            torch.nn.init.normal_(projection.weight, std=config.initializer_range / math.sqrt(2 * shape.layers))
+            torch.nn.init.normal_(
+                projection.weight, std=config.initializer_range / math.sqrt(2 * spec.num_hidden_layers)
+            )
     return model
 
 
 class Exits(torch.nn.Module):
-    """Runs a model once and gives what several exits make of it.
+    """Runs a model once and returns the logits of several exits.
 
     ``forward(input_ids [B, T])`` returns the logits, one ``[B, T, V]`` tensor for each exit, shallowest first.
     Every exit goes through the same final norm and head (SoFT, arXiv 2407.01955).
-    ``close()`` takes the hooks off the model again.
+    ``close()`` removes the hooks from the model.
     """
 
     def __init__(self, model: PreTrainedModel, exits: Sequence[int]) -> None:
@@ -76,7 +61,7 @@ class Exits(torch.nn.Module):
 
     @classmethod
     def last(cls, model: PreTrainedModel) -> Exits:
-        """The whole model as its one exit."""
+        """The whole model, whose only exit is the last layer."""
         return cls(model, [len(model.model.layers)])
 
     def _keep(self, exit_: int) -> RemovableHandle:
@@ -87,7 +72,7 @@ class Exits(torch.nn.Module):
         return layer.register_forward_hook(hook)
 
     def hidden(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
-        """Hidden states of each exit behind the final norm, ``[B, T, D]``."""
+        """Hidden states of each exit after the final norm, ``[B, T, D]``."""
         decoder = self.model.model
         decoder(input_ids=input_ids, use_cache=False)
         return [decoder.norm(self._hidden.pop(exit_)) for exit_ in self.exits]
@@ -97,7 +82,7 @@ class Exits(torch.nn.Module):
         return [self.model.lm_head(states) for states in self.hidden(input_ids)]
 
     def rows(self, input_ids: torch.Tensor, chosen: torch.Tensor) -> list[Rows]:
-        """What each exit makes of the ``chosen`` positions (bool ``[B, T]``); the head meets no others."""
+        """Hidden states and logits of each exit at the ``chosen`` positions (bool ``[B, T]``) only."""
         found = []
         for states in self.hidden(input_ids):
             picked = states[chosen]
@@ -105,16 +90,16 @@ class Exits(torch.nn.Module):
         return found
 
     def close(self) -> None:
-        """Remove the hooks; the model keeps working without."""
+        """Remove the hooks; the model can still be used."""
         for hook in self._hooks:
             hook.remove()
-        # Recomputed layers (gradient checkpointing) leave what the backward pass needed.
+        # With gradient checkpointing the backward pass runs the hooks again.
         self._hidden.clear()
 
     def compile_layers(self) -> None:
-        """Compile each layer on its own: all share one compiled graph, so it takes seconds.
+        """Compile each layer separately: all layers share one compiled graph, so it takes seconds.
 
-        The hooks stay outside of what is compiled, where adding or removing one needs no new graph.
+        The hooks are outside the compiled code, so adding or removing one needs no new graph.
         """
         for layer in self.model.model.layers:
             layer.forward = torch.compile(layer.forward)

@@ -1,8 +1,8 @@
 """Muon in fp32: momentum whose update is orthogonalised (Jordan et al., 2024).
 
-``torch.optim.Muon`` orthogonalises in bfloat16, which CPUs without bfloat16 units emulate at a
-tenth of their fp32 speed; there it would cost as much as the forward and backward pass. This one
-works in fp32 and takes all matrices of one shape in a single batched product.
+``torch.optim.Muon`` orthogonalises in bfloat16. CPUs without bfloat16 units emulate it at a tenth of their fp32 speed,
+so it would cost as much as the forward and backward pass. This one computes in fp32 and orthogonalises all matrices of
+one shape in one batched product.
 """
 
 from __future__ import annotations

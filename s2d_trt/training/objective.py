@@ -13,7 +13,7 @@ from s2d_trt.errors import OptionError
 
 
 class Rows(NamedTuple):
-    """What an exit makes of ``N`` positions: hidden states behind the final norm ``[N, D]``, logits ``[N, V]``."""
+    """An exit's output at ``N`` positions: hidden states after the final norm ``[N, D]``, logits ``[N, V]``."""
 
     hidden: torch.Tensor
     logits: torch.Tensor
@@ -43,12 +43,12 @@ class Objective:
 
     @classmethod
     def last_exit(cls, exits: int) -> Objective:
-        """The plain language-model loss of the last exit: pre-training, and SFT."""
+        """The language-model loss of the last exit only, for pre-training and SFT."""
         return cls((0.0,) * (exits - 1) + (1.0,))
 
     @property
     def asks_teacher(self) -> bool:
-        """Whether a teacher's pass is worth making."""
+        """Whether the loss needs the teacher's output."""
         return self.distill > 0 or self.align > 0
 
     def __call__(
@@ -56,7 +56,7 @@ class Objective:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss and the cross-entropy of each exit in nats ``[exits]``, both summed over the positions.
 
-        ``labels``: ``[N]``. A teacher whose vocabulary is padded otherwise is compared where both have rows.
+        ``labels`` is ``[N]``. If the teacher's vocabulary is padded to another size, only common rows are compared.
         """
         total = torch.zeros((), dtype=torch.float32, device=labels.device)
         goal, rows = None, 0

@@ -21,7 +21,10 @@ Card = Callable[[PreTrainedModel, evaluate.Evaluation | None], str]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How a checkpoint is trained and measured, where it goes and where a stopped run waits."""
+    """How a checkpoint is trained and evaluated, where it is written, and the file that holds a stopped run.
+
+    ``length`` is the number of tokens in a window; ``save_every`` counts steps.
+    """
 
     recipe: Recipe
     length: int
@@ -30,7 +33,7 @@ class Run:
     compile_layers: bool = True
     save_every: int = 100
     held_out_windows: int = 256
-    """Most windows that the evaluation reads."""
+    """Most windows that the evaluation uses."""
 
 
 def make_checkpoint(
@@ -41,13 +44,14 @@ def make_checkpoint(
     teacher: PreTrainedModel | None = None,
     targets: Mapping[str, Path] | None = None,
 ) -> None:
-    """Train ``model`` by ``run`` or from its saved state, print the held-out figures, and write ``run.out``.
+    """Train ``model``, from the saved state if there is one, print the held-out figures, and write ``run.out``.
 
-    ``targets`` are the checkpoints whose greedy choice each exit is compared with. The figures go into the model card
-    and, drawn, beside it. The state is deleted at the end. Of several processes the first does all but the training.
+    ``targets`` are the checkpoints whose greedy choice each exit is compared with. The figures are written to the model
+    card and plotted in ``report.svg`` beside it. The saved state is deleted at the end. With several processes, all of
+    them train, and the first does the rest.
 
     Raises:
-        OptionError: too little text, or the state belongs to another run; nothing is written then.
+        OptionError: there is too little text, or the state belongs to another run; nothing is written.
     """
     exits = run.recipe.exits
     windows = Windows(text.train, run.length, run.recipe.seed)
@@ -58,7 +62,7 @@ def make_checkpoint(
     if not trainer.is_main:
         return
 
-    # Measured with the weights as they ship.
+    # Evaluate the bf16 weights that are published.
     model.to(torch.bfloat16).to(torch.float32)
     result, documents = None, {}
     if held_out is not None:

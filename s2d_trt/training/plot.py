@@ -9,7 +9,7 @@ from s2d_trt.training.evaluate import Evaluation
 
 def draw(result: Evaluation) -> str:
     """The plot as SVG text; the same figures give the same text."""
-    # Without pyplot: no window system is asked for and no figure stays behind.
+    # Not pyplot: it looks for a display and keeps every figure in memory.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

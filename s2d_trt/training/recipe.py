@@ -1,4 +1,4 @@
-"""What decides the result of a run, together with the model and the data."""
+"""The settings that, with the model and the data, determine the result of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2d_trt.training.objective import Objective
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Loss, schedule and batch of a run; a batch is ``batch_windows`` over all processes together."""
+    """Loss, schedule and batch of a run; ``batch_windows`` is the batch of all processes together."""
 
     exits: tuple[int, ...]
     objective: Objective
@@ -27,9 +27,9 @@ class Recipe:
     seed: int = 0
     precision: str = "auto"
     pretrain_steps: int = 0
-    """The first steps train the last exit alone, with the plain language-model loss."""
+    """Number of first steps that train only the last exit, with the language-model loss."""
     distill_from: float = 0.0
-    """Share of the steps before the teacher is asked: its pass can cost more than the draft's own."""
+    """Share of the steps without the teacher, whose forward pass can cost more than the draft's whole step."""
 
     def __post_init__(self) -> None:
         if self.batch_windows % self.micro_windows:
@@ -42,7 +42,7 @@ class Recipe:
             raise OptionError(f"{self.pretrain_steps} steps of pre-training are more than all {self.steps}")
 
     def lr_at(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to ``final_lr`` of the peak."""
+        """Learning rate of a step: a linear warm-up, then a cosine down to ``final_lr`` of the peak."""
         warmup = max(1, round(self.warmup * self.steps))
         if step < warmup:
             return self.lr * (step + 1) / warmup
@@ -50,7 +50,7 @@ class Recipe:
         return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def objective_at(self, step: int) -> Objective:
-        """The loss of a step: pre-training, then without the teacher, then all of it."""
+        """The loss of a step: first pre-training, then without the teacher, then the full objective."""
         if step < self.pretrain_steps:
             return Objective.last_exit(len(self.exits))
         if step < self.distill_from * self.steps:

@@ -1,7 +1,7 @@
-"""Token shards: ids that were tokenized before, as ``.npy`` arrays or raw ``.bin`` files.
+"""Token shards: token ids in ``.npy`` arrays or raw ``.bin`` files.
 
-A ``.npy`` holds one dimension of any integer type. A ``.bin`` holds little-endian ids and nothing else: two bytes each
-where the vocabulary has at most 65,536 of them, as nanoGPT writes them, else four.
+A ``.npy`` file holds a one-dimensional array of any integer type. A ``.bin`` file holds little-endian ids without a
+header: two bytes each if the vocabulary has at most 65,536 ids, as nanoGPT writes them, else four.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from s2d_trt.training.windows import Stream
 
 
 def read_shard(path: Path, vocabulary: int) -> Stream:
-    """The ids of one file, all of which count.
+    """The ids of one file; all of them are counted in the loss.
 
     Raises:
-        OptionError: the file is no such shard, or has an id that is not below ``vocabulary``.
+        OptionError: the file is not a shard, or has a negative id or one that is not below ``vocabulary``.
     """
     try:
         if path.suffix == ".npy":

@@ -1,9 +1,9 @@
 """Train a sorted draft with SoFT, so that each exit is a usable model.
 
-Every step sums the next-token loss over the exits, each through the one final norm and head
-(arXiv 2407.01955). The draft begins as the first layers of a target, or from scratch. With --teacher
-it learns from a target's logits (--distill) or hidden states (--align) too. One exit, the last layer,
-trains a plain model: that is how the demo targets were made.
+Every step sums the next-token loss over the exits, which share the final norm and the head
+(arXiv 2407.01955). The draft starts from the first layers of a target, or from random weights. With
+--teacher it also learns from a target's logits (--distill) or hidden states (--align). With the last
+layer as the only exit the result is an ordinary model; the demo targets were made so.
 
   python -m s2d_trt.training.soft --from-target target/ --layers 12 --exits 6,9,12 --data sharegpt.json --out draft/
   python -m s2d_trt.training.soft --from-target target/ --exits 6,9,12 --data texts/ --teacher target/ --out draft/
@@ -18,7 +18,7 @@ with role and content; only the assistant's turns are learnt) or of token ids (.
 held-out loss of each exit and its agreement with each target. Next:
 python -m export.build --checkpoint draft/ --out engines/draft.engine
 
-The run can be stopped at any time: the same command goes on from the last saved step.
+The run can be stopped at any time: the same command continues from the last saved step.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 
 from s2d_trt.cli import ArgumentParser, check_exits, comma_floats, comma_ints, positive_int, run_command
 from s2d_trt.errors import CheckpointError, OptionError, TokenizerMismatchError
+from s2d_trt.spec import ModelSpec
 from s2d_trt.tokenizer import tokenizer_fingerprint
 from s2d_trt.training import require_torch
 
@@ -44,9 +45,9 @@ if TYPE_CHECKING:
 
 PROG = "python -m s2d_trt.training.soft"
 SIZES = {"hidden": 128, "heads": 4, "kv_heads": 2, "ffn": 352}
-"""Of a model from scratch, where the options do not say."""
+"""Default sizes of a model that starts from random weights."""
 DISTILL = 0.7
-"""Share of distillation where a teacher is named and nothing else said."""
+"""Default share of distillation with --teacher."""
 
 
 def _parser() -> ArgumentParser:
@@ -111,13 +112,13 @@ def _parser() -> ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Train, evaluate on what is held out, and publish."""
+    """Train, evaluate on the held-out data, and write the checkpoint."""
     options = _parser().parse_args(argv)
     options.layers = options.layers or max(options.exits)
     options.exits = check_exits(options.exits, options.layers)
     _check(options)
 
-    # torch takes seconds to import: mistakes above and --help do not wait for it.
+    # Imported late: torch takes seconds, and --help and wrong options need none of it.
     require_torch()
     from accelerate import Accelerator
 
@@ -185,7 +186,7 @@ def _check(options: Namespace) -> None:
 
 
 def _targets(options: Namespace) -> dict[str, Path]:
-    """The checkpoints to compare with, by name, or by path where two have one name."""
+    """The checkpoints to compare with, by name, or by path if two have the same name."""
     folders = {path.resolve() for path in (options.from_target, options.teacher, *options.target) if path}
     uses = Counter(folder.name for folder in folders)
     return {folder.name if uses[folder.name] == 1 else str(folder): folder for folder in sorted(folders)}
@@ -215,7 +216,7 @@ def _recipe(options: Namespace) -> Recipe:
 
 
 def _vocabulary(options: Namespace, data: Dataset) -> Vocabulary:
-    """The one tokenizer of all checkpoints that are named, or else one trained on the text."""
+    """The tokenizer that all named checkpoints share; if none is named, one trained on the text."""
     from s2d_trt.training import corpus
     from s2d_trt.training.checkpoint import Vocabulary
 
@@ -237,7 +238,7 @@ def _vocabulary(options: Namespace, data: Dataset) -> Vocabulary:
 
 def _model(options: Namespace, vocabulary: Vocabulary, teacher: PreTrainedModel | None) -> PreTrainedModel:
     from s2d_trt.training import checkpoint
-    from s2d_trt.training.model import Shape, new_model
+    from s2d_trt.training.model import new_model
 
     if options.from_target:
         model = checkpoint.load(options.from_target, options.layers)
@@ -247,8 +248,8 @@ def _model(options: Namespace, vocabulary: Vocabulary, teacher: PreTrainedModel 
     else:
         rows = vocabulary.size if teacher is None else int(teacher.config.vocab_size)
         sizes = {name: getattr(options, name) or default for name, default in SIZES.items()}
-        shape = Shape(layers=options.layers, vocab=rows, max_length=options.seq_length, **sizes)
-        model = new_model(shape, options.exits, options.seed, vocabulary)
+        spec = ModelSpec.llama(layers=options.layers, vocab=rows, tied=True, **sizes)
+        model = new_model(spec, options.seq_length, options.exits, options.seed, vocabulary)
     if vocabulary.size > model.config.vocab_size:
         raise OptionError(
             f"the tokenizer has ids up to {vocabulary.size - 1}, the model {model.config.vocab_size} rows; mend either"

@@ -1,4 +1,4 @@
-"""The draft in training, with what its loss needs beside it, as one module whose forward pass gives the loss."""
+"""The draft and its projection as one module whose forward pass returns the loss."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from s2d_trt.training.objective import Objective, Rows
 
 
 class Student(torch.nn.Module):
-    """``exits``, and for feature alignment a projection to the ``teacher_width`` where the widths differ.
+    """``exits`` and, if ``teacher_width`` is another width than the draft's, a projection for feature alignment.
 
-    The projection is trained with the draft and discarded at the end. Being one module, it is what
-    ``DistributedDataParallel`` wraps.
+    The projection is trained with the draft and discarded at the end. Both are in one module because
+    ``DistributedDataParallel`` wraps one.
     """
 
     def __init__(self, exits: Exits, teacher_width: int | None = None) -> None:
@@ -31,7 +31,7 @@ class Student(torch.nn.Module):
         counted: torch.Tensor,
         teacher: Rows | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The objective at the ``counted`` positions (bool ``[B, T]``), where ``teacher`` was asked too."""
+        """Loss and losses of the exits (see ``Objective``) at the ``counted`` positions (bool ``[B, T]``)."""
         rows = self.exits.rows(input_ids, counted)
         if self.projection is not None and teacher is not None:
             rows = [Rows(self.projection(hidden), logits) for hidden, logits in rows]

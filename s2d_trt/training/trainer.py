@@ -28,7 +28,7 @@ from s2d_trt.training.windows import IGNORED, Windows
 
 
 def autocast(precision: str, where: torch.device) -> contextlib.AbstractContextManager[None]:
-    """bf16 autocast; ``auto`` means where the chip multiplies bf16 natively, since emulation is slower than fp32."""
+    """bf16 autocast with ``bf16``, and with ``auto`` if the processor multiplies bf16 natively (emulation is slow)."""
     native = where.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     if precision == "bf16" or (precision == "auto" and native):
         return torch.autocast(where.type, torch.bfloat16)
@@ -36,7 +36,7 @@ def autocast(precision: str, where: torch.device) -> contextlib.AbstractContextM
 
 
 class Trainer:
-    """Trains ``model`` by ``recipe`` on ``windows``; its state lives in ``state_file`` between runs."""
+    """Trains ``model`` by ``recipe`` on ``windows``; ``state_file`` holds the state of a stopped run."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Trainer:
         self.recipe, self.windows, self.state_file = recipe, windows, state_file
         self._fingerprint = _fingerprint(recipe, model, windows, teacher)
         projects = teacher is not None and recipe.objective.align > 0
-        # The projection has no gradient in steps that do not ask the teacher.
+        # The projection has no gradient in steps without the teacher.
         idle = projects and not recipe.objective_at(0).asks_teacher
         self.accelerator = Accelerator(
             mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle)]
@@ -77,7 +77,7 @@ class Trainer:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that reports and writes."""
+        """Whether this process reports and writes files."""
         return self._is_main
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -95,10 +95,11 @@ class Trainer:
         ]
 
     def train(self, save_every: int = 100, progress: bool = True) -> list[float]:
-        """Run to the last step; returns the smoothed loss of each exit in nats.
+        """Run the remaining steps; returns each exit's loss in nats, as a moving average.
 
         Raises:
-            OptionError: the state file is damaged, belongs to another run or cannot be written, or a GPU is too small.
+            OptionError: the state file is damaged, belongs to another run or cannot be written, or the GPU has too
+                little memory.
         """
         self._resume()
         torch.set_flush_denormal(True)
@@ -125,11 +126,11 @@ class Trainer:
         return smoothed
 
     def close(self) -> None:
-        """Take the hooks off, let the teacher go and leave the other processes."""
+        """Remove the hooks, release the teacher and leave the process group."""
         self.exits.close()
         self.teacher = None
         self.accelerator.wait_for_everyone()
-        # The wrapper goes first: were it the last to hold the process group, that could wait for itself for ever.
+        # Delete the wrapper first: if it held the last reference to the process group, freeing it could deadlock.
         del self.student
         self.optimizers.clear()
         self.accelerator.free_memory()
@@ -141,7 +142,7 @@ class Trainer:
         first = self.step * recipe.batch_windows + accelerator.process_index * share
         batch = self.windows.batch(first, share)
         inputs, labels = (torch.from_numpy(part).to(accelerator.device) for part in batch)
-        # Every token of the batch weighs the same, however unevenly passes and processes share them.
+        # Divide by the tokens of the whole batch, so that each counts the same in every pass and process.
         counted = int(accelerator.reduce((labels != IGNORED).sum(), "sum").clamp(min=1))
         losses = torch.zeros(len(recipe.exits), device=accelerator.device)
         passes = list(zip(inputs.split(recipe.micro_windows), labels.split(recipe.micro_windows), strict=True))
@@ -167,7 +168,7 @@ class Trainer:
                 with torch.no_grad():
                     teacher = self.teacher.rows(inputs, chosen)[0]
             loss, losses = self.student(objective, inputs, labels, chosen, teacher)
-        # Gradients are averaged over processes; the loss is a sum over all of them.
+        # Gradients are averaged over processes, but the loss is a sum over them.
         self.accelerator.backward(loss * (self.accelerator.num_processes / counted))
         return losses
 
@@ -183,7 +184,7 @@ class Trainer:
         try:
             with replacing_file(self.state_file) as scratch:
                 torch.save(state, scratch)
-        except (OSError, RuntimeError) as cause:  # torch's writer raises the latter
+        except (OSError, RuntimeError) as cause:  # torch.save raises RuntimeError too
             raise OptionError(
                 f"{self.state_file} cannot be written ({cause}); make room there or choose another --state"
             ) from cause
@@ -194,7 +195,7 @@ class Trainer:
         try:
             state: dict[str, Any] = torch.load(self.state_file, map_location=self.accelerator.device, weights_only=True)
             fingerprint = state["fingerprint"]
-        except Exception as cause:  # torch names a damaged file by half a dozen kinds
+        except Exception as cause:  # torch raises many types for a damaged file
             raise OptionError(f"{self.state_file} is no saved run; delete it or choose another --state") from cause
         if fingerprint != self._fingerprint:
             raise OptionError(
@@ -207,10 +208,10 @@ class Trainer:
 
 
 def _check_processes(accelerator: Accelerator) -> None:
-    """Refuse what is not plain data parallelism."""
+    """Refuse anything but plain data parallelism. Raises OptionError."""
     kind = accelerator.distributed_type
     if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-        # Sharded parameters would need another way to save, to clip and to orthogonalise.
+        # Saving, clipping and orthogonalising do not support sharded parameters.
         raise OptionError(f"accelerate is set up for {kind.value}; only plain data parallelism is supported")
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != accelerator.num_processes:
@@ -231,7 +232,7 @@ def _fingerprint(recipe: Recipe, model: PreTrainedModel, windows: Windows, teach
 
 
 def _weights_digest(model: PreTrainedModel) -> str:
-    """Of a thousand numbers of every tensor: enough to tell two trainings apart, whatever the size."""
+    """SHA-256 of about a thousand numbers of every tensor, enough to tell two models apart."""
     digest = hashlib.sha256()
     for parameter in model.parameters():
         flat = parameter.detach().flatten()

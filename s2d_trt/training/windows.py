@@ -1,4 +1,4 @@
-"""From a stream of token ids to batches of equal windows, in an order that a resumed run repeats."""
+"""Batches of equal windows from a stream of token ids, in an order that a resumed run repeats."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import numpy as np
 from s2d_trt.errors import OptionError
 
 IGNORED = -100
-"""The label of a token that no loss counts (torch's own default)."""
+"""The label of a position that the loss ignores (torch's default)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Documents end to end: token ids, int32 ``[n]``, and which of them a model learns to predict, bool ``[n]``."""
+    """Documents one after another: token ids, int32 ``[n]``, and which of them the loss counts, bool ``[n]``."""
 
     ids: np.ndarray
     counted: np.ndarray
 
     @classmethod
     def whole(cls, ids: np.ndarray) -> Stream:
-        """One of which every token counts."""
+        """A stream in which every token counts."""
         return cls(ids.astype(np.int32, copy=False), np.ones(len(ids), bool))
 
     @classmethod
     def join(cls, parts: Iterable[Stream]) -> Stream:
-        """All parts, one after the other; none give an empty stream."""
+        """All parts, one after another; without parts an empty stream."""
         parts = [cls.whole(np.zeros(0, np.int32)), *parts]
         return cls(np.concatenate([part.ids for part in parts]), np.concatenate([part.counted for part in parts]))
 
@@ -37,29 +37,29 @@ class Stream:
         return len(self.ids)
 
     def split(self, tail: int) -> tuple[Stream, Stream]:
-        """All but the last ``tail`` tokens, and those."""
+        """The stream without its last ``tail`` tokens, and those tokens."""
         cut = max(0, len(self) - tail)
         return Stream(self.ids[:cut], self.counted[:cut]), Stream(self.ids[cut:], self.counted[cut:])
 
     def cut(self, starts: np.ndarray, length: int) -> Batch:
-        """One window for each start."""
-        places = starts[:, None] + np.arange(length + 1)
-        ids = self.ids[places].astype(np.int64)
-        return Batch(ids[:, :-1], np.where(self.counted[places[:, 1:]], ids[:, 1:], IGNORED))
+        """One window of ``length`` tokens from each start."""
+        positions = starts[:, None] + np.arange(length + 1)
+        ids = self.ids[positions].astype(np.int64)
+        return Batch(ids[:, :-1], np.where(self.counted[positions[:, 1:]], ids[:, 1:], IGNORED))
 
 
 class Batch(NamedTuple):
-    """Windows: what goes in, and the token that follows each or ``IGNORED``; both int64 ``[count, length]``."""
+    """Windows: input tokens, and for each the next token or ``IGNORED``; both int64 ``[count, length]``."""
 
     inputs: np.ndarray
     labels: np.ndarray
 
 
 class Windows:
-    """Windows of ``length`` tokens cut from a stream, in an order fixed by seed and position.
+    """Windows of ``length`` tokens cut from a stream, in an order that the seed determines.
 
-    Each epoch cuts the stream at another random offset and shuffles the windows, so batch ``k``
-    depends on (seed, k) alone: a resumed run sees exactly what the uninterrupted run would have.
+    Each epoch cuts the stream at another random offset and shuffles the windows. Batch ``k`` depends only on seed and
+    ``k``, so a resumed run reads the same batches as an uninterrupted one.
     """
 
     def __init__(self, stream: Stream, length: int, seed: int) -> None:
@@ -75,11 +75,11 @@ class Windows:
         self._starts = np.zeros(0, np.int64)
 
     def batch(self, first: int, count: int) -> Batch:
-        """Windows number ``first .. first + count - 1`` of the endless sequence."""
+        """Windows number ``first`` to ``first + count - 1`` of the endless sequence."""
         return self._stream.cut(np.array([self._start(first + index) for index in range(count)]), self._length)
 
     def digest(self) -> str:
-        """Names the stream, the window length and the order."""
+        """A SHA-256 of the stream, the window length and the seed."""
         digest = hashlib.sha256(f"{self._length} {self._seed} {len(self._stream)} ".encode())
         digest.update(self._stream.ids.data)
         digest.update(np.packbits(self._stream.counted).data)
@@ -96,10 +96,10 @@ class Windows:
 
 
 def held_out_windows(stream: Stream, length: int, limit: int) -> Batch:
-    """Up to ``limit`` disjoint windows spread evenly over the stream.
+    """Up to ``limit`` disjoint windows, spread evenly over the stream.
 
     Raises:
-        OptionError: the stream is shorter than one window, or nothing in it counts.
+        OptionError: the stream is shorter than one window, or no position of the windows counts.
     """
     total = (len(stream) - 1) // length
     if total < 1:

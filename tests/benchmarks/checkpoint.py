@@ -1,7 +1,11 @@
-"""A checkpoint of any Llama shape, written shard by shard: of random weights, or of holes that take no disk."""
+"""Checkpoints of any Llama shape for measurements of the exporter: with random weights, or sparse files of zeros.
+
+The options that name the shape are here too. Weights are written one tensor a file.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Callable
@@ -15,14 +19,38 @@ from tokenizers import Tokenizer, models
 from export.checkpoint import INDEX_FILE
 from export.rotary import Float32Array
 from export.tensors import checkpoint_shapes
+from s2d_trt.cli import ArgumentParser, positive_int
+from s2d_trt.errors import OptionError
 from s2d_trt.spec import ModelSpec
 
 DEVIATION = 0.02
-"""Of the weights, as Llama's own initialisation has it."""
+"""Standard deviation of the random weights: that of Llama's initialisation."""
+
+
+def add_shape_options(parser: ArgumentParser, layers: int) -> None:
+    """Add ``--scratch`` and the options of a shape; their defaults are Llama-7B's sizes with ``layers`` layers."""
+    parser.add_argument("--scratch", type=Path, required=True, metavar="DIR", help="a folder on a disk with room")
+    sizes = {"hidden": 4096, "layers": layers, "heads": 32, "kv-heads": 32, "ffn": 11008, "vocab": 32000}
+    for name, size in sizes.items():
+        parser.add_argument(f"--{name}", type=positive_int, default=size, metavar="N", help="default: %(default)s")
+
+
+def read_shape(options: argparse.Namespace) -> ModelSpec:
+    """The model that the options describe.
+
+    Raises:
+        OptionError: the sizes do not fit each other, or there is no scratch directory.
+    """
+    if not options.scratch.is_dir():
+        raise OptionError(f"--scratch {options.scratch} is no directory; name one on a disk with room")
+    return ModelSpec.llama(
+        hidden=options.hidden, layers=options.layers, heads=options.heads, kv_heads=options.kv_heads,
+        ffn=options.ffn, vocab=options.vocab, tied=False,
+    )  # fmt: skip
 
 
 def write_random_checkpoint(directory: Path, spec: ModelSpec, exits: tuple[int, ...], max_length: int) -> int:
-    """Write config, tokenizer and float16 weights, one tensor a shard, into a directory; bytes of the weights."""
+    """Write config, tokenizer and random float16 weights into a directory; returns the bytes of the weights."""
     rng = np.random.default_rng(0)
 
     def write(path: Path, name: str, shape: tuple[int, ...]) -> None:
@@ -32,7 +60,7 @@ def write_random_checkpoint(directory: Path, spec: ModelSpec, exits: tuple[int, 
 
 
 def write_sparse_checkpoint(directory: Path, spec: ModelSpec, max_length: int) -> int:
-    """As ``write_random_checkpoint``, of zeros in bfloat16 that are holes in their files."""
+    """Write bfloat16 zeros as sparse files, which take no disk space; else as ``write_random_checkpoint``."""
 
     def write(path: Path, name: str, shape: tuple[int, ...]) -> None:
         size = 2 * math.prod(shape)
@@ -51,7 +79,7 @@ def _write_checkpoint(
     max_length: int,
     write: Callable[[Path, str, tuple[int, ...]], None],
 ) -> int:
-    """The tokenizer has a word for every id and is good for nothing else."""
+    """Write the files around the weights; the tokenizer has one word for every id, so it encodes no real text."""
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

@@ -23,8 +23,7 @@ from export.layout import BHSD
 from export.options import add_plan_options, read_plan_options
 from export.precision import FP16, PRECISIONS
 from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, positive_int, run_command
-from tests.benchmarks.checkpoint import write_random_checkpoint
-from tests.benchmarks.shape import add_shape_options, read_shape
+from tests.benchmarks.checkpoint import add_shape_options, read_shape, write_random_checkpoint
 
 PROG = "python -m tests.benchmarks.compile"
 

@@ -1,17 +1,17 @@
-"""Enlarge a Llama checkpoint to another shape while keeping its function, to measure cost at the size of a real model.
+"""Enlarge a Llama checkpoint to another shape and keep its function, to measure the cost of a large model.
 
-The tensors of the old model stand in the top left corners of larger ones, filled up with a tiny random residue; what
-is added contributes next to nothing, so a grown target and a grown draft accept as the trained pair does, at the cost
-of the large shape. RMS norms average over more channels, most of them empty, so their weights are scaled down by the
-square root of the ratio. Query heads stay with their key head. No number is zero or subnormal: some chips run zeros
-faster than data.
+Each old tensor fills the top left corner of the larger one; the rest is small random noise. What is added contributes
+almost nothing to the result, so a grown target and a grown draft accept as many tokens as the trained pair, at the cost
+of the large shape. RMS norms average over more channels, most of them nearly zero, so their weights are scaled by the
+square root of old width over new width. Each query head stays with its key head. No number is zero or subnormal,
+because some processors compute faster with zeros.
 
   python -m tests.benchmarks.grow --checkpoint engines/demo/target-17m --out big/target \\
       --hidden 1024 --layers 40 --heads 32 --kv-heads 8 --ffn 2816
   python -m tests.benchmarks.grow --checkpoint engines/demo/draft --out big/draft --hidden 512 --heads 16 --ffn 1408
 
-Sizes that are not given stay as they are; the size of a head always does. Added layers come last, so a draft keeps its
-exits. Tensors are written one at a time.
+Sizes that are not given stay as they are; the size of a head never changes. Layers are added at the end, so a draft
+keeps its exits. Tensors are read one at a time and written in files of about 1 GiB.
 """
 
 from __future__ import annotations
@@ -19,259 +19,167 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.checkpoint import INDEX_FILE, Checkpoint
+from export.config import read_json
+from export.tensors import checkpoint_shapes
 from s2d_trt.cli import ArgumentParser, byte_size, positive_int, run_command
 from s2d_trt.errors import CheckpointError, OptionError
+from s2d_trt.files import publishing_directory
+from s2d_trt.spec import ModelSpec
 from s2d_trt.training import require_torch
 
 if TYPE_CHECKING:
     import torch
 
 PROG = "python -m tests.benchmarks.grow"
-RESIDUE = 1e-4
-"""Standard deviation of what is filled in, against the old tensor's own."""
+NOISE = 1e-4
+"""Standard deviation of the added numbers, relative to that of the old tensor."""
 SHARD_BYTES = 2**30
-KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """The sizes that growing changes; ``head_dim`` it does not."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    ffn: int
-    head_dim: int
-    vocab: int
-    tied: bool
-
-    @classmethod
-    def of(cls, config: dict[str, Any]) -> Sizes:
-        """Those of a config.json. Raises CheckpointError where it is none of a Llama."""
-        try:
-            heads, hidden = config["num_attention_heads"], config["hidden_size"]
-            return cls(
-                config["num_hidden_layers"],
-                hidden,
-                heads,
-                config.get("num_key_value_heads") or heads,
-                config["intermediate_size"],
-                config.get("head_dim") or hidden // heads,
-                config["vocab_size"],
-                bool(config.get("tie_word_embeddings", False)),
-            )
-        except (KeyError, TypeError) as cause:
-            raise CheckpointError(f"config.json lacks {cause}; take the one that belongs to the weights") from cause
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor."""
-        width, kv_width = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab, self.hidden)}
-        for layer in range(self.layers):
-            for part, shape in {
-                "input_layernorm": (self.hidden,),
-                "self_attn.q_proj": (width, self.hidden),
-                "self_attn.k_proj": (kv_width, self.hidden),
-                "self_attn.v_proj": (kv_width, self.hidden),
-                "self_attn.o_proj": (self.hidden, width),
-                "post_attention_layernorm": (self.hidden,),
-                "mlp.gate_proj": (self.ffn, self.hidden),
-                "mlp.up_proj": (self.ffn, self.hidden),
-                "mlp.down_proj": (self.hidden, self.ffn),
-            }.items():
-                found[f"model.layers.{layer}.{part}.weight"] = shape
-        found["model.norm.weight"] = (self.hidden,)
-        if not self.tied:
-            found["lm_head.weight"] = (self.vocab, self.hidden)
-        return found
+COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+SIZES = {
+    "layers": ("num_hidden_layers", "layers"),
+    "hidden": ("hidden_size", "channels of the hidden states"),
+    "heads": ("num_attention_heads", "query heads"),
+    "kv-heads": ("num_key_value_heads", "key/value heads"),
+    "ffn": ("intermediate_size", "channels inside the feed-forward layers"),
+}
+"""Option: the field of ``ModelSpec`` and of config.json that it sets, and what it counts."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse ``argv`` and grow."""
+    """Parse ``argv`` and write the grown checkpoint."""
     parser = ArgumentParser(__doc__ or "", PROG)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="a Llama checkpoint")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write the grown one")
-    for name, what in (
-        ("layers", "layers"),
-        ("hidden", "channels of the residual stream"),
-        ("heads", "query heads"),
-        ("kv-heads", "key/value heads"),
-        ("ffn", "channels of the feed-forward"),
-    ):
-        parser.add_argument(f"--{name}", type=positive_int, metavar="N", help=f"{what} (default: as they are)")
-    parser.add_argument("--seed", type=int, default=0, help="of the residue (%(default)s)")
+    for name, (field, what) in SIZES.items():
+        parser.add_argument(
+            f"--{name}", dest=field, type=positive_int, metavar="N", help=f"{what} (default: as before)"
+        )
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
     options = parser.parse_args(argv)
     require_torch()
-    config = _read_config(options.checkpoint)
-    old = Sizes.of(config)
-    new = _grown_sizes(old, options)
+    source = Checkpoint.open(options.checkpoint)
+    config = _read_llama_config(source)
+    new = _grown_spec(source.spec, options)
+    source.check_tensors(checkpoint_shapes(source.spec))
     if options.out.exists():
         raise OptionError(f"--out {options.out} exists; name a new directory")
-    _write(options.checkpoint, config, old, new, options.out, options.seed)
+    _write(source, config, new, options.out, options.seed)
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
-        raise CheckpointError(f"{directory / 'config.json'} cannot be read ({cause}); name a checkpoint") from cause
-    if not isinstance(config, dict) or config.get("model_type") != "llama":
-        raise CheckpointError(f"{directory} holds no Llama model; only those can be grown")
-    if config.get("attention_bias") or config.get("mlp_bias"):
-        raise CheckpointError(f"{directory} has biases; only models without can be grown")
+def _read_llama_config(source: Checkpoint) -> dict[str, Any]:
+    config = read_json(source.directory / "config.json")
+    if config["model_type"] != "llama":
+        raise CheckpointError(f"{source.directory} holds no Llama model; only those can be grown")
+    if source.spec.qkv_bias or source.spec.mlp_bias:
+        raise CheckpointError(f"{source.directory} has biases; only models without can be grown")
     return config
 
 
-def _grown_sizes(old: Sizes, options: Namespace) -> Sizes:
-    new = Sizes(
-        options.layers or old.layers,
-        options.hidden or old.hidden,
-        options.heads or old.heads,
-        options.kv_heads or old.kv_heads,
-        options.ffn or old.ffn,
-        old.head_dim,
-        old.vocab,
-        old.tied,
-    )
-    for name in ("layers", "hidden", "heads", "kv_heads", "ffn"):
-        before, after = getattr(old, name), getattr(new, name)
+def _grown_spec(old: ModelSpec, options: Namespace) -> ModelSpec:
+    sizes: dict[str, Any] = {field: getattr(options, field) or getattr(old, field) for field, _ in SIZES.values()}
+    new = replace(old, **sizes, rms_norm_eps=old.rms_norm_eps * old.hidden_size / sizes["hidden_size"])
+    for name, (field, _) in SIZES.items():
+        before, after = getattr(old, field), getattr(new, field)
         if after < before:
-            raise OptionError(
-                f"--{name.replace('_', '-')} {after} is below the checkpoint's {before}; it can only grow"
-            )
-    if new.hidden % new.heads:
-        raise OptionError(f"--hidden {new.hidden} is no multiple of --heads {new.heads}, which transformers asks for")
-    if new.heads % new.kv_heads or new.heads // new.kv_heads < old.heads // old.kv_heads:
+            raise OptionError(f"--{name} {after} is below the checkpoint's {before}; it can only grow")
+    heads, kv_heads = new.num_attention_heads, new.num_key_value_heads
+    if new.hidden_size % heads:
+        raise OptionError(f"--hidden {new.hidden_size} is no multiple of --heads {heads}, which transformers asks for")
+    if heads % kv_heads or _group(new) < _group(old):
         raise OptionError(
-            f"{new.heads} query heads on {new.kv_heads} key heads cannot hold groups of {old.heads // old.kv_heads};"
+            f"{heads} query heads on {kv_heads} key heads cannot hold groups of {_group(old)};"
             " choose --heads as a multiple of --kv-heads, and at least as large a one"
         )
     return new
 
 
-def _write(source: Path, config: dict[str, Any], old: Sizes, new: Sizes, out: Path, seed: int) -> None:
+def _group(spec: ModelSpec) -> int:
+    """Query heads that share a key head."""
+    return spec.num_attention_heads // spec.num_key_value_heads
+
+
+def _write(source: Checkpoint, config: dict[str, Any], new: ModelSpec, out: Path, seed: int) -> None:
     import torch
-    from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
     from tqdm import tqdm
 
-    files = _tensor_files(source)
     generator = torch.Generator().manual_seed(seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    partial.chmod(0o755)
-    try:
-        places: dict[str, str] = {}
-        shard: dict[str, torch.Tensor] = {}
-        total = sum(2 * math.prod(shape) for shape in new.shapes().values())
-        bar = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=None)
-
-        def flush() -> None:
-            name = f"model-{len(set(places.values())):05}.safetensors"
-            save_file(shard, partial / name, metadata={"format": "pt"})
-            places.update(dict.fromkeys(shard, name))
-            bar.update(sum(tensor.nbytes for tensor in shard.values()))
-            shard.clear()
-
-        for name, shape in new.shapes().items():
-            before = None
-            if name in files:
-                try:
-                    with safe_open(source / files[name], framework="pt") as stored:
-                        before = stored.get_tensor(name).float()
-                except (SafetensorError, OSError) as cause:
-                    raise CheckpointError(f"{source / files[name]} cannot be read ({cause}); copy it again") from cause
-            elif name in old.shapes():
-                raise CheckpointError(f"{source} has no tensor {name}; copy the checkpoint again")
-            shard[name] = _grown(name, before, shape, old, new, generator).bfloat16().contiguous()
-            if sum(tensor.nbytes for tensor in shard.values()) >= SHARD_BYTES:
-                flush()
-        if shard:
-            flush()
-        bar.close()
-        index = {"metadata": {"total_size": total}, "weight_map": places}
-        (partial / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
-        changed = {
-            "num_hidden_layers": new.layers,
-            "hidden_size": new.hidden,
-            "num_attention_heads": new.heads,
-            "num_key_value_heads": new.kv_heads,
-            "head_dim": new.head_dim,
-            "intermediate_size": new.ffn,
-            # The mean square is over more channels, nearly all of the added ones empty.
-            "rms_norm_eps": config.get("rms_norm_eps", 1e-6) * old.hidden / new.hidden,
-        }
-        (partial / "config.json").write_text(json.dumps(config | changed, indent=1), encoding="utf-8")
-        for name in KEPT:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, partial / name)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    shapes, old_shapes = checkpoint_shapes(new), checkpoint_shapes(source.spec)
+    total = sum(2 * math.prod(shape) for shape in shapes.values())
+    files: dict[str, str] = {}
+    shard: dict[str, torch.Tensor] = {}
+    with (
+        publishing_directory(out) as scratch,
+        tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=None) as bar,
+    ):
+        for name, shape in shapes.items():
+            before = torch.from_numpy(source.read(name)) if name in old_shapes else None
+            shard[name] = _grown(name, before, shape, source.spec, new, generator).bfloat16().contiguous()
+            size = sum(tensor.nbytes for tensor in shard.values())
+            if size >= SHARD_BYTES or len(files) + len(shard) == len(shapes):
+                file = f"model-{len(set(files.values())):05}.safetensors"
+                save_file(shard, scratch / file, metadata={"format": "pt"})
+                files |= dict.fromkeys(shard, file)
+                bar.update(size)
+                shard.clear()
+        index = {"metadata": {"total_size": total}, "weight_map": files}
+        (scratch / INDEX_FILE).write_text(json.dumps(index, indent=1), encoding="utf-8")
+        changed = ("head_dim", "rms_norm_eps", *(field for field, _ in SIZES.values()))
+        config |= {field: getattr(new, field) for field in changed}
+        (scratch / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        for name in COPIED:
+            if (source.directory / name).is_file():
+                shutil.copyfile(source.directory / name, scratch / name)
     print(f"wrote {out}: {total / 2e6:.0f}M parameters, {byte_size(total)}")
-
-
-def _tensor_files(source: Path) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
-    index = source / "model.safetensors.index.json"
-    try:
-        if index.is_file():
-            return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        with safe_open(source / "model.safetensors", framework="pt") as stored:
-            return dict.fromkeys(stored.keys(), "model.safetensors")
-    except (SafetensorError, OSError, ValueError, KeyError) as cause:
-        raise CheckpointError(f"the weights of {source} cannot be read ({cause}); copy the checkpoint again") from cause
 
 
 def _grown(
     name: str,
     before: torch.Tensor | None,
     shape: tuple[int, ...],
-    old: Sizes,
-    new: Sizes,
+    old: ModelSpec,
+    new: ModelSpec,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """A tensor of the grown model; ``before`` is the old one, None in an added layer."""
+    """A tensor of the grown model, float32; ``before`` is the old one, None in an added layer."""
     import torch
 
     if len(shape) == 1:
-        scale = math.sqrt(old.hidden / new.hidden)
-        found = torch.full(shape, scale)
+        scale = math.sqrt(old.hidden_size / new.hidden_size)
+        norm = torch.full(shape, scale)
         if before is not None:
-            found[: len(before)] = before * scale
-        return found
+            norm[: len(before)] = before * scale
+        return norm
     deviation = 0.02 if before is None else float(before.std())
-    found = torch.randn(shape, generator=generator) * deviation * RESIDUE
+    grown = torch.randn(shape, generator=generator) * deviation * NOISE
     if before is None:
-        # An added layer computes like any other; only what it writes back is next to nothing.
-        return found if name.endswith(("o_proj.weight", "down_proj.weight")) else found / RESIDUE
+        # An added layer computes as any other, but adds almost nothing to the hidden states.
+        return grown if name.endswith(("o_proj.weight", "down_proj.weight")) else grown / NOISE
     if name.endswith(("q_proj.weight", "o_proj.weight")):
-        _place_heads(found, before, old, new, rows=name.endswith("q_proj.weight"))
+        _copy_heads(grown, before, old, new, as_rows=name.endswith("q_proj.weight"))
     else:
-        found[: before.shape[0], : before.shape[1]] = before
-    return found
+        grown[: before.shape[0], : before.shape[1]] = before
+    return grown
 
 
-def _place_heads(found: torch.Tensor, before: torch.Tensor, old: Sizes, new: Sizes, rows: bool) -> None:
-    """Query heads stay with their key head, whose group may have grown; ``rows`` are the heads' or the columns."""
-    for head in range(old.heads):
-        group, member = divmod(head, old.heads // old.kv_heads)
-        target = group * (new.heads // new.kv_heads) + member
+def _copy_heads(grown: torch.Tensor, before: torch.Tensor, old: ModelSpec, new: ModelSpec, as_rows: bool) -> None:
+    """Copy each query head to the same key head's group; heads are rows of ``q_proj`` and columns of ``o_proj``."""
+    for head in range(old.num_attention_heads):
+        group, member = divmod(head, _group(old))
+        target = group * _group(new) + member
         source = slice(head * old.head_dim, (head + 1) * old.head_dim)
-        place = slice(target * old.head_dim, (target + 1) * old.head_dim)
-        if rows:
-            found[place, : before.shape[1]] = before[source]
+        destination = slice(target * old.head_dim, (target + 1) * old.head_dim)
+        if as_rows:
+            grown[destination, : before.shape[1]] = before[source]
         else:
-            found[: before.shape[0], place] = before[:, source]
+            grown[: before.shape[0], destination] = before[:, source]
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ from export.bundle import check_space
 from export.weights import weight_bytes
 from s2d_trt.cli import ArgumentParser, byte_size, run_command
 from s2d_trt.errors import OptionError
-from tests.benchmarks.checkpoint import write_sparse_checkpoint
-from tests.benchmarks.shape import add_shape_options, read_shape
+from tests.benchmarks.checkpoint import add_shape_options, read_shape, write_sparse_checkpoint
 
 PROG = "python -m tests.benchmarks.memory"
 INTERVAL = 0.05

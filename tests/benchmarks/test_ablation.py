@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from s2d_trt.cli import run_command
+from s2d_trt.spec import ModelSpec
 from s2d_trt.training import checkpoint
 from s2d_trt.training.checkpoint import Vocabulary
-from s2d_trt.training.model import Shape, new_model
+from s2d_trt.training.model import new_model
 from tests.benchmarks import ablation
 from tests.benchmarks.ablation import DRAFTS, Measurement, table
 
@@ -60,8 +61,8 @@ def test_one_command_trains_exports_and_measures_and_repeats_nothing(
     tmp_path: Path, texts: Path, vocabulary: Vocabulary, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target, work = tmp_path / "small", tmp_path / "work"
-    shape = Shape(hidden=16, layers=7, heads=2, kv_heads=1, ffn=24, vocab=300, max_length=2048)
-    checkpoint.publish(new_model(shape, (7,), 3, vocabulary), vocabulary, (7,), target, {})
+    spec = ModelSpec.llama(hidden=16, layers=7, heads=2, kv_heads=1, ffn=24, vocab=300, tied=True)
+    checkpoint.publish(new_model(spec, 2048, (7,), 3, vocabulary), vocabulary, (7,), target, {})
     options = ("--target", target, "--data", texts, "--work", work, "--only", "sft-6")
     assert run(*options) == 0
     printed = capsys.readouterr().out

@@ -13,10 +13,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from s2d_trt.spec import ModelSpec
 from s2d_trt.training import checkpoint
 from s2d_trt.training.checkpoint import Vocabulary
 from s2d_trt.training.corpus import train_tokenizer
-from s2d_trt.training.model import Shape, new_model
+from s2d_trt.training.model import new_model
 
 SENTENCE = "the draft proposes and the target verifies every token of the tree it was given"
 WORDS = tuple(SENTENCE.split())
@@ -61,7 +62,7 @@ def texts(tmp_path: Path) -> Path:
 def target(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> Path:
     """A checkpoint of four layers, its vocabulary padded to 320 rows, with a chat template."""
     folder = tmp_path_factory.mktemp("checkpoints") / "target"
-    shape = Shape(hidden=16, layers=4, heads=2, kv_heads=1, ffn=24, vocab=320, max_length=64)
-    checkpoint.publish(new_model(shape, (4,), 3, vocabulary), vocabulary, (4,), folder, {})
+    spec = ModelSpec.llama(hidden=16, layers=4, heads=2, kv_heads=1, ffn=24, vocab=320, tied=True)
+    checkpoint.publish(new_model(spec, 64, (4,), 3, vocabulary), vocabulary, (4,), folder, {})
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     return folder

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2d_trt.cli import run_command
+from s2d_trt.spec import ModelSpec
 from s2d_trt.training import checkpoint, soft
 from s2d_trt.training.checkpoint import Vocabulary
-from s2d_trt.training.model import Exits, Shape, new_model
+from s2d_trt.training.model import Exits, new_model
 from s2d_trt.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -205,8 +206,8 @@ def test_two_processes_train_the_draft_that_one_trains(target: Path, tokens: Pat
     """What ``accelerate launch`` starts for several GPUs, here on the CPU; alignment brings a projection along."""
     wide = tmp_path / "wide"
     vocabulary = Vocabulary.load(target)
-    shape = Shape(hidden=24, layers=2, heads=2, kv_heads=1, ffn=24, vocab=320, max_length=64)
-    checkpoint.publish(new_model(shape, (2,), 4, vocabulary), vocabulary, (2,), wide, {})
+    spec = ModelSpec.llama(hidden=24, layers=2, heads=2, kv_heads=1, ffn=24, vocab=320, tied=True)
+    checkpoint.publish(new_model(spec, 64, (2,), 4, vocabulary), vocabulary, (2,), wide, {})
     options = (
         "--from-target", target, "--exits", "1,2", "--data", tokens, "--lr", "1e-3", "--teacher", wide, "--align", "1",
         "--batch", "4", "--pretrain-steps", "1",

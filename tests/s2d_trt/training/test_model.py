@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from s2d_trt.errors import OptionError
+from s2d_trt.spec import ModelSpec
 from s2d_trt.training.checkpoint import Vocabulary
-from s2d_trt.training.model import Exits, Shape, new_model
+from s2d_trt.training.model import Exits, new_model
 
-SHAPE = Shape(hidden=16, layers=4, heads=2, kv_heads=1, ffn=24, vocab=300, max_length=16)
+SPEC = ModelSpec.llama(hidden=16, layers=4, heads=2, kv_heads=1, ffn=24, vocab=300, tied=True)
 IDS = torch.arange(24).reshape(2, 12)
 
 
 def test_the_last_exit_is_the_model_itself(vocabulary: Vocabulary) -> None:
-    model = new_model(SHAPE, (2, 4), 0, vocabulary).eval()
+    model = new_model(SPEC, 16, (2, 4), 0, vocabulary).eval()
     with torch.no_grad():
         shallow, deep = Exits(model, (2, 4))(IDS)
         assert torch.equal(deep, model(input_ids=IDS, use_cache=False).logits)
@@ -27,7 +28,7 @@ def test_the_last_exit_is_the_model_itself(vocabulary: Vocabulary) -> None:
 
 
 def test_a_shallow_exit_is_the_model_cut_off_there(vocabulary: Vocabulary) -> None:
-    model = new_model(SHAPE, (2, 4), 0, vocabulary).eval()
+    model = new_model(SPEC, 16, (2, 4), 0, vocabulary).eval()
     with torch.no_grad():
         exits = Exits(model, (2, 4))
         shallow = exits(IDS)[0]
@@ -37,7 +38,7 @@ def test_a_shallow_exit_is_the_model_cut_off_there(vocabulary: Vocabulary) -> No
 
 
 def test_closing_takes_every_hook_off(vocabulary: Vocabulary) -> None:
-    model = new_model(SHAPE, (2, 4), 0, vocabulary)
+    model = new_model(SPEC, 16, (2, 4), 0, vocabulary)
     exits = Exits(model, (2, 4))
     assert sum(len(layer._forward_hooks) for layer in model.model.layers) == 2
     exits.close()
@@ -45,13 +46,13 @@ def test_closing_takes_every_hook_off(vocabulary: Vocabulary) -> None:
 
 
 def test_nothing_is_kept_between_calls(vocabulary: Vocabulary) -> None:
-    exits = Exits(new_model(SHAPE, (2, 4), 0, vocabulary), (2, 4))
+    exits = Exits(new_model(SPEC, 16, (2, 4), 0, vocabulary), (2, 4))
     exits(IDS)
     assert exits._hidden == {}
 
 
 def test_the_seed_decides_the_weights(vocabulary: Vocabulary) -> None:
-    first, again, other = (new_model(SHAPE, (4,), seed, vocabulary).state_dict() for seed in (0, 0, 1))
+    first, again, other = (new_model(SPEC, 16, (4,), seed, vocabulary).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
 
@@ -66,7 +67,7 @@ def test_compiled_layers_share_one_graph_and_can_be_hooked_again(
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    model = new_model(SHAPE, (2, 4), 0, vocabulary).eval()
+    model = new_model(SPEC, 16, (2, 4), 0, vocabulary).eval()
     with torch.no_grad():
         plain = Exits(model, (2, 4))
         expected = plain(IDS)
@@ -83,4 +84,4 @@ def test_compiled_layers_share_one_graph_and_can_be_hooked_again(
 @pytest.mark.parametrize(("heads", "kv_heads"), [(3, 1), (16, 1), (4, 3)])
 def test_sizes_that_do_not_divide_are_refused(heads: int, kv_heads: int) -> None:
     with pytest.raises(OptionError, match="heads"):
-        Shape(hidden=16, layers=1, heads=heads, kv_heads=kv_heads, ffn=8, vocab=8, max_length=8)
+        ModelSpec.llama(hidden=16, layers=1, heads=heads, kv_heads=kv_heads, ffn=8, vocab=8, tied=True)

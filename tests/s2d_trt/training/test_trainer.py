@@ -11,14 +11,15 @@ import torch
 from transformers import PreTrainedModel
 
 from s2d_trt.errors import OptionError
+from s2d_trt.spec import ModelSpec
 from s2d_trt.training.checkpoint import Vocabulary
-from s2d_trt.training.model import Shape, new_model
+from s2d_trt.training.model import new_model
 from s2d_trt.training.objective import Objective
 from s2d_trt.training.recipe import Recipe
 from s2d_trt.training.trainer import Trainer
 from s2d_trt.training.windows import Stream, Windows
 
-SHAPE = Shape(hidden=16, layers=2, heads=2, kv_heads=1, ffn=24, vocab=300, max_length=16)
+SPEC = ModelSpec.llama(hidden=16, layers=2, heads=2, kv_heads=1, ffn=24, vocab=300, tied=True)
 RECIPE = Recipe(
     exits=(1, 2),
     objective=Objective((1.0, 1.0), distill=0.5, align=0.1),
@@ -39,9 +40,9 @@ class StoppedError(Exception):
 def trainer(
     state: Path, vocabulary: Vocabulary, recipe: Recipe = RECIPE, teacher_seed: int | None = None, data_seed: int = 0
 ) -> Trainer:
-    wider = dataclasses.replace(SHAPE, hidden=24)
-    teacher = None if teacher_seed is None else new_model(wider, (2,), teacher_seed, vocabulary)
-    model = new_model(SHAPE, recipe.exits, recipe.seed, vocabulary)
+    wider = dataclasses.replace(SPEC, hidden_size=24)
+    teacher = None if teacher_seed is None else new_model(wider, 16, (2,), teacher_seed, vocabulary)
+    model = new_model(SPEC, 16, recipe.exits, recipe.seed, vocabulary)
     return Trainer(model, recipe, Windows(TOKENS, 16, data_seed), state, teacher, compile_layers=False)
 
 
@@ -161,10 +162,10 @@ def test_the_projection_to_a_wider_teacher_is_trained_and_not_part_of_the_draft(
 def test_only_a_teacher_of_another_width_needs_a_projection(
     tmp_path: Path, vocabulary: Vocabulary, hidden: int
 ) -> None:
-    teacher = new_model(dataclasses.replace(SHAPE, hidden=hidden), (2,), 5, vocabulary)
-    model = new_model(SHAPE, RECIPE.exits, 0, vocabulary)
+    teacher = new_model(dataclasses.replace(SPEC, hidden_size=hidden), 16, (2,), 5, vocabulary)
+    model = new_model(SPEC, 16, RECIPE.exits, 0, vocabulary)
     run = Trainer(model, RECIPE, Windows(TOKENS, 16, 0), tmp_path / "state", teacher, compile_layers=False)
-    assert (run.student.projection is None) == (hidden == SHAPE.hidden)
+    assert (run.student.projection is None) == (hidden == SPEC.hidden_size)
 
 
 def test_pre_training_leaves_the_shallow_exits_out(tmp_path: Path, vocabulary: Vocabulary) -> None:
@@ -194,7 +195,11 @@ def test_tokens_that_do_not_count_change_nothing(tmp_path: Path, vocabulary: Voc
         recipe = dataclasses.replace(RECIPE, micro_windows=micro)
         windows = Windows(Stream(TOKENS.ids, mask), 16, 0)
         run = Trainer(
-            new_model(SHAPE, RECIPE.exits, 0, vocabulary), recipe, windows, tmp_path / str(micro), compile_layers=False
+            new_model(SPEC, 16, RECIPE.exits, 0, vocabulary),
+            recipe,
+            windows,
+            tmp_path / str(micro),
+            compile_layers=False,
         )
         return run._step(), weights(run)
 

@@ -1,4 +1,4 @@
-"""The model families that are read, and in what their layers differ from a plain Llama."""
+"""The supported model families, and how each differs from a plain Llama."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How a ``model_type`` fills in what its config leaves out.
+    """What a ``model_type`` implies for fields that its config does not hold.
 
-    ``qkv_bias`` None: as ``attention_bias`` says, which then holds for the output projection too.
-    ``windowed``: which field, when true, says that attention reaches back only ``sliding_window`` positions; None where
-    it never does, "" where giving ``sliding_window`` is enough. ``window`` is what a config that is silent means.
+    ``qkv_bias`` None means that the config's ``attention_bias`` decides, for the output projection too. ``windowed``
+    names the config field that, if true, limits attention to the last ``sliding_window`` positions; it is None if the
+    family has no such limit, and "" if ``sliding_window`` alone sets it. ``window`` and ``head_dim`` are the values
+    that hold if the config has none.
     """
 
     title: str
@@ -31,5 +32,5 @@ FAMILIES = {
 
 
 def supported() -> str:
-    """All of them, for messages."""
+    """All families as text, for messages."""
     return ", ".join(f"{name!r} ({family.title})" for name, family in FAMILIES.items())
