@@ -1,4 +1,4 @@
-"""The sorted draft as a drafter of TensorRT-LLM's PyTorch runtime, for versions that no longer have engines.
+"""The sorted draft as a drafter in TensorRT-LLM's PyTorch runtime, for versions that no longer run engines.
 
   from tensorrt_llm import LLM
   from tensorrt_llm.llmapi import UserProvidedDecodingConfig
@@ -22,42 +22,42 @@ from s2d_trt.errors import OptionError
 
 
 class ChainDrafts:
-    """Drafts for any number of texts, each known by a number; a text may go on, or be another one altogether."""
+    """Chains for any number of texts, each with a number of its own; a text may have changed since its last call."""
 
     def __init__(self, draft: SortedDraft, depth: int, policy: FixedThresholds | None = None) -> None:
         self._draft, self._policy = draft, (policy or FixedThresholds()).fit(draft.exits)
         self._shape = TreeShape(depth=depth - 1, top_k=1, nodes=depth + 1)
         draft.check_shape(self._shape)
         self._noise = Noise(0, 0.0, draft.vocab_size)
-        self._slots: dict[int, tuple[DraftSequence, list[int]]] = {}
+        self._sequences: dict[int, tuple[DraftSequence, list[int]]] = {}
 
     def after(self, number: int, text: list[int], most: int) -> list[int]:
         """Tokens that may follow text ``number``, at most ``most``; none where the draft cannot hold the text."""
         depth = min(self._shape.depth + 1, most, self._draft.max_length - len(text))
         if depth < 1 or not self._draft.knows(text):
             return []
-        slot, known = self._slots.get(number) or (self._draft.lease(), [])
+        sequence, known = self._sequences.get(number) or (self._draft.lease(), [])
         common = next((at for at, (a, b) in enumerate(zip(known, text, strict=False)) if a != b), len(known))
-        if len(text) <= common:  # the last token is committed anew: its row is what the draft goes on from
+        if len(text) <= common:  # commit the last token again: drafting continues from its row
             common = len(text) - 1
-        slot.truncate(common)
-        slot.enqueue(text[common:])
-        self._slots[number] = slot, list(text)
+        sequence.truncate(common)
+        sequence.enqueue(text[common:])
+        self._sequences[number] = sequence, list(text)
         shape = TreeShape(depth=depth - 1, top_k=1, nodes=depth + 1)
-        tokens: list[int] = slot.propose(self._noise, self._policy, shape).tree.tokens[1:].tolist()
+        tokens: list[int] = sequence.propose(self._noise, self._policy, shape).tree.tokens[1:].tolist()
         return tokens
 
     def keep(self, numbers: set[int]) -> None:
         """Forget all other texts."""
-        for number in self._slots.keys() - numbers:
-            self._draft.release(self._slots.pop(number)[0])
+        for number in self._sequences.keys() - numbers:
+            self._draft.release(self._sequences.pop(number)[0])
 
 
 def make_drafter(draft: SortedDraft, depth: int = 4, policy: FixedThresholds | None = None) -> Any:
     """A ``Drafter`` of the installed library.
 
     Raises:
-        OptionError: the library is not there, or its ``Drafter`` wants arguments unknown here.
+        OptionError: the library is not installed, or its ``Drafter`` wants arguments that this version does not have.
     """
     try:
         base: Any = importlib.import_module("tensorrt_llm._torch.speculative.drafter").Drafter
@@ -85,7 +85,7 @@ def make_drafter(draft: SortedDraft, depth: int = 4, policy: FixedThresholds | N
 
 
 def _constructor_arguments(base: Any, depth: int) -> dict[str, int | None]:
-    """The base class's constructor has grown over the versions: what it asks for is given, if it is known."""
+    """Arguments for the base class, whose constructor has grown over the versions. Raises OptionError."""
     known = {"max_draft_len": depth, "max_total_draft_tokens": depth, "max_concurrency": None}
     parameters = [p for p in inspect.signature(base.__init__).parameters.values() if p.name != "self"]
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
