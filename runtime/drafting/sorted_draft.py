@@ -37,7 +37,7 @@ class SortedDraft:
         self.vocab_size = manifest.model.vocab_size
         self.tokenizer = manifest.tokenizer
         self.engines = (placement or Placement()).open_backend(bundle).draft(bundle)
-        self.identity = f"{self.engines.place}\n{manifest.to_json()}"
+        self.identity = f"{self.engines.location}\n{manifest.to_json()}"
         self._free: list[DraftSequence] = []
 
     @classmethod

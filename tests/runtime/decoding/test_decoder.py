@@ -361,9 +361,11 @@ def test_an_engines_error_ends_its_own_request_and_no_other(
     failed, going = decoder.run(failing), decoder.run(healthy)
     for steps in (failed, going, failed):
         next(steps)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the engine is gone"):
-        patch.setattr(failing.sequence, "verify", broken)
+    sequence = failing.sequence
+    monkeypatch.setattr(sequence, "verify", broken)
+    with pytest.raises(RuntimeError, match="the engine is gone"):
         next(failed)
+    monkeypatch.delattr(sequence, "verify")
     assert failing.finish_reason == "error"
     assert failing.sequence is None
     assert failing.tokens == expected[: len(failing.tokens)]

@@ -60,8 +60,8 @@ def test_each_step_asks_with_the_text_so_far_and_at_most_one_token_beyond_the_dr
 @pytest.mark.parametrize(
     ("ask", "reason"),
     [
-        ({"sampling": Sampling(temperature=0.5)}, "decodes greedily alone"),
-        ({"sampling": Sampling(repetition_penalty=1.2)}, "decodes greedily alone"),
+        ({"sampling": Sampling(temperature=0.5)}, "decodes only greedily"),
+        ({"sampling": Sampling(repetition_penalty=1.2)}, "decodes only greedily"),
         ({"exact": True, "policy": Policy(tree=TreeShape(depth=2))}, "cannot promise --exact"),
     ],
 )
