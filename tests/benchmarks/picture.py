@@ -1,4 +1,4 @@
-"""Draw the README's picture from figures of the bench: tokens per second of each target alone, and with the sorted draft.
+"""Draw the README's picture from the bench's figures: tokens per second of targets alone and with the sorted draft.
 
 python -m runtime.bench --target target-17m,target-6m --prompts demo --temperature 0,1 --json out.json
 python -m tests.benchmarks.picture out.json docs/speedup.svg
@@ -26,7 +26,7 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
             results += json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, TypeError) as cause:
             raise OptionError(
-                f"{path} cannot be read ({cause}); name a file that runtime.bench --json wrote"
+                f"{path} cannot be read ({cause}); name a file of runtime.bench --json"
             ) from cause
     return results
 
