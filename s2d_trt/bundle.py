@@ -14,6 +14,8 @@ from s2d_trt.errors import BundleError
 from s2d_trt.spec import ModelSpec
 
 SCHEMA = 2
+LEGACY_FIELDS = ("profiles",)
+"""Fields of a manifest that earlier versions wrote and nothing reads."""
 MANIFEST = "manifest.json"
 ALWAYS_HASH_BELOW = 256 * 2**20
 """Bundles smaller than this many bytes are hashed at every load; larger ones with ``verify``."""
@@ -99,8 +101,8 @@ class Manifest:
 
     ``precision`` is the graphs' element type (``fp32``, ``fp16`` or ``bf16``), ``weight_format`` that of the linear
     layers' weights, which may be narrower (``int8``, ``int4``). ``graphs`` maps a graph's name (see ``s2d_trt.names``)
-    to its file, ``profiles`` holds query lengths, ``head_top_k`` is the number of candidates that the draft's head
-    gives (0 in a target), and ``plans`` has one entry for each compiled graph, in the graphs' order.
+    to its file, ``head_top_k`` is the number of candidates that the draft's head gives (0 in a target), and ``plans``
+    has one entry for each compiled graph, in the graphs' order.
     """
 
     kind: str
@@ -110,7 +112,6 @@ class Manifest:
     precision: str
     weight_format: str
     cache: CacheSpec
-    profiles: dict[str, int]
     head_top_k: int
     tokenizer: TokenizerSpec
     graphs: dict[str, str]
@@ -126,7 +127,7 @@ class Manifest:
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], source: Path) -> Manifest:
-        """Build from parsed JSON.
+        """Build from parsed JSON, leaving out ``LEGACY_FIELDS``.
 
         Raises:
             BundleError: another schema, or a field that is missing or of the wrong form.
@@ -135,7 +136,7 @@ class Manifest:
         if schema != SCHEMA:
             raise BundleError(f"{source} has schema {schema}, this version reads {SCHEMA}; build the bundle again")
         try:
-            fields = dict(data)
+            fields = {name: value for name, value in data.items() if name not in LEGACY_FIELDS}
             fields["model"] = ModelSpec(**data["model"])
             fields["exits"] = tuple(data["exits"])
             fields["cache"] = CacheSpec(**data["cache"])

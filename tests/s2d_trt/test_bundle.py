@@ -53,7 +53,6 @@ manifests = st.builds(
     precision=names,
     weight_format=names,
     cache=st.builds(CacheSpec, layout=names, max_length=sizes, slots=sizes),
-    profiles=st.dictionaries(names, sizes),
     head_top_k=sizes,
     tokenizer=st.builds(
         TokenizerSpec,
@@ -83,7 +82,6 @@ def manifest(**changes: Any) -> Manifest:
         "precision": "fp32",
         "weight_format": "fp32",
         "cache": CacheSpec("BSH", 64),
-        "profiles": {"min": 1, "max": 8},
         "head_top_k": 0,
         "tokenizer": TokenizerSpec("tokenizer.json", "f" * 64, 0, (0,)),
         "graphs": {"target": "target.onnx"},
@@ -119,6 +117,11 @@ def test_a_whole_bundle_opens_and_finds_its_files(directory: Path) -> None:
     bundle = Bundle.open(directory, kind="target", verify=True)
     assert bundle.manifest == manifest()
     assert bundle.path(bundle.manifest.weights).read_bytes() == FILES["weights.bin"]
+
+
+def test_a_manifest_of_an_earlier_version_is_read_without_its_query_lengths(directory: Path) -> None:
+    rewrite(directory, profiles={"min": 1, "max": 8})
+    assert Bundle.open(directory).manifest == manifest()
 
 
 def test_files_that_the_manifest_does_not_name_are_ignored(directory: Path) -> None:

@@ -18,9 +18,9 @@ from export.graph import GraphBuilder, head_top_k
 from export.layout import BHSD, BSH, CacheLayout
 from export.nodes import OPSET
 from export.parity import check_parity
-from export.plans import PlanOptions, compile_graphs
 from export.precision import FP32
 from export.rounding import check_rounding
+from export.tensorrt.bundle_plans import PlanOptions, compile_graphs
 from export.weight_spec import WeightSpec
 from export.weights import write_weights
 from s2d_trt import __version__, names
@@ -31,7 +31,6 @@ from s2d_trt.tokenizer import tokenizer_fingerprint
 
 TOKENIZER = "tokenizer.json"
 COMPANIONS = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")
-LARGEST_CALL = 512
 DEFAULT_MAX_LENGTH = 4096
 """Longest cache that is made without being asked for: models now reach far beyond what memory holds."""
 PARITY_BYTES = 2 * 2**30
@@ -106,7 +105,6 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
             precision=builder.precision.name,
             weight_format=request.encoding.weight_format,
             cache=cache,
-            profiles={"min": 1, "opt": 8, "max": min(LARGEST_CALL, max_length)},
             head_top_k=head_top_k(weights.head_rows) if request.exits else 0,
             tokenizer=TokenizerSpec(
                 file=writer.add(TOKENIZER, (checkpoint.directory / TOKENIZER).read_bytes()),
