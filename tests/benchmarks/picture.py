@@ -25,9 +25,7 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
         try:
             results += json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, TypeError) as cause:
-            raise OptionError(
-                f"{path} cannot be read ({cause}); name a file of runtime.bench --json"
-            ) from cause
+            raise OptionError(f"{path} cannot be read ({cause}); name a file of runtime.bench --json") from cause
     return results
 
 
