@@ -1,15 +1,15 @@
-"""Measure what each idea of sorted speculative decoding is worth: train a draft for each, and bench them all.
+"""Measure what each idea of sorted speculative decoding gains: train a draft for each, and benchmark them all.
 
-Every draft begins as the first layers of the target and is trained for the same steps on the same data: by SFT with
-6, 9 or 12 layers, by SoFT at exits 6, 9 and 12, and by SoFT with distillation or with feature alignment. Each is then
-run at each fixed exit and, where it has several, as a cascade; as a chain and with the paper's tree.
+Every draft starts from the first layers of the target and is trained for the same steps on the same data: by SFT with
+6, 9 or 12 layers, by SoFT at exits 6, 9 and 12, and by SoFT with distillation or with feature alignment. Each then runs
+with each fixed exit and, if it has several, as a cascade; with a chain and with the paper's tree.
 
   python -m tests.benchmarks.ablation                    # about an hour on two idle cores; resumable
   python -m tests.benchmarks.ablation --steps 1000 --limit 48 --work long/
   python -m tests.benchmarks.ablation --target target/ --data sharegpt.json --prompts question.jsonl --work mine/
 
-It drives the project's own commands (s2d_trt.training.soft, export.build, export.target, runtime.bench), whose logs
-lie in the working folder beside table.md and table.json. Run it on an idle machine: speed-ups are measured.
+It runs the project's own commands (s2d_trt.training.soft, export.build, export.target, runtime.bench) and writes their
+logs, table.md and table.json to the working folder. Run it on an idle machine, since it measures speed-ups.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EXITS = (6, 9, 12)
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One draft to train; ``{target}`` in its options stands for the target's checkpoint."""
+    """One draft to train; ``{target}`` in its options is replaced by the target's checkpoint."""
 
     name: str
     title: str
@@ -43,9 +43,9 @@ class Draft:
     options: tuple[str, ...] = ()
 
     def policies(self) -> Iterator[tuple[str, str]]:
-        """Name and thresholds of each way to draft: an exit alone, or the cascade with the published thresholds."""
+        """Name and ``--thresholds`` of each way to draft: a fixed exit, or the cascade with the paper's values."""
         for index, exit_ in enumerate(self.exits):
-            # A probability is never above 1.1, and always above 0.
+            # No confidence is above 1.1, and every one is above 0.
             thresholds = [1.1] * index + [0.0] * (len(self.exits) - index)
             yield f"exit {exit_}", ",".join(map(str, thresholds))
         if len(self.exits) > 1:
@@ -62,7 +62,7 @@ DRAFTS = (
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One row of the bench."""
+    """The figures of one run of ``runtime.bench``."""
 
     draft: str
     policy: str
@@ -75,7 +75,7 @@ class Measurement:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Train, export and measure what is missing, then print the table."""
+    """Train, export and measure what the working folder lacks, then print the table."""
     parser = ArgumentParser(__doc__ or "", PROG)
     parser.add_argument(
         "--target", type=Path, default=Path("engines/demo/target-17m"), metavar="DIR",
@@ -116,33 +116,33 @@ def main(argv: Sequence[str]) -> None:
 def _settle(options: Namespace) -> None:
     """Refuse a folder that holds an ablation with other settings."""
     settings = {key: str(value) for key, value in vars(options).items() if key not in ("work", "only", "debug")}
-    place = options.work / "settings.json"
+    path = options.work / "settings.json"
     options.work.mkdir(parents=True, exist_ok=True)
-    if place.is_file() and json.loads(place.read_text(encoding="utf-8")) != settings:
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
         raise OptionError(f"{options.work} holds an ablation with other settings; choose another --work")
-    place.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def _measure(options: Namespace, drafts: Sequence[Draft]) -> Iterator[Measurement]:
     target = options.work / "target.engine"
     if not target.exists():
         _run(options.work, "target", "export.target", "--checkpoint", options.target, "--out", target)
-    # Training first: what is measured should have the machine to itself.
+    # All training comes first, so that nothing else runs while speeds are measured.
     for draft in drafts:
         _prepare(options, draft)
     for draft in drafts:
         for policy, thresholds in draft.policies():
             for tree in TREES:
                 name = f"{draft.name}-{policy.replace(' ', '-')}-{tree}"
-                place = options.work / f"{name}.json"
-                if not place.exists():
+                path = options.work / f"{name}.json"
+                if not path.exists():
                     _run(
                         options.work, name, "runtime.bench", "--draft", options.work / f"{draft.name}.engine",
                         "--target", target, "--prompts", options.prompts, "--limit", options.limit,
                         "--max-new-tokens", options.max_new_tokens, "--thresholds", thresholds, "--tree", tree,
-                        *(("--threads", options.threads) if options.threads else ()), "--json", place,
+                        *(("--threads", options.threads) if options.threads else ()), "--json", path,
                     )  # fmt: skip
-                figures: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))[0]
+                figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))[0]
                 yield Measurement(
                     draft.title,
                     policy,
@@ -179,7 +179,7 @@ def _data(options: Namespace) -> list[object]:
 
 
 def _run(work: Path, name: str, module: str, *arguments: object) -> None:
-    """Run one command of the project, its output in ``NAME.log``."""
+    """Run one command of the project and write its output to ``NAME.log``. Raises OptionError if it fails."""
     print(f"{module}: {name}", flush=True)
     log = work / f"{name}.log"
     with log.open("w", encoding="utf-8") as output:
@@ -193,7 +193,7 @@ def _run(work: Path, name: str, module: str, *arguments: object) -> None:
 
 
 def table(measurements: Sequence[Measurement], options: Namespace) -> str:
-    """The figures as Markdown: a row for each way to draft, chain and tree side by side."""
+    """The figures as Markdown: a row for each way to draft, with columns for chain and tree."""
     lines = [
         f"Target {options.target.name}; each draft begins as its first layers and is trained for {options.steps} steps"
         f" of {options.batch * options.seq_length:,} tokens. {options.limit} prompts, greedy,"

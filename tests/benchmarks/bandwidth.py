@@ -1,8 +1,8 @@
-"""How fast this machine reads memory: the limit of decoding one token at a time, which reads every weight once.
+"""The memory's limit: decoding a token reads every weight once, so memory bandwidth bounds its speed.
 
-Each thread takes the maximum over its own part of an array far larger than the caches, over and over; a maximum is
-the cheapest thing that can be done with a number read, so that the memory is what is waited for. NumPy lets the
-threads run at once. The fastest of the rounds counts: whatever else runs on the machine can only take from it.
+Each thread computes the maximum of its part of an array that is far larger than the CPU's caches. A maximum takes so
+little arithmetic that memory is the bottleneck. NumPy releases the interpreter's lock, so the threads run in parallel.
+The fastest of several rounds counts, because other work on the machine only makes a round slower.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 from s2d_trt.bundle import Bundle
 
 SIZE = 2**30
+"""Bytes of the array."""
 ROUNDS = 8
 
 
 def read_bandwidth(threads: int, size: int = SIZE) -> float:
-    """Bytes a second that ``threads`` threads read together."""
+    """Bytes a second that ``threads`` threads read together from an array of ``size`` bytes."""
     numbers = np.ones(size // 4, np.float32)
     parts = np.array_split(numbers, threads)
     best = float("inf")
@@ -32,10 +33,13 @@ def read_bandwidth(threads: int, size: int = SIZE) -> float:
 
 
 def bytes_per_token(bundle: Bundle) -> int:
-    """Weights that decoding a token reads: all of them, but of an embedding table of its own one row alone."""
+    """Bytes of weights that decoding a token reads: all weights, except an embedding that the head does not share.
+
+    Of such an embedding one row is read, which is not counted.
+    """
     manifest = bundle.manifest
     spec, total = manifest.model, manifest.files[manifest.weights].bytes
-    # A tied table is the head too, but for a quantised head, which is a copy.
+    # A tied embedding is the head's matrix, except that a quantised head has its own copy.
     shared = spec.tie_word_embeddings and manifest.weight_format == "fp32"
-    table = 0 if shared else spec.vocab_size * spec.hidden_size * 4
-    return total - table
+    embedding = 0 if shared else spec.vocab_size * spec.hidden_size * 4
+    return total - embedding

@@ -1,6 +1,7 @@
-"""Compile a draft of any shape with random weights, and print what it took; the defaults are Llama-7B's first layers.
+"""Compile a draft of any shape with random weights and print its size, time and memory.
 
-Weights and plans are written below --scratch and removed again: it needs room for five times the weights.
+The default shape is that of Llama-7B's first 12 layers. Weights and plans are written to a folder in --scratch, which
+needs room for five times the weights, and removed at the end.
 
 examples:
   python -m tests.benchmarks.compile --scratch /tmp                      12 layers, exits 6, 9 and 12, fp16
@@ -29,7 +30,7 @@ PROG = "python -m tests.benchmarks.compile"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse ``argv``, write a checkpoint, build and compile it."""
+    """Parse ``argv``, write a checkpoint, then build and compile it."""
     parser = ArgumentParser(__doc__ or "", PROG)
     add_shape_options(parser, layers=12)
     parser.add_argument("--max-length", type=positive_int, default=2048, metavar="N", help="default: %(default)s")
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         on_disk = sum(plan.bytes for plan in manifest.plans)
         on_device = sum(plan.memory_bytes for plan in manifest.plans)
         print(f"total    {on_disk / 2**30:.2f} GiB of plans, {on_device / 2**30:.2f} GiB of weights on the device")
-        print(f"memory   {peak_memory() / 2**20:.0f} MiB at most outside TensorRT")
+        print(f"memory   {peak_memory() / 2**20:.0f} MiB peak outside TensorRT")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Everything that only a GPU can tell, in one run: is it right, is it the same, and what does it take.
+"""All measurements that need a GPU, in one run: parity, identical outputs, and the time of calls.
 
-  numbers    logits of each backend beside those of --reference on the CPU
-  outputs    S2D beside the target alone: identical outputs n/N, the margin where they part, the speed-up
+  numbers    logits of each backend compared with those of --reference on the CPU
+  outputs    S2D compared with the target alone: identical outputs n/N, the margin at the first difference, the speed-up
   exact      the same with one fixed number of rows in plain and in verifying calls
-  calls      milliseconds of a call by its rows, with CUDA graphs and without
-  drafting   milliseconds of a depth, and how much of it the host takes; also where the device decides on exits
+  calls      milliseconds of a call by its rows, with and without CUDA graphs
+  drafting   milliseconds of a depth and the host's part of it, also with the device deciding which exit answers
 
-Bundles built for TensorRT run on it, others in ONNX Runtime on the GPU. The first target is compared with --reference,
-the same model built for the CPU; with --calls-only no text is generated: for shapes with random weights.
+Bundles with TensorRT plans run on TensorRT, others in ONNX Runtime on the GPU. --reference is the first target's model
+built for the CPU. With --calls-only no text is generated; use it for models with random weights.
 
   python -m export.build --exits 6,9,12 --backend tensorrt --out engines/draft-trt.engine
   python -m export.target --checkpoint engines/demo/target-17m --backend tensorrt --out engines/target-trt.engine
@@ -17,8 +17,6 @@ the same model built for the CPU; with --calls-only no text is generated: for sh
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,9 +45,10 @@ from tests.benchmarks.internals import (
     load_prompts,
     measure,
     open_gpu,
+    processor_identity,
     run_prompts,
 )
-from tests.benchmarks.tables import table_lines
+from tests.benchmarks.tables import table_lines, write_report
 
 PROG = "python -m tests.benchmarks.gpu"
 CHAIN = TreeShape(depth=3)
@@ -61,7 +60,7 @@ ROUNDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A target and a draft, where they run."""
+    """A target and a draft on their device."""
 
     target: Target
     draft: SortedDraft
@@ -78,28 +77,26 @@ class Pair:
 
 @dataclass(slots=True)
 class Report:
-    """What was found; ``sections`` are tables."""
+    """The measured tables, ``sections``, and a description of the machine."""
 
     machine: dict[str, str]
     sections: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
 
     def add(self, title: str, rows: list[dict[str, Any]]) -> None:
-        """Keep a table and show it."""
+        """Keep a table and print it."""
         self.sections.append((title, rows))
         print("\n".join(table_lines(title, rows)), flush=True)
 
     def write(self, out: Path) -> None:
-        """``OUT.json`` and ``OUT.md``."""
-        data = {"machine": self.machine, **dict(self.sections)}
-        out.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        """Write ``OUT.json`` and ``OUT.md``."""
         lines = [f"- {name}: {value}" for name, value in self.machine.items()]
         for title, rows in self.sections:
             lines += table_lines(title, rows)
-        out.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_report(out, lines, {"machine": self.machine, **dict(self.sections)})
 
 
 def numbers(target: Target, reference: Target) -> dict[str, Any]:
-    """Largest difference of logits after a random text and over a tree behind it, and how often the choice differs."""
+    """Compare logits after a random text and at each node of a tree after it: largest difference, same choices."""
     rng = np.random.default_rng(0)
     text = rng.integers(0, target.vocab_size, min(TEXT, target.max_length // 2)).tolist()
     parents = np.array([-1, *(int(rng.integers(0, node)) for node in range(1, ROWS))])
@@ -126,7 +123,7 @@ def numbers(target: Target, reference: Target) -> dict[str, Any]:
 
 
 def outputs(pair: Pair, prompts: Sequence[Prompt], new_tokens: int, exact: bool) -> Iterator[dict[str, Any]]:
-    """S2D beside the target alone for each tree and temperature."""
+    """Compare S2D with the target alone for each tree and temperature; with ``exact`` for chains only."""
     decoder = Decoder(pair.target, pair.draft)
     for name, tree in TREES.items():
         if exact and tree.top_k > 1:
@@ -169,7 +166,7 @@ def calls(pair: Pair, costs: Costs, graphs: bool) -> Iterator[dict[str, Any]]:
 
 
 def drafting(draft: SortedDraft, decides: str) -> Iterator[dict[str, Any]]:
-    """Milliseconds of one depth, and the part of it outside the engines' calls; first exit alone, and all of them."""
+    """Milliseconds of one depth, and the part of it outside the engines' calls, with the first exit and with all."""
     for name, tree in TREES.items():
         if tree.top_k > draft.engines.max_head_rows:
             continue
@@ -202,7 +199,7 @@ def drafting(draft: SortedDraft, decides: str) -> Iterator[dict[str, Any]]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure every pair, report."""
+    """Measure every pair and write the report."""
     parser = ArgumentParser(__doc__ or "", PROG)
     parser.add_argument("--pair", action="append", required=True, metavar="TARGET,DRAFT", help="may be repeated")
     parser.add_argument("--reference", help="the first target, built for the CPU")
@@ -214,7 +211,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="writes OUT.json and OUT.md")
     options = parser.parse_args(argv)
     if not options.out.resolve().parent.is_dir():
-        raise OptionError(f"{options.out} lies in no existing folder; name one that exists")
+        raise OptionError(f"--out {options.out}: its folder does not exist; make it or name another")
     if options.device.kind != "cuda":
         raise OptionError("this measures a GPU; give --device cuda or cuda:N")
     gpu = open_gpu(options.device.index)
@@ -223,7 +220,7 @@ def main(argv: Sequence[str]) -> None:
             "GPU": f"{gpu.name}, compute capability {gpu.capability}",
             "libraries": ", ".join(f"{name} {version}" for name, version in installed_flavors().items())
             or "no TensorRT",
-            "host": platform.processor() or platform.machine(),
+            "host": processor_identity().splitlines()[0],
             "s2d-trt": __version__,
         }
     )
@@ -235,7 +232,6 @@ def main(argv: Sequence[str]) -> None:
         _measure(report, options.pair, pairs, reference, prompts, options.max_new_tokens, options.calls_only)
     finally:
         report.write(options.out)
-    print(f"wrote {options.out.with_suffix('.json')} and {options.out.with_suffix('.md')}")
 
 
 def _measure(

@@ -1,4 +1,4 @@
-"""All that the benchmarks import from inside the runtime: when a module there moves, only this file changes."""
+"""What the benchmarks import from inside the runtime, in one place: if a module there moves, only this file changes."""
 
 from runtime.backends.cuda.device import open_gpu
 from runtime.backends.placement import CUDA, Device, Placement
@@ -9,7 +9,7 @@ from runtime.drafting.measurement import measure
 from runtime.evaluation.comparison import generate
 from runtime.evaluation.prompts import Prompt, load_prompts
 from runtime.machine.cache import cache_directory
-from runtime.machine.processor import physical_cores
+from runtime.machine.processor import physical_cores, processor_identity
 from runtime.sampling.noise import Noise
 from runtime.targets.target import BundleSequence
 from runtime.text.tokenizer import load_tokenizer
@@ -35,5 +35,6 @@ __all__ = [
     "measure",
     "open_gpu",
     "physical_cores",
+    "processor_identity",
     "run_prompts",
 ]

@@ -1,7 +1,8 @@
-"""Export a large checkpoint and print what it took; the default is Llama-2-7B's shape, 13 GiB.
+"""Export a large checkpoint and print its time and peak memory; the default shape is Llama-2-7B's, 13 GiB.
 
-The checkpoint is of holes, so it takes no disk; the bundle is written for real, twice as large as a bfloat16 source,
-and removed again. Peak memory is RssAnon: what the process holds beyond the files it reads, which the system can drop.
+The checkpoint is a set of sparse files, which take no disk space. The bundle is really written, twice as large as the
+bfloat16 checkpoint, and removed at the end. Peak memory is RssAnon, which leaves out pages of files: the system can
+drop those at any time.
 
 examples:
   python -m tests.benchmarks.memory --scratch /tmp
@@ -26,11 +27,11 @@ from tests.benchmarks.checkpoint import add_shape_options, read_shape, write_spa
 
 PROG = "python -m tests.benchmarks.memory"
 INTERVAL = 0.05
-"""Seconds between two looks at the exporter's memory."""
+"""Seconds between two readings of the exporter's memory."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse ``argv``, write a checkpoint, export it in a process of its own and watch that."""
+    """Parse ``argv``, write a checkpoint, export it in another process and measure that."""
     parser = ArgumentParser(__doc__ or "", PROG)
     add_shape_options(parser, layers=32)
     options = parser.parse_args(argv)
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _watched(command: Sequence[str]) -> int:
-    """Run a command to its end; the most bytes of memory that were its own at once."""
+    """Run a command to its end; returns its peak RssAnon in bytes. Raises OptionError if it fails."""
     peak = 0
     with subprocess.Popen(command) as process:
         while process.poll() is None:

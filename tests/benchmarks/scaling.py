@@ -1,10 +1,10 @@
-"""Time per new token against the length of the context, the size of the tree, and the size of the target.
+"""Time per new token by the length of the context, the size of the tree and the size of the target.
 
-  contexts  a token of the target alone, and of S2D, behind texts up to the capacity; is the growth linear?
-  trees     a verifying call by its rows
-  targets   a token by the size of the target, beside the time that reading its weights takes
+  contexts  a token of the target alone, and of S2D, after texts up to the capacity; does the time grow linearly?
+  trees     a verifying call by its number of rows
+  targets   a token by the size of the target, compared with the time of reading its weights once
 
-Texts are the shipped prompts, one after another. A time is the median over calls; the table shows the quartiles.
+Texts are the shipped prompts, joined. A time is the median over calls; the tables show the quartiles too.
 
   python -m tests.benchmarks.scaling --target target-17m --out scaling
   python -m tests.benchmarks.scaling --target target-17m,target-6m,target-17m-int8 --draft draft --out scaling
@@ -12,7 +12,6 @@ Texts are the shipped prompts, one after another. A time is the median over call
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,11 +27,13 @@ from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError
 from tests.benchmarks.bandwidth import bytes_per_token, read_bandwidth
 from tests.benchmarks.internals import BundleSequence, Placement, Tree, generate, load_prompts, physical_cores
-from tests.benchmarks.tables import plot_lines, table_lines
+from tests.benchmarks.tables import plot_lines, table_lines, write_report
 
 PROG = "python -m tests.benchmarks.scaling"
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
+"""Rows of the measured verifying calls."""
 CONTEXT = 64
+"""Tokens in the cache before these calls."""
 SHORTEST = 32
 NEW_TOKENS = 24
 CURVED = 0.1
@@ -43,7 +44,7 @@ Row = dict[str, Any]
 
 
 def call_times(slot: BundleSequence, rows: int, repeats: int) -> list[float]:
-    """Milliseconds of calls with ``rows`` rows (a chain) behind what the slot holds."""
+    """Milliseconds of calls with ``rows`` rows (a chain) after the text that the cache holds."""
     tree = Tree.chain([0] * rows)
     slot.verify(tree)
     found = []
@@ -55,7 +56,7 @@ def call_times(slot: BundleSequence, rows: int, repeats: int) -> list[float]:
 
 
 def lengths(capacity: int) -> list[int]:
-    """Doubling from ``SHORTEST``, and the longest context behind which ``NEW_TOKENS`` fit."""
+    """Contexts that double from ``SHORTEST``, and the longest one that leaves room for ``NEW_TOKENS``."""
     found, length = [], SHORTEST
     while length < capacity - NEW_TOKENS:
         found.append(length)
@@ -64,7 +65,7 @@ def lengths(capacity: int) -> list[int]:
 
 
 def alone_times(target: Target, text: Sequence[int], repeats: int) -> Times:
-    """Milliseconds of a call with one row; each round grows one text through all lengths."""
+    """Milliseconds of a call with one row, ``[rounds, lengths]``; in each round one text grows through all lengths."""
     found = []
     for _ in range(ROUNDS):
         slot, times = target.lease(), []
@@ -79,7 +80,10 @@ def alone_times(target: Target, text: Sequence[int], repeats: int) -> Times:
 
 
 def drafting_times(decoder: Decoder, text: Sequence[int]) -> tuple[Times, Times]:
-    """Milliseconds of a token of S2D, and accepted tokens; the texts of a round end alike, for alike continuations."""
+    """Milliseconds of an S2D token, and accepted tokens, both ``[rounds, lengths]``.
+
+    The texts of a round end with the same tokens, so that their continuations are similar.
+    """
     capacity, options = decoder.target.max_length, Options(NEW_TOKENS, Sampling(seed=0))
     found, accepted = [], []
     for end in (len(text) * (number + 1) // ROUNDS for number in range(ROUNDS)):
@@ -92,7 +96,7 @@ def drafting_times(decoder: Decoder, text: Sequence[int]) -> tuple[Times, Times]
 
 
 def contexts(decoder: Decoder, text: Sequence[int], repeats: int) -> tuple[list[Row], list[Row]]:
-    """A row for each length, and one for the growth of each time."""
+    """A table row for each length, and one for the growth of each time."""
     target = decoder.target
     assert isinstance(target, Target)
     across = lengths(target.max_length)
@@ -116,10 +120,10 @@ def contexts(decoder: Decoder, text: Sequence[int], repeats: int) -> tuple[list[
 
 
 def growth(x: Sequence[int], times: Times) -> Row:
-    """Whether ``times`` [rounds, lengths] grow faster than linearly: a line and a parabola through every round.
+    """Whether ``times`` ``[rounds, lengths]`` grow faster than linearly; a line and a parabola fit each round.
 
-    Faster, if the parabola's square term makes more than ``CURVED`` of the time at the end in three rounds of four;
-    no faster, if it makes less in three of four.
+    They do if the parabola's square term is more than ``CURVED`` of the time at the last length in three rounds of
+    four, and do not if it is less in three of four.
     """
     if len(x) < 3:
         return {"faster than linear": f"cannot tell: {len(x)} lengths fit the cache, three are needed"}
@@ -156,7 +160,7 @@ def trees(target: Target, text: Sequence[int], repeats: int) -> list[Row]:
 
 
 def size(target: Target, text: Sequence[int], bandwidth: float, repeats: int) -> Row:
-    """One target's row."""
+    """A table row for one target."""
     with _filled(target, text) as slot:
         times = call_times(slot, 1, repeats)
     weights = bytes_per_token(target.bundle)
@@ -184,7 +188,7 @@ def _filled(target: Target, text: Sequence[int]) -> Iterator[BundleSequence]:
 
 
 def _before(text: Sequence[int], end: int, length: int) -> list[int]:
-    """``length`` tokens up to ``end``; what is missing at the beginning comes from the end of the text."""
+    """The ``length`` tokens before position ``end``; before position 0 the text repeats."""
     return [text[at % len(text)] for at in range(end - length, end)]
 
 
@@ -194,14 +198,14 @@ def _quartiles(times: Sequence[float] | Times) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure every target, report."""
+    """Measure every target and write the report."""
     parser = ArgumentParser(__doc__ or "", PROG)
     parser.add_argument("--target", required=True, help="target bundles, separated by commas")
     parser.add_argument("--draft", help="draft bundle (default: the targets alone)")
     parser.add_argument(
         "--threads", type=positive_int, default=physical_cores(), help="(%(default)s, the physical cores)"
     )
-    parser.add_argument("--repeats", type=positive_int, default=30, help="calls for a time (%(default)s)")
+    parser.add_argument("--repeats", type=positive_int, default=30, help="calls for each time (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for the results")
     options = parser.parse_args(argv)
     if options.out.exists() and not options.out.is_dir():
@@ -228,13 +232,11 @@ def main(argv: Sequence[str]) -> None:
         lines += table
         print("\n".join(table), flush=True)
     _plot(options.out, tables)
-    (options.out / "scaling.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (options.out / "scaling.json").write_text(json.dumps({**report, **tables}, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {options.out / 'scaling.md'} and scaling.json")
+    write_report(options.out / "scaling", lines, {**report, **tables})
 
 
 def _text(decoder: Decoder) -> list[int]:
-    """The shipped prompts, one after another, as often as it takes."""
+    """The shipped prompts, joined and repeated until they fill the target's capacity."""
     tokenizer, target = decoder.tokenizer, decoder.target
     ids = [token for prompt in load_prompts("demo") for token in tokenizer.encode(prompt.turns[0]).ids]
     known = [token for token in ids if token < target.vocab_size]
@@ -256,7 +258,7 @@ def _plot(out: Path, tables: dict[str, list[Row]]) -> None:
         "context",
         lambda row: {f"{row['target']} {kind}": row[f"ms {kind}"] for kind in ("alone", "S2D") if f"ms {kind}" in row},
     )
-    if plot_lines(out / "contexts.svg", "a new token by context", "tokens before it", "ms", by_context):
+    if plot_lines(out / "contexts.svg", "a new token by context", "tokens before the new one", "ms", by_context):
         by_rows = lines(tables["trees"], "rows", lambda row: {row["target"]: row["ms"]})
         plot_lines(out / "trees.svg", "a verifying call by its rows", "rows", "ms", by_rows)
 

@@ -1,16 +1,17 @@
-"""Other engines on the same checkpoints, beside ours: speeds in one run, tokens checked.
+"""Compare speed and tokens with other libraries on the same checkpoints, in one run.
 
-transformers, onnxruntime-genai and openvino-genai are installed from the package index, pinned, each in an environment
-of its own in the user's cache, and convert the checkpoints themselves; both are kept for the next run. Every mode of
-every peer answers the same prompts with the same number of threads, in turn, round after round. Peers use their own
-ways to speculate, with the draft truncated to its shallowest and to its deepest exit.
+transformers, onnxruntime-genai and openvino-genai are installed from the package index, pinned, each in a virtual
+environment of its own in the user's cache. Each converts the checkpoints with its own tools; environments and converted
+checkpoints are kept for the next run. Every mode of every library generates from the same prompts with the same number
+of threads, in turn, round after round. The libraries use their own speculative decoding, with the draft cut after its
+first and after its last exit.
 
   python -m tests.benchmarks.peers --out peers
   python -m tests.benchmarks.peers --target big/target --draft big/draft --rounds 3 --temperature 0,1 --out peers
   python -m tests.benchmarks.peers --peers openvino-genai --precisions fp32 --limit 2 --rounds 1 --out peers
 
-OUT becomes a folder with peers.md, peers.json and a plot for each temperature (with matplotlib: pip install -e
-'.[bench]'). A peer that cannot be installed, converted or run is a row that says why.
+OUT becomes a folder with peers.md, peers.json and, with matplotlib (pip install -e '.[bench]'), a plot for each
+temperature. A library that cannot be installed, converted or run is a row with the reason.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ PRECISIONS = ("fp32", "int8")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Install, convert, measure, report."""
+    """Install, convert, measure and write the report."""
     options = _parse(argv)
     with ending_children():
         _compare(options)
@@ -55,7 +56,7 @@ def _compare(options: Namespace) -> None:
         job = Job(prompts, options.max_new_tokens, options.threads, temperature, options.timeout)
         try:
             measure(fresh, job, options.rounds, progress)
-        finally:  # whoever loses patience keeps what there is
+        finally:  # an interrupted run keeps the finished rounds
             report.add(fresh, job)
             report.write()
 
@@ -92,7 +93,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 
 def _encoded(pair: Pair, source: str, limit: int, new_tokens: int) -> list[list[int]]:
-    """First turns as token ids, as the draft's tokenizer has them; those that fit every peer's context."""
+    """The prompts' first turns as token ids, as far as they fit the target's context with ``new_tokens`` more."""
     tokenizer = load_tokenizer(pair.target.directory / "tokenizer.json")
     config = json.loads((pair.target.directory / "config.json").read_text(encoding="utf-8"))
     room = int(config.get("max_position_embeddings", 2048)) - new_tokens

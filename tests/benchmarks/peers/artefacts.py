@@ -1,4 +1,4 @@
-"""What is made of a checkpoint before a peer can run it: kept in the user's cache until the checkpoint changes."""
+"""Checkpoints converted for each library, kept in the user's cache until the checkpoint changes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A Hugging Face directory as it is."""
+    """A Hugging Face directory, used without conversion."""
 
     directory: Path
 
     @property
     def key(self) -> str:
-        """Differs where any file does."""
+        """A text that changes with the name, size or time of any file."""
         found = [
             (path.name, path.stat().st_size, path.stat().st_mtime_ns)
             for path in sorted(self.directory.iterdir())
@@ -36,12 +36,12 @@ class Checkpoint:
         return f"{self.directory.resolve()} {found}"
 
     def make(self) -> None:
-        """It is there."""
+        """Do nothing: the directory exists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """What ``command`` makes of ``source``; ``{source}`` and ``{out}`` in it stand for directories."""
+    """A directory that ``command`` makes from ``source``; ``{source}`` and ``{out}`` in it stand for their paths."""
 
     name: str
     source: Checkpoint | Artefact
@@ -50,19 +50,19 @@ class Artefact:
 
     @property
     def key(self) -> str:
-        """Differs where the source or the way to make it does."""
+        """A text that changes with the source, the command and the environment's packages."""
         return json.dumps(
             [self.source.key, *self.command, *(self.environment.requirements if self.environment else ())]
         )
 
     @property
     def directory(self) -> Path:
-        """Where it lies once it is made."""
+        """Its path in the user's cache, which has a hash of ``key``."""
         digest = hashlib.sha256(self.key.encode()).hexdigest()[:16]
         return cache_directory() / "peers" / "models" / f"{self.name}-{digest}"
 
     def make(self) -> None:
-        """Make it and what it is made of, unless it is there. Raises PeerError, and leaves nothing half-made."""
+        """Make the source and then this directory, unless they exist. Raises PeerError; then nothing is left."""
         if self.directory.is_dir():
             return
         self.source.make()
@@ -73,8 +73,8 @@ class Artefact:
             if not any(scratch.iterdir()):
                 raise PeerError(f"the command that makes {self.name} wrote nothing to its --out directory")
             if (scratch / "manifest.json").exists():
-                return  # a bundle has what it needs
-            for name in COPIED:  # some converters leave out what they do not need
+                return  # a bundle has its tokenizer
+            for name in COPIED:  # some converters do not copy the tokenizer
                 origin = self.source.directory / name
                 if origin.is_file() and not (scratch / name).exists():
                     shutil.copy(origin, scratch / name)
@@ -83,13 +83,13 @@ class Artefact:
 def converted(
     name: str, source: Checkpoint | Artefact, environment: Environment, adapter: str, **job: object
 ) -> Artefact:
-    """What an adapter makes of ``source`` in its environment."""
+    """``source`` converted by an adapter in its library's environment; ``job`` are the adapter's options."""
     text = json.dumps({"source": "{source}", "out": "{out}", **job})
     return Artefact(name, source, (str(environment.python), str(WORKER), "convert", adapter, text), environment)
 
 
 def bundle(kind: str, source: Checkpoint, precision: str, exits: str | None = None) -> Artefact:
-    """A bundle of ours: ``kind`` is the exporter, ``target`` or ``build``."""
+    """A bundle of this project; ``kind`` is the export command, ``target`` or ``build`` (for drafts)."""
     options = ("--checkpoint", "{source}", "--out", "{out}", "--precision", precision, "--no-parity")
     more = ("--exits", exits) if exits else ()
     return Artefact(f"s2d-{kind}-{precision}", source, (sys.executable, "-m", f"export.{kind}", *options, *more))

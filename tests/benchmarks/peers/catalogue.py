@@ -1,4 +1,4 @@
-"""Who is compared: every peer in every mode, each on artefacts of the same two checkpoints."""
+"""The compared libraries and their modes, each on conversions of the same two checkpoints."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.benchmarks.peers.process import Worker
 
 OURS = "s2d-trt"
 WIDTHS = {"draft": 4, "lookup": 4}
-"""Candidates a step where a peer leaves them to the user: what their documentation begins with."""
+"""Drafted tokens a step if a library leaves them to the user: the values of their documentation's examples."""
 NGRAM = 3
 GROUP = 32
-"""Weights that share a scale in int4: what onnxruntime-genai's builder takes, and it divides most sizes."""
+"""Weights that share a scale in int4: the value of onnxruntime-genai's builder, which divides most sizes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One mode of one peer. ``models`` are the artefacts that ``options`` names by role."""
+    """One mode of one library. ``models`` maps roles (``target``, ``draft``) to the models that the adapter loads."""
 
     peer: str
     precision: str
@@ -36,16 +36,16 @@ class Contender:
 
     @property
     def name(self) -> str:
-        """Unique among all."""
+        """Library, weights and mode; unique among all contenders."""
         return f"{self.peer} {self.precision} {self.mode}"
 
     @property
     def speculates(self) -> bool:
-        """Whether it does more than run the target."""
+        """Whether it uses speculative decoding."""
         return self.mode != "alone"
 
     def prepare(self) -> None:
-        """Install and convert what it needs. Raises PeerError."""
+        """Install its environment and convert its models. Raises PeerError."""
         if self.environment is not None:
             self.environment.install()
         for model in self.models.values():
@@ -53,18 +53,18 @@ class Contender:
 
     @property
     def command(self) -> list[str]:
-        """The worker's."""
+        """The worker's command line."""
         python = str(self.environment.python) if self.environment else sys.executable
         return [python, str(WORKER), "serve", self.adapter]
 
     def open(self, worker: Worker, threads: int, timeout: float) -> None:
-        """Make a worker of ``command`` ready for this mode."""
+        """Load this mode in a worker that ``command`` started. Raises PeerError."""
         directories = {role: str(model.directory) for role, model in self.models.items()}
         mode = {**self.options, **directories, "precision": self.precision, "threads": threads}
         worker.ask({"open": mode}, timeout)
 
     def start(self) -> Worker:
-        """A process for ``command``; one of our own interpreter finds this project."""
+        """Start a worker; with our own interpreter it can import this project."""
         return Worker(self.command, {"PYTHONPATH": str(ROOT) if self.environment is None else ""})
 
 
@@ -78,7 +78,7 @@ class Pair:
 
     @classmethod
     def open(cls, target: Path, draft: Path, exits: tuple[int, ...] | None = None) -> Pair:
-        """Read the draft's exits from its config unless they are given. Raises CheckpointError."""
+        """Read the configs; ``exits`` default to those in the draft's config. Raises CheckpointError."""
         configs = []
         for directory in (target, draft):
             try:
@@ -93,14 +93,14 @@ class Pair:
         return cls(Checkpoint(target), Checkpoint(draft), found)
 
     def truncated(self, layers: int) -> Checkpoint | Artefact:
-        """The draft up to an exit, as a checkpoint that any library can load."""
+        """The draft's first ``layers`` layers as a checkpoint that any library can load."""
         if layers == self.exits[-1]:
             return self.draft
         return converted(f"draft-{layers}", self.draft, TRANSFORMERS, "hugging_face", layers=layers)
 
 
 def ours(pair: Pair, precisions: tuple[str, ...]) -> Iterator[Contender]:
-    """The target alone and S2D, with the policy that is the default, on the same engine."""
+    """The target alone and S2D with the default policy, on the same engine."""
     exits = ",".join(map(str, pair.exits))
     for precision in precisions:
         target = bundle("target", pair.target, precision)
@@ -110,7 +110,7 @@ def ours(pair: Pair, precisions: tuple[str, ...]) -> Iterator[Contender]:
 
 
 def transformers(pair: Pair) -> Iterator[Contender]:
-    """In fp32; its quantised forms need other libraries."""
+    """transformers in fp32; its quantised forms need other libraries."""
 
     def mode(name: str, draft: Checkpoint | Artefact | None = None, **options: Any) -> Contender:
         models = {"target": pair.target} | ({"draft": draft} if draft else {})
@@ -124,12 +124,12 @@ def transformers(pair: Pair) -> Iterator[Contender]:
 
 
 def onnxruntime_genai(pair: Pair) -> Iterator[Contender]:
-    """In the precisions of its model builder."""
+    """onnxruntime-genai in the precisions of its model builder."""
     yield from _converted(pair, "onnxruntime-genai", ONNXRUNTIME_GENAI, "genai")
 
 
 def openvino_genai(pair: Pair) -> Iterator[Contender]:
-    """In the weight formats of optimum-intel."""
+    """openvino-genai in the weight formats of optimum-intel."""
     yield from _converted(pair, "openvino-genai", OPENVINO_GENAI, "openvino_llm")
 
 
@@ -151,7 +151,7 @@ def _converted(pair: Pair, peer: str, environment: Environment, adapter: str) ->
 
 
 def _outer(exits: tuple[int, ...]) -> tuple[int, ...]:
-    """The shallowest and the deepest."""
+    """The shallowest and the deepest exit, once if they are the same."""
     return tuple(dict.fromkeys((exits[0], exits[-1])))
 
 

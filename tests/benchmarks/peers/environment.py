@@ -1,4 +1,4 @@
-"""A virtual environment for each peer: made once, in the user's cache, from pinned packages of the package index."""
+"""A virtual environment for each library, made once in the user's cache from pinned packages."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from tests.benchmarks.peers.process import PeerError, run_to_end
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """``requirements`` are pip's, pinned, so that two runs compare the same things."""
+    """A virtual environment; ``requirements`` are pinned for pip, so that all runs compare the same versions."""
 
     name: str
     requirements: tuple[str, ...]
 
     @property
     def directory(self) -> Path:
-        """Another set of packages is another directory."""
+        """Its path in the user's cache, which has a hash of the packages and the Python version."""
         digest = hashlib.sha256("\n".join((sys.version, *self.requirements)).encode()).hexdigest()
         return cache_directory() / "peers" / f"{self.name}-{digest[:12]}"
 
     @property
     def python(self) -> Path:
-        """Its interpreter."""
+        """Path of its interpreter."""
         return self.directory / "bin" / "python"
 
     def install(self) -> None:
-        """Make it, unless it is there. Raises PeerError, and leaves nothing half-installed."""
+        """Make the environment unless it exists. Raises PeerError; then nothing is left."""
         if self.python.exists():
             return
         print(f"installing {', '.join(self.requirements)}", file=sys.stderr, flush=True)
         try:
-            # A virtual environment keeps its path in its scripts, but python and python -m find it where it is.
+            # The scripts of a moved environment do not work, but its python and python -m do.
             with publishing_directory(self.directory) as scratch:
                 venv.create(scratch, with_pip=True, symlinks=True)
                 run_to_end([str(scratch / "bin" / "python"), "-m", "pip", "install", "--quiet", *self.requirements])

@@ -1,4 +1,4 @@
-"""Contenders in turn, round after round: seconds, tokens, and whether the tokens are the same."""
+"""Measures contenders in turn, round after round."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WARM_UP = 16
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One prompt's new tokens, and the wall time of the call that gave them, prefill included."""
+    """One prompt's new tokens, the wall time of their call in seconds with prefill, and the adapter's figures."""
 
     tokens: list[int]
     seconds: float
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Outcome:
-    """``rounds`` of answers, one for each prompt; ``failure`` says why there are no more."""
+    """The measured ``rounds``, each with one answer a prompt; ``failure`` is the reason if some are missing."""
 
     contender: Contender
     rounds: list[list[Answer]] = field(default_factory=list)
@@ -37,28 +37,28 @@ class Outcome:
 
     @property
     def speeds(self) -> list[float]:
-        """Of each round the mean over prompts, in tokens a second."""
+        """Mean tokens a second over prompts, for each round."""
         return [fmean(answer.speed for answer in answers) for answers in self.rounds]
 
     @property
     def speed(self) -> float:
-        """The median round's."""
+        """Tokens a second of the median round."""
         return median(self.speeds)
 
     @property
     def tokens(self) -> list[list[int]]:
-        """Of each prompt, in the first round."""
+        """New tokens of each prompt in the first round."""
         return [answer.tokens for answer in self.rounds[0]]
 
     def figure(self, name: str) -> float | None:
-        """Mean of what the adapter itself reports, over prompts and rounds."""
+        """Mean of one of the adapter's figures over prompts and rounds, or None."""
         found = [answer.figures[name] for answers in self.rounds for answer in answers if name in answer.figures]
         return fmean(found) if found else None
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every contender is asked: the same ``prompts`` (token ids), lengths, threads and seed."""
+    """The request to every contender: ``prompts`` (token ids), lengths, threads; ``timeout`` is seconds an answer."""
 
     prompts: Sequence[list[int]]
     new_tokens: int
@@ -68,7 +68,7 @@ class Job:
 
 
 def prepare(contenders: Sequence[Contender]) -> list[Outcome]:
-    """Install and convert; whoever cannot take part has a failure."""
+    """Install and convert; an outcome has a ``failure`` if that is not possible."""
     outcomes = [Outcome(contender) for contender in contenders]
     broken: dict[str, str] = {}
     for outcome in outcomes:
@@ -91,9 +91,9 @@ def prepare(contenders: Sequence[Contender]) -> list[Outcome]:
 
 
 def measure(outcomes: Sequence[Outcome], job: Job, rounds: int, show: Callable[[str], None] | None = None) -> None:
-    """Let all contenders answer ``rounds`` times, A B C A B C: a machine that slows down slows everybody.
+    """Measure all contenders ``rounds`` times in the order A B C A B C, so that a slower machine affects all.
 
-    One process at a time holds a model, so that nobody's memory or spinning threads stand in another's way.
+    One process at a time holds a model, so that memory and spinning threads of one do not slow another.
     """
     for number in range(rounds):
         worker: Worker | None = None
@@ -135,5 +135,5 @@ def _answer(contender: Contender, worker: Worker, job: Job) -> list[Answer]:
 
 
 def progress(line: str) -> None:
-    """A line on stderr."""
+    """Print a line to stderr."""
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Subprocesses that end with this one: commands, and workers that answer in JSON lines."""
+"""Subprocesses that end with this process: commands, and workers that answer in JSON lines."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from s2d_trt.errors import S2DError
 
 
 class PeerError(S2DError):
-    """A peer could not be installed, converted or run; the others go on without it."""
+    """A library could not be installed, converted or run; the comparison continues without it."""
 
 
 @contextlib.contextmanager
 def ending_children() -> Iterator[None]:
-    """Inside it, SIGTERM ends this process as Ctrl-C does: what it started ends first."""
+    """Within the block SIGTERM ends this process as Ctrl-C does, after its subprocesses."""
 
     def leave(number: int, frame: object) -> NoReturn:
         sys.exit(128 + number)
@@ -37,7 +37,7 @@ def ending_children() -> Iterator[None]:
 
 
 def run_to_end(command: Sequence[str], environment: dict[str, str] | None = None) -> None:
-    """Run a command. Raises PeerError with the last line that it wrote to stderr, if it fails."""
+    """Run a command. Raises PeerError with the last line of its output if it fails."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         process = _start(command, log, environment, stdin=subprocess.DEVNULL, stdout=log)
         try:
@@ -58,7 +58,7 @@ class Worker:
         threading.Thread(target=self._read, daemon=True).start()
 
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Its answer to ``request``. Raises PeerError if it fails, dies or takes longer than ``timeout`` seconds."""
+        """The answer to ``request``. Raises PeerError for an error, a dead process, or after ``timeout`` seconds."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -80,7 +80,7 @@ class Worker:
         return dict(answer)
 
     def close(self) -> None:
-        """End the process, and all that it started."""
+        """End the process and its subprocesses."""
         _stop(self._process)
         for pipe in (self._process.stdin, self._process.stdout, self._log):
             with contextlib.suppress(OSError):
@@ -99,7 +99,7 @@ def _start(
     command: Sequence[str], log: IO[str], environment: dict[str, str] | None, stdin: int, stdout: int | IO[str]
 ) -> subprocess.Popen[str]:
     try:
-        # A group of its own: Ctrl-C comes here alone, and whatever the command starts can be ended with it.
+        # In a session of its own Ctrl-C does not reach it, and its subprocesses can be ended with it.
         return subprocess.Popen(
             command, stdin=stdin, stdout=stdout, stderr=log, text=True, start_new_session=True,
             env={**os.environ, **(environment or {})},

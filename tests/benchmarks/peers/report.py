@@ -1,9 +1,7 @@
-"""What a comparison leaves behind: tables on the way, then peers.md, peers.json and a plot for each temperature."""
+"""The report of a comparison: tables on stdout, then peers.md, peers.json and a plot for each temperature."""
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,15 @@ from runtime import Target
 from s2d_trt import __version__
 from s2d_trt.bundle import Bundle
 from tests.benchmarks.bandwidth import bytes_per_token, read_bandwidth
-from tests.benchmarks.internals import Placement
+from tests.benchmarks.internals import Placement, processor_identity
 from tests.benchmarks.peers.catalogue import OURS
 from tests.benchmarks.peers.measure import Job, Outcome
 from tests.benchmarks.peers.result import Margin, best_modes, rows
-from tests.benchmarks.tables import plot_bars, table_lines
+from tests.benchmarks.tables import plot_bars, table_lines, write_report
 
 
 class Report:
-    """Written into the folder ``out``; ``title`` is the target's name."""
+    """A report in the folder ``out``; ``title`` is the target's name."""
 
     def __init__(self, out: Path, title: str, threads: int) -> None:
         self._out, self._title, self._threads = out, title, threads
@@ -31,11 +29,11 @@ class Report:
             self.note(f"{name}: {value}")
 
     def note(self, line: str) -> None:
-        """A line above the tables."""
+        """Add a line above the tables."""
         self._show([f"- {line}"])
 
     def add(self, outcomes: Sequence[Outcome], job: Job) -> None:
-        """The tables and the plot of one temperature."""
+        """Add the tables and the plot of one temperature."""
         title = f"temperature {job.temperature:g}"
         tables = {
             title: rows(outcomes, job.prompts, job.temperature, _margin(outcomes, job.threads)),
@@ -54,11 +52,9 @@ class Report:
             plot_bars(path, f"{self._title}, {title}", "tokens/s", bars)
 
     def write(self) -> None:
-        """What there is so far."""
+        """Write everything added so far."""
         data = {"machine": self._machine, "temperatures": self._temperatures}
-        (self._out / "peers.md").write_text("\n".join(self._lines) + "\n", encoding="utf-8")
-        (self._out / "peers.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {self._out / 'peers.md'} and peers.json")
+        write_report(self._out / "peers", self._lines, data)
 
     def _show(self, lines: list[str]) -> None:
         self._lines += lines
@@ -66,14 +62,8 @@ class Report:
 
 
 def _machine(threads: int) -> dict[str, str]:
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    except OSError:
-        pass
     return {
-        "processor": name,
+        "processor": processor_identity().splitlines()[0],
         "threads": str(threads),
         "reads": f"{read_bandwidth(threads) / 1e9:.1f} GB/s with them",
         "s2d-trt": __version__,
@@ -93,7 +83,7 @@ def _fp32(outcomes: Sequence[Outcome]) -> Outcome | None:
 
 
 def _margin(outcomes: Sequence[Outcome], threads: int) -> Margin:
-    """The fp32 target judges where two texts part; it is loaded when it is first asked."""
+    """Compares two tokens by the fp32 target's logits at the first difference; loads the target at the first call."""
     reference = _fp32(outcomes)
     loaded: list[Target] = []
 
@@ -114,7 +104,7 @@ def _margin(outcomes: Sequence[Outcome], threads: int) -> Margin:
 
 
 def _limits(outcomes: Sequence[Outcome], threads: int) -> list[dict[str, Any]]:
-    """Of each of our targets alone: the time of a token after prefill, beside that of reading the weights once."""
+    """For each of our targets alone: the time of a token after prefill, and that of reading the weights once."""
     found = []
     bandwidth = read_bandwidth(threads)
     for each in outcomes:

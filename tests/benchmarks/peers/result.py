@@ -1,4 +1,4 @@
-"""The comparison in figures: speeds with their spread, ratios to ours, and whose tokens are the same."""
+"""The tables of a comparison: speeds, ratios to ours, and how often tokens are the same."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tests.benchmarks.peers.catalogue import OURS
 from tests.benchmarks.peers.measure import Outcome
 
 Margin = Callable[[list[int], list[int], list[int]], float]
-"""How far apart the target scores two continuations where they part, from prompt, one and the other."""
+"""From prompt and two continuations: the difference of the target's logits at their first different token."""
 
 TIE = 1e-3
-"""Scores nearer than this are equal up to rounding, and either token is right."""
+"""Logits closer than this are equal up to rounding, and either token is right."""
 
 
 def rows(
     outcomes: Sequence[Outcome], prompts: Sequence[list[int]], temperature: float, margin: Margin
 ) -> list[dict[str, Any]]:
-    """A row for each contender; above temperature 0 tokens depend on each library's noise, and are not compared."""
+    """A row for each contender; tokens are compared at temperature 0 only, since each library draws its own noise."""
     drafted = [each for each in outcomes if each.contender.peer == OURS and each.contender.speculates and each.rounds]
     alone = {
         (each.contender.peer, each.contender.precision): each
@@ -52,7 +52,7 @@ def rows(
 
 
 def best_modes(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Our fastest mode over every peer's fastest, at each precision and at any."""
+    """Ratio of our fastest mode to each library's fastest, at each precision and at any."""
     found = []
     measured = [outcome for outcome in outcomes if outcome.rounds]
     peers = dict.fromkeys(outcome.contender.peer for outcome in measured if outcome.contender.peer != OURS)
@@ -77,7 +77,7 @@ def best_modes(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def _ratio(ours: Outcome, theirs: Outcome) -> float:
-    """Median over rounds, each within itself."""
+    """Median over rounds of the ratio within a round."""
     return median(a / b for a, b in zip(ours.speeds, theirs.speeds, strict=False))
 
 

@@ -1,4 +1,4 @@
-"""onnxruntime-genai: alone, with a draft model, or with continuations looked up in the text."""
+"""onnxruntime-genai: alone, with a draft model, or with n-gram lookup in the text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import onnxruntime_genai as og
 
 
 def convert(job: dict[str, Any]) -> None:
-    """Its own model builder; the vocabulary's weights stay as the builder chooses."""
+    """Convert with its own model builder, whose default decides how embedding and head are quantised."""
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", job["source"], "-o", job["out"]]
     with tempfile.TemporaryDirectory() as scratch:
         command += ["-p", job["precision"], "-e", "cpu", "-c", scratch]
@@ -54,7 +54,7 @@ def open_mode(mode: dict[str, Any]) -> Callable[..., tuple[list[int], dict[str, 
 
 
 def _compose(folder: Path, mode: dict[str, Any]) -> None:
-    """A model directory of links whose configuration has the threads, and the draft's decoder where there is one."""
+    """Write a model directory of links, with a configuration that sets the threads and the draft's decoder."""
     target = Path(mode["target"])
     config = json.loads((target / "genai_config.json").read_text(encoding="utf-8"))
     decoder = config["model"]["decoder"]

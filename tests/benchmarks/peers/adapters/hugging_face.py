@@ -1,4 +1,4 @@
-"""transformers: ``generate`` alone, with an assistant model, by its own early exit, or with prompt lookup."""
+"""transformers: ``generate`` alone, with an assistant model, with early exit, or with prompt lookup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logging.set_verbosity_error()
 
 
 def convert(job: dict[str, Any]) -> None:
-    """The first ``layers`` layers of a checkpoint as a checkpoint of its own."""
+    """Save the first ``layers`` layers of a checkpoint as a checkpoint."""
     model = AutoModelForCausalLM.from_pretrained(job["source"])
     model.model.layers = model.model.layers[: job["layers"]]
     model.config.num_hidden_layers = job["layers"]
@@ -22,7 +22,7 @@ def convert(job: dict[str, Any]) -> None:
 
 
 def open_mode(mode: dict[str, Any]) -> Callable[..., tuple[list[int], dict[str, float]]]:
-    """``draft``, ``early_exit`` and ``lookup`` are the ways to speculate; at most one of them."""
+    """At most one of ``draft``, ``early_exit`` and ``lookup`` says how to speculate."""
     torch.set_num_threads(mode["threads"])
     target = AutoModelForCausalLM.from_pretrained(mode["target"], dtype=torch.float32).eval()
     ways: dict[str, Any] = {}

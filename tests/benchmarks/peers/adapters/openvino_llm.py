@@ -1,4 +1,4 @@
-"""openvino-genai: alone, with a draft model, or with continuations looked up in the prompt."""
+"""openvino-genai: alone, with a draft model, or with n-gram lookup in the prompt."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 
 def convert(job: dict[str, Any]) -> None:
-    """optimum-intel's exporter in fp32, then NNCF's compression of the weights for ``int8`` and ``int4``."""
-    # Its wheel is built for another torch than the one installed, and language models do without.
+    """Export with optimum-intel in fp32, then compress the weights with NNCF for ``int8`` and ``int4``."""
+    # torchvision's wheel is built for another torch, and language models do not need it.
     sys.modules["torchvision"] = None  # type: ignore[assignment]
     from optimum.exporters.openvino import main_export
     from optimum.intel import OVConfig
 
-    # A pipeline with a draft compares the tokenizers of both.
+    # A pipeline with a draft compares both models' tokenizers, so both must be converted.
     config = OVConfig(dtype="fp32")
     task = "text-generation-with-past"
     main_export(job["source"], job["out"], task=task, ov_config=config, stateful=True, convert_tokenizer=True)

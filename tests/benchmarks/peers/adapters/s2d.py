@@ -11,7 +11,7 @@ from tests.benchmarks.internals import generate as run
 
 
 def open_mode(mode: dict[str, Any]) -> Callable[..., tuple[list[int], dict[str, float]]]:
-    """``draft`` None runs the target alone."""
+    """Load the target, and the draft if the mode has one."""
     decoder = Decoder.open(mode["target"], mode.get("draft"), Placement(threads=mode["threads"]))
 
     def generate(

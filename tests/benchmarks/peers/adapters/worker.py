@@ -1,10 +1,10 @@
-"""The worker around an adapter: ``worker.py convert ADAPTER JOB`` once, or ``worker.py serve ADAPTER`` in JSON lines.
+"""Runs an adapter: ``worker.py convert ADAPTER JOB`` converts once, ``worker.py serve ADAPTER`` reads JSON lines.
 
-An adapter is a module beside this file. ``convert(job)`` makes ``job["out"]`` from ``job["source"]``.
-``open_mode(mode)`` gives a function of ``prompt, new_tokens, temperature, seed``, which returns the new tokens and
-figures of its own.
+It runs with the interpreter of a library's virtual environment, where this project is not installed. An adapter is a
+module in this folder. ``convert(job)`` writes the directory ``job["out"]`` from ``job["source"]``. ``open_mode(mode)``
+returns a function of ``prompt, new_tokens, temperature, seed`` that returns the new tokens and a dict of figures.
 
-Requests are ``{"open": MODE}`` and that function's arguments. Each has one answer: ``{"error": "..."}``,
+A request is ``{"open": MODE}`` or that function's arguments. Each has one answer: ``{"error": "..."}``,
 ``{"opened": true}``, or ``{"tokens": [...], "seconds": s, "figures": {...}}``.
 """
 
@@ -20,13 +20,13 @@ from typing import Any, TextIO
 
 
 def serve(adapter: Any, answers: TextIO) -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until stdin ends."""
     generate: Callable[..., tuple[list[int], dict[str, float]]] | None = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
             if "open" in request:
-                generate = None  # the old mode's memory goes before the new one's comes
+                generate = None  # frees the old model before the new one is loaded
                 generate = adapter.open_mode(request["open"])
                 answer: dict[str, Any] = {"opened": True}
             else:
@@ -34,14 +34,14 @@ def serve(adapter: Any, answers: TextIO) -> None:
                 started = time.perf_counter()
                 tokens, figures = generate(**request)
                 answer = {"tokens": tokens, "seconds": time.perf_counter() - started, "figures": figures}
-        except Exception as error:  # whatever a library raises is an answer
+        except Exception as error:  # any failure of a library is reported as an answer
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
 def main() -> None:
-    """Libraries print what they like: it goes to stderr, and answers to what was stdout."""
+    """Run the action; whatever libraries print goes to stderr, so that stdout holds answers only."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     action, name, *job = sys.argv[1:]
