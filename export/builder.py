@@ -91,7 +91,14 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
         cache = _cache(request.layout, max_length)
         layout = _layout(cache)
         weights = write_weights(
-            checkpoint, spec, max_length, scratch, request.encoding, request.head_tokens, layout.joins_layers
+            checkpoint,
+            spec,
+            max_length,
+            scratch,
+            request.encoding,
+            request.head_tokens,
+            layout.joins_layers,
+            layout.fold(spec),
         )
         weights_name = writer.adopt("weights.bin", scratch, weights.sha256)
         builder = GraphBuilder(spec, weights, weights_name, layout, request.encoding.precision)

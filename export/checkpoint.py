@@ -10,12 +10,13 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, which safetensors needs to read it
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from export.config import Config, read_json
 from export.rotary import Float32Array
-from export.tensors import checkpoint_shapes
+from export.tensors import checkpoint_shapes, query_head_axis
 from s2d_trt.errors import CheckpointError
 from s2d_trt.spec import ModelSpec
 
@@ -30,13 +31,34 @@ RECOMPUTED = "rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True, slots=True)
+class HeadOrder:
+    """The order in which a view gives the heads that lie along ``axis`` of the stored tensor."""
+
+    heads: tuple[int, ...]
+    axis: int
+
+    def indices(self, size: int) -> NDArray[np.int64]:
+        """Which of ``size`` stored rows or columns come one after another."""
+        width = size // len(self.heads)
+        return (np.array(self.heads)[:, None] * width + np.arange(width)).reshape(-1)
+
+    def applied(self, array: NDArray[Any]) -> NDArray[Any]:
+        """``array``, which holds ``axis`` whole, in this order."""
+        return array.take(self.indices(array.shape[self.axis]), self.axis)
+
+
+@dataclass(frozen=True, slots=True)
 class TensorView:
-    """A stored tensor that is read a block at a time; ``transposed`` as a linear layer is for MatMul."""
+    """A stored tensor that is read a block at a time; ``transposed`` as a linear layer is for MatMul.
+
+    ``order`` None leaves its heads, if it has any, in the checkpoint's order.
+    """
 
     path: Path
     name: str
     shape: tuple[int, ...]
     transposed: bool = False
+    order: HeadOrder | None = None
 
     def blocks(self, step: int | None = None) -> Iterator[Float32Array]:
         """Consecutive rows of the tensor, float32; ``step`` of them at a time, by default what memory should hold.
@@ -48,9 +70,8 @@ class TensorView:
         with open_safetensors(self.path) as tensors:
             stored = tensors.get_slice(self.name)
             for first in range(0, rows, step):
-                part = slice(first, min(rows, first + step))
                 try:
-                    block = stored[:, part] if self.transposed else stored[part]
+                    block = self._read(stored, first, min(rows, first + step))
                 except (SafetensorError, OSError, ValueError) as cause:
                     raise CheckpointError(
                         f"{self.path}: tensor {self.name} cannot be read ({cause}); copy the file again"
@@ -61,6 +82,17 @@ class TensorView:
                         f"{self.path}: tensor {self.name} holds NaN or infinity; take a checkpoint that did not diverge"
                     )
                 yield _transposed(wide) if self.transposed else wide
+
+    def _read(self, stored: Any, first: int, last: int) -> NDArray[Any]:
+        """Rows ``[first, last)`` of the view, as they are stored (``[:, first:last]`` where it is transposed)."""
+        axis = 1 if self.transposed else 0
+        if self.order is None or self.order.axis != axis:
+            block: NDArray[Any] = stored[:, first:last] if self.transposed else stored[first:last]
+            return block if self.order is None else self.order.applied(block)
+        rows = self.order.indices(self.shape[0])[first:last]
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        spans = [slice(int(run[0]), int(run[-1]) + 1) for run in runs]
+        return np.concatenate([stored[:, span] if self.transposed else stored[span] for span in spans], axis)
 
     def read(self) -> Float32Array:
         """All of it, float32. Raises CheckpointError, see ``blocks``."""
@@ -198,16 +230,18 @@ class Checkpoint:
                             "save the checkpoint unquantised"
                         )
 
-    def view(self, name: str, transposed: bool = False) -> TensorView:
-        """A tensor of ``checkpoint_shapes``, to be read in blocks."""
-        shape = checkpoint_shapes(self.spec)[name]
-        return TensorView(
-            self.directory / self.tensor_files[name], name, shape[::-1] if transposed else shape, transposed
-        )
+    def view(self, name: str, transposed: bool = False, heads: tuple[int, ...] = ()) -> TensorView:
+        """A tensor of ``checkpoint_shapes``, to be read in blocks; its query heads, if any, in the order ``heads``."""
+        shape, axis = checkpoint_shapes(self.spec)[name], query_head_axis(name)
+        order = HeadOrder(heads, axis) if heads and axis is not None else None
+        path = self.directory / self.tensor_files[name]
+        return TensorView(path, name, shape[::-1] if transposed else shape, transposed, order)
 
-    def joined(self, name: str, parts: Sequence[str], transposed: bool = False) -> JoinedView:
-        """Several tensors side by side, under a name of their own."""
-        return JoinedView(name, tuple(self.view(part, transposed) for part in parts))
+    def joined(
+        self, name: str, parts: Sequence[str], transposed: bool = False, heads: tuple[int, ...] = ()
+    ) -> JoinedView:
+        """Several tensors side by side, under a name of their own; query heads in the order ``heads``."""
+        return JoinedView(name, tuple(self.view(part, transposed, heads) for part in parts))
 
     def read(self, name: str) -> Float32Array:
         """One tensor as float32, in its stored shape. Raises CheckpointError, see ``TensorView.blocks``."""

@@ -88,7 +88,7 @@ class GraphBuilder:
         graph.input(names.POSITION_IDS, TensorProto.INT64, [1, QUERY])
         mask = graph.input(names.ATTENTION_MASK, TensorProto.BOOL, [QUERY, self.layout.slots])
         graph.input(names.WRITE_INDEX, TensorProto.INT64, [1])
-        mask = self.layout.mask(graph, mask)
+        mask = self.layout.mask(graph, self.spec, mask)
         for layer in range(first, last):
             hidden = self._layer(graph, hidden, layer, mask, result if layer == last - 1 else None)
         return hidden

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from export.heads import smallest_fold
 from export.nodes import Dim, Graph
 from export.rotary import COS_CACHE, SIN_CACHE
 from s2d_trt import names
@@ -34,7 +35,11 @@ class CacheLayout(Protocol):
         """Whether layers that read the same rows are one product, which is then split."""
         ...
 
-    def mask(self, graph: Graph, readable: str) -> str:
+    def fold(self, spec: ModelSpec) -> int:
+        """How many query heads become rows of one; the weights store the heads in ``heads.folded_order``."""
+        ...
+
+    def mask(self, graph: Graph, spec: ModelSpec, readable: str) -> str:
         """What attention takes for the bool ``readable`` ``[q, S]``; made once and shared by all layers."""
         ...
 
@@ -55,23 +60,37 @@ class BSH:
     slots: ClassVar[Dim] = CACHE
     joins_layers: ClassVar[bool] = True
 
-    def mask(self, graph: Graph, readable: str) -> str:
-        """See ``CacheLayout``."""
-        return readable
+    def fold(self, spec: ModelSpec) -> int:
+        """The smallest fold, which keeps the kernel for one row away from models that share key heads."""
+        return smallest_fold(spec)
+
+    def mask(self, graph: Graph, spec: ModelSpec, readable: str) -> str:
+        """``readable`` itself, each row repeated for the heads that are folded into rows: ``[q * fold, S]``."""
+        if (fold := self.fold(spec)) == 1:
+            return readable
+        rows = graph.op("Unsqueeze", readable, graph.constant("row_axis", [1]))
+        return graph.op("Flatten", graph.op("Expand", rows, graph.constant("folded_rows", [1, fold, 1])), axis=2)
 
     def attention(self, graph: Graph, spec: ModelSpec, layer: int, query: str, key: str, value: str, mask: str) -> str:
-        """See ``CacheLayout``."""
-        shape = [1, self.slots, spec.kv_width]
-        return graph.op(
+        """Attention over the used prefix of the cache, with folded heads where query heads share key heads."""
+        shape, fold = [1, self.slots, spec.kv_width], self.fold(spec)
+        heads = spec.num_attention_heads // fold
+
+        def reshaped(rows: str, heads: int) -> str:
+            width = heads * spec.head_dim
+            return graph.op("Reshape", rows, graph.constant(f"heads_{heads}", [1, -1, width])) if fold > 1 else rows
+
+        attended = graph.op(
             "Attention",
-            self._rotate(graph, query, spec.num_attention_heads),
+            reshaped(self._rotate(graph, query, spec.num_attention_heads), heads),
             _update(graph, layer, "key", self._rotate(graph, key, spec.num_key_value_heads), shape, axis=1),
             _update(graph, layer, "value", value, shape, axis=1),
             mask,
-            q_num_heads=spec.num_attention_heads,
+            q_num_heads=heads,
             kv_num_heads=spec.num_key_value_heads,
             scale=spec.head_dim**-0.5,
         )
+        return reshaped(attended, spec.num_attention_heads)
 
     def _rotate(self, graph: Graph, rows: str, heads: int) -> str:
         caches = graph.weight(COS_CACHE), graph.weight(SIN_CACHE)
@@ -90,12 +109,16 @@ class BHSD:
     name: ClassVar[str] = "BHSD"
     joins_layers: ClassVar[bool] = False
 
-    def mask(self, graph: Graph, readable: str) -> str:
-        """See ``CacheLayout``. TensorRT takes an additive mask in the scores' type, and builds only one of them."""
+    def fold(self, spec: ModelSpec) -> int:
+        """None: TensorRT groups heads itself."""
+        return 1
+
+    def mask(self, graph: Graph, spec: ModelSpec, readable: str) -> str:
+        """An additive mask in the scores' type, as TensorRT takes it; it builds only one of them."""
         return graph.op("Where", readable, graph.scalar("read", 0.0), graph.scalar("masked", MASKED))
 
     def attention(self, graph: Graph, spec: ModelSpec, layer: int, query: str, key: str, value: str, mask: str) -> str:
-        """See ``CacheLayout``."""
+        """Attention over the whole cache, heads before positions."""
         kv_heads = spec.num_key_value_heads
         shape = [1, kv_heads, self.slots, spec.head_dim]
         caches = graph.weight(COS_CACHE), graph.weight(SIN_CACHE)

@@ -46,6 +46,12 @@ def has_bias(spec: ModelSpec, part: str) -> bool:
     return spec.output_bias if name == "o_proj" else spec.qkv_bias
 
 
+def query_head_axis(name: str) -> int | None:
+    """The axis of a checkpoint's tensor along which query heads lie; None where there are none."""
+    part = name.split(".")[-2]
+    return 0 if part == "q_proj" else 1 if part == "o_proj" and name.endswith("weight") else None
+
+
 def output_width(spec: ModelSpec, part: str) -> int:
     """Width of what a layer's linear ``part`` gives."""
     return _layer_shapes(spec)[part][0]

@@ -13,6 +13,7 @@ from onnx import TensorProto
 from export.checkpoint import Checkpoint, RowsView
 from export.encoding import Encoding, Quantization, StoredTensor, exact
 from export.hashed_file import HashedFile
+from export.heads import folded_order
 from export.rotary import COS_CACHE, SIN_CACHE
 from export.tensors import EMBEDDING, HEAD_TOKENS, LM_HEAD, checkpoint_shapes, stored_tensors
 from s2d_trt.spec import ModelSpec
@@ -72,13 +73,14 @@ def write_weights(
     encoding: Encoding = DEFAULT_ENCODING,
     head_tokens: tuple[int, ...] = (),
     joined: bool = True,
+    fold: int = 1,
 ) -> WeightFile:
     """Write every tensor that ``spec`` needs, a block in memory at a time (a whole tensor where it is quantised).
 
     Linear layers become ``[in, out]`` for MatMul; embedding and head stay ``[V, H]``, which Gather and a Gemm with a
     transposed right side both read, so that tied weights are stored once (twice where the head is quantised). With
-    ``joined``, layers that read the same rows are one. Of the head, ``head_tokens`` are all rows that are kept, where
-    any are named.
+    ``joined``, layers that read the same rows are one. Query heads lie in ``folded_order``. Of the head,
+    ``head_tokens`` are all rows that are kept, where any are named.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape, cannot be read or does not fit the precision.
@@ -86,7 +88,7 @@ def write_weights(
     checkpoint.check_tensors(checkpoint_shapes(spec))
     tensors: dict[str, TensorLocation] = {}
     with HashedFile(path, weight_bytes(spec, max_length, encoding, len(head_tokens))) as file:
-        for tensor in _stored(checkpoint, spec, max_length, encoding, head_tokens, joined):
+        for tensor in _stored(checkpoint, spec, max_length, encoding, head_tokens, joined, fold):
             file.write(bytes(-file.size % ALIGNMENT))
             offset = file.size
             for block in tensor.content:
@@ -117,15 +119,16 @@ def _stored(
     encoding: Encoding,
     head_tokens: tuple[int, ...],
     joined: bool,
+    fold: int,
 ) -> Iterator[StoredTensor]:
-    shapes = checkpoint_shapes(spec)
+    shapes, heads = checkpoint_shapes(spec), folded_order(spec, fold) if fold > 1 else ()
     for name, parts in stored_tensors(spec, joined).items():
         if name == LM_HEAD:
             yield from _head(checkpoint, name, encoding, head_tokens)
         elif len(shapes[parts[0]]) == 2 and name != EMBEDDING:
-            yield from encoding.stored(checkpoint.joined(name, parts, transposed=True), input_axis=0)
+            yield from encoding.stored(checkpoint.joined(name, parts, transposed=True, heads=heads), input_axis=0)
         else:
-            yield from encoding.stored(checkpoint.joined(name, parts), input_axis=None)
+            yield from encoding.stored(checkpoint.joined(name, parts, heads=heads), input_axis=None)
         if name == EMBEDDING and spec.tie_word_embeddings and (encoding.quantizes or head_tokens):
             yield from _head(checkpoint, name, encoding, head_tokens)
     cos, sin = checkpoint.config.rotary.caches(spec.head_dim, max_length)

@@ -1,15 +1,19 @@
 """The runtime: engine bundles to tokens, with NumPy at its core."""
 
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.request import Options, Request, Step
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.policy import FixedThresholds, Policy
+from runtime.decoding.options import Options
+from runtime.decoding.request import Request, Step
+from runtime.drafting.adaptive import Adaptive
+from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import SortedDraft
-from runtime.drafting.tree import PAPER_TREE, TreeShape
-from runtime.targets.target import Target
+from runtime.sampling.options import Sampling
+from runtime.targets import Target, open_target
+from runtime.tree.shape import PAPER_TREE, TreeShape
 
 __all__ = [
     "PAPER_TREE",
+    "Adaptive",
     "Decoder",
     "FixedThresholds",
     "Options",
@@ -20,4 +24,5 @@ __all__ = [
     "Step",
     "Target",
     "TreeShape",
+    "open_target",
 ]

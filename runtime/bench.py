@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,17 +24,20 @@ from statistics import fmean, median
 from typing import Any
 
 from runtime.commands.arguments import (
+    NO_DRAFT,
     add_drafting_arguments,
     add_engine_arguments,
     add_sampling_arguments,
     decoding_options,
     placement,
+    prepare,
 )
 from runtime.commands.report import describe
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.request import Options, Request
+from runtime.decoding.options import Options
+from runtime.decoding.request import Request
 from runtime.drafting.sorted_draft import SortedDraft
-from runtime.evaluation.comparison import Comparison, compare, generate, target_alone, warm_up
+from runtime.evaluation.comparison import Comparison, compare_with_target, generate, target_alone, warm_up
 from runtime.evaluation.prompts import Prompt, load_prompts
 from runtime.targets import open_target
 from s2d_trt.bundle import find_bundle
@@ -74,7 +78,7 @@ class Result:
             by_category.setdefault(pair.category, []).append(a / b)
         ratios = sorted(ratio for group in by_category.values() for ratio in group)
         lengths = [length for request in drafted for length in request.stats.accept_lengths]
-        exits = sum((request.stats.exit_counts for request in drafted), start=drafted[0].stats.exit_counts.__class__())
+        exits = sum((request.stats.exit_counts for request in drafted), start=Counter[int]())
         different = [pair.comparison for pair in self.pairs if not pair.comparison.identical]
         return {
             "target": self.target,
@@ -88,6 +92,7 @@ class Result:
             "mean_accepted_tokens": fmean(lengths) if lengths else 0.0,
             "exit_shares": {str(exit_): count / exits.total() for exit_, count in sorted(exits.items())},
             "identical": len(self.pairs) - len(different),
+            "bit_identical": sum(pair.comparison.bits for pair in self.pairs),
             "differences": [{"position": comparison.position, "margin": comparison.margin} for comparison in different],
             "overhead": sum(r.stats.other for r in drafted) / sum(r.stats.total for r in drafted),
             "seconds": {
@@ -127,8 +132,7 @@ def _measure(decoder: Decoder, ids: list[int], options: Options, category: str, 
     alone = target_alone(decoder, ids, options) if alone_first else None
     drafted = generate(decoder, ids, options)
     alone = alone or target_alone(decoder, ids, options)
-    reference = target_alone(decoder, ids, options, exact=True) if options.exact else alone
-    return Pair(category, drafted, alone, compare(decoder, drafted, reference))
+    return Pair(category, drafted, alone, compare_with_target(decoder, drafted, alone))
 
 
 def _show_progress(result: Result, turns: int) -> None:
@@ -153,7 +157,8 @@ def report_lines(result: Result) -> list[str]:
         f" {min(figures['speedup_by_category'].values()):.2f})",
         f"  mean accepted   {figures['mean_accepted_tokens']:.2f} tokens a step",
         f"  exits           {exits}",
-        f"  identical       {figures['identical']}/{figures['prompts']}",
+        f"  identical       {figures['identical']}/{figures['prompts']},"
+        f" {figures['bit_identical']} with scores equal in every bit",
         f"  overhead        {figures['overhead']:.1%} of the time outside engine calls",
     ]
     for number, pair in enumerate(margins, 1):
@@ -182,12 +187,13 @@ def main(argv: Sequence[str]) -> None:
 
     runs = [(temperature, decoding_options(arguments, temperature)) for temperature in arguments.temperature]
     prompts = load_prompts(arguments.prompts, arguments.limit)
-    place = placement(arguments)
-    draft = SortedDraft.open(find_bundle(arguments.draft), place)
-    decoders = [Decoder(open_target(name, place), draft) for name in arguments.target.split(",")]
+    location, verify = placement(arguments), arguments.verify
+    draft = None if arguments.draft == NO_DRAFT else SortedDraft.open(find_bundle(arguments.draft), location, verify)
+    decoders = [Decoder(open_target(name, location, verify), draft) for name in arguments.target.split(",")]
     results = []
     for decoder in decoders:
         for temperature, options in runs:
+            prepare(decoder, arguments, options)
             results.append(run_prompts(decoder, prompts, options, temperature))
             print("\n".join(report_lines(results[-1])), flush=True)
     if arguments.json is not None:
@@ -205,6 +211,7 @@ def _detail(result: Result) -> dict[str, Any]:
             "accept_lengths": pair.drafted.stats.accept_lengths,
             "wall_time": {"s2d": pair.drafted.stats.total, "alone": pair.alone.stats.total},
             "identical": pair.comparison.identical,
+            "bit_identical": pair.comparison.bits,
         }
         for pair in result.pairs
     ]

@@ -1,7 +1,8 @@
 """Generate text with a target and a sorted draft.
 
 Text is printed as it is accepted, then a short table of what it cost. The output is what the target
-alone would generate with the same seed: the draft, the thresholds and the tree decide only the speed.
+alone would generate with the same seed, bit for bit on a CPU: the draft, the thresholds and the tree
+decide only the speed.
 
   python -m runtime.run --target target-17m --prompt "def read(self, size=-1):"
   python -m runtime.run --target target-17m --prompt "import os" --temperature 1 --seed 7 --baseline
@@ -23,17 +24,19 @@ from pathlib import Path
 from typing import Any
 
 from runtime.commands.arguments import (
+    NO_DRAFT,
     add_drafting_arguments,
     add_engine_arguments,
     add_sampling_arguments,
     decoding_options,
     placement,
+    prepare,
     single_temperature,
 )
 from runtime.commands.report import baseline_lines, request_lines
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.request import Request, Step
-from runtime.evaluation.comparison import Comparison, compare, target_alone, warm_up, with_seed
+from runtime.evaluation.comparison import Comparison, compare_with_target, target_alone, warm_up, with_seed
 from runtime.text.chat import Message
 from s2d_trt.cli import ArgumentParser, run_command
 from s2d_trt.errors import OptionError
@@ -65,11 +68,13 @@ def main(argv: Sequence[str]) -> None:
     if arguments.system is not None and not arguments.chat:
         raise OptionError("--system is part of a conversation; add --chat")
     text = _prompt(arguments)
-    decoder = Decoder.open(arguments.target, arguments.draft, placement(arguments))
+    draft = None if arguments.draft == NO_DRAFT else arguments.draft
+    decoder = Decoder.open(arguments.target, draft, placement(arguments), arguments.verify)
     if arguments.chat:
         request = decoder.chat_request(_conversation(arguments, text), options)
     else:
         request = decoder.request(text, options)
+    prepare(decoder, arguments, options)
     if arguments.baseline:
         warm_up(decoder, request.prompt, options)
     for step in decoder.run(request):
@@ -81,13 +86,12 @@ def main(argv: Sequence[str]) -> None:
     if arguments.baseline:
         seeded = with_seed(options, request.seed)
         alone = target_alone(decoder, request.prompt, seeded)
-        reference = target_alone(decoder, request.prompt, seeded, exact=True) if options.exact else alone
-        comparison = compare(decoder, request, reference)
+        comparison = compare_with_target(decoder, request, alone)
     if arguments.json:
         print(json.dumps(_json(request, alone, comparison)))
         return
     print("\n")
-    print("\n".join(request_lines(request)))
+    print("\n".join(request_lines(request, decoder.cost_disagreement)))
     if alone is not None and comparison is not None:
         print("\n".join(baseline_lines(request, alone, comparison)))
 
@@ -126,6 +130,7 @@ def _json(request: Request, alone: Request | None, comparison: Comparison | None
         "new_tokens": len(request.tokens),
         "finish_reason": request.finish_reason,
         "seed": request.seed,
+        "exact": request.exact,
         "steps": stats.steps,
         "mean_accepted_tokens": stats.mean_accepted_tokens,
         "accept_lengths": stats.accept_lengths,
@@ -142,6 +147,7 @@ def _json(request: Request, alone: Request | None, comparison: Comparison | None
         result["baseline"] = {"tokens": alone.tokens, "tokens_per_second": alone.tokens_per_second}
         result["speedup"] = request.tokens_per_second / alone.tokens_per_second
         result["identical"] = comparison.identical
+        result["bit_identical"] = comparison.bits
     return result
 
 

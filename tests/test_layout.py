@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("s2d_trt", "export", "runtime")
@@ -58,17 +60,13 @@ def is_training(path: Path) -> bool:
     return path.is_relative_to(ROOT / "s2d_trt" / "training")
 
 
-def is_adapter(path: Path) -> bool:
-    """Adapters run in environments of their own, made for other libraries."""
-    return path.is_relative_to(ROOT / "runtime" / "benchmarks" / "peers" / "adapters")
-
-
 def commands() -> list[str]:
+    """Modules that run as commands; the definition of ``run_command`` and the tests that call it are none."""
     return [
         module_name(path)
-        for folder in PACKAGES
+        for folder in (*PACKAGES, "tests/benchmarks")
         for path in sources(folder)
-        if path.name != "cli.py" and "run_command(" in path.read_text(encoding="utf-8")
+        if "\n    run_command(PROG, main)" in path.read_text(encoding="utf-8")
     ]
 
 
@@ -92,13 +90,21 @@ def test_export_never_imports_runtime() -> None:
 
 
 def test_runtime_imports_no_framework_and_not_export() -> None:
-    ours = [path for path in sources("runtime") if not is_adapter(path)]
-    assert not violations(ours, ("torch", "transformers", "onnx"))
-    assert not violations(sources("runtime"), ("export",))
+    assert not violations(sources("runtime"), ("torch", "transformers", "onnx", "export"))
 
 
-def test_nothing_imports_the_adapters_of_peers() -> None:
-    assert not violations(sources("runtime"), ("runtime.benchmarks.peers.adapters",))
+def test_no_package_imports_the_tests_or_the_benchmarks_beside_them() -> None:
+    assert not violations([path for folder in PACKAGES for path in sources(folder)], ("tests",))
+
+
+def test_a_wheel_holds_the_three_packages_and_no_benchmarks() -> None:
+    """``namespaces = false``: a folder without ``__init__.py`` is left out, so every source folder must have one."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert settings["packages"]["find"]["namespaces"] is False
+    packed = find_packages(str(ROOT), include=settings["packages"]["find"]["include"])
+    folders = {path.parent for folder in PACKAGES for path in sources(folder)}
+    assert sorted(packed) == sorted(".".join(path.relative_to(ROOT).parts) for path in folders)
+    assert not [name for name in packed if "benchmarks" in name]
 
 
 def test_imports_inside_functions_and_relative_ones_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -133,6 +133,7 @@ class TargetEngine(Protocol):
 
     place: str
     """Library and device that it runs on, in words."""
+    device: Literal["cpu", "cuda"]
     max_rows: int
     """Most rows in one call."""
     needs_company: bool | None

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 
 from runtime.backends.placement import BACKENDS, Device, Placement
-from runtime.decoding.request import Options
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.policy import Adaptive, FixedThresholds, Policy
-from runtime.drafting.tree import PAPER_TREE, TreeShape
+from runtime.decoding.decoder import Decoder
+from runtime.decoding.options import Options
+from runtime.drafting.adaptive import Adaptive
+from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.options import Policy
+from runtime.drafting.policy import DraftingPolicy
+from runtime.sampling.options import Sampling
+from runtime.tree.shape import PAPER_TREE, TreeShape
 from s2d_trt.cli import comma_floats, positive_int
 from s2d_trt.errors import OptionError
+
+NO_DRAFT = "none"
+"""What ``--draft`` says for n-gram lookup alone."""
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Which bundles to load, and how."""
     group = parser.add_argument_group("engines")
-    group.add_argument("--draft", default="draft", help="draft bundle, a path or a name under engines/ (%(default)s)")
+    group.add_argument(
+        "--draft",
+        default="draft",
+        help="draft bundle, a path or a name under engines/, or none: n-gram lookup alone (%(default)s)",
+    )
     group.add_argument("--backend", choices=BACKENDS, default="auto", help="auto: what the bundle was built for")
     group.add_argument("--device", type=Device.parse, help="cpu, cuda or cuda:N (default: what the bundle is for)")
     group.add_argument("--no-cuda-graphs", action="store_true", help="TensorRT: queue every kernel again at each call")
@@ -25,6 +37,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--device-cascade", action="store_true", help="TensorRT, fixed policy: the GPU decides which exit answers"
     )
     group.add_argument("--threads", type=positive_int, help="CPU threads (default: the physical cores)")
+    group.add_argument("--verify", action="store_true", help="check the hash of every file of a large bundle too")
+    group.add_argument("--measure", action="store_true", help="measure again what calls cost on this machine")
 
 
 def placement(arguments: argparse.Namespace) -> Placement:
@@ -63,7 +77,7 @@ def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--lookup",
         action=argparse.BooleanOptionalAction,
-        help="also propose what followed the text's last words earlier in it (default: where the policy is adaptive)",
+        help="also draft what followed the text's last tokens earlier in it (default: where the policy is adaptive)",
     )
     group.add_argument("--thresholds", type=comma_floats, help="confidence to exit, per exit (0.5,0.5,0)")
     group.add_argument("--confidence", choices=("mean", "max"), help="of a tree level (mean)")
@@ -71,7 +85,12 @@ def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tree-depth", type=int, help="d means at most d + 1 draft passes a step")
     group.add_argument("--tree-top-k", type=int, help="most nodes expanded at each level; 1 is a chain")
     group.add_argument("--tree-nodes", type=int, help="most nodes verified in a step, the root included")
-    group.add_argument("--exact", action="store_true", help="bit-identical to the target alone (chains only)")
+    group.add_argument(
+        "--exact",
+        action=argparse.BooleanOptionalAction,
+        help="draft chains, so that text and scores are bit-identical to the target alone; --no-exact drafts trees,"
+        " under which ties of rounding size may differ (default: exact on a CPU, unless a tree is asked for)",
+    )
 
 
 def drafting_policy(arguments: argparse.Namespace) -> Policy:
@@ -83,9 +102,12 @@ def drafting_policy(arguments: argparse.Namespace) -> Policy:
     if arguments.policy == "adaptive" and exits != (None, None):
         raise OptionError("--thresholds and --confidence belong to --policy fixed; leave them out")
     adaptive = arguments.policy == "adaptive" or (arguments.policy is None and not given)
-    chosen = Adaptive() if adaptive else FixedThresholds(arguments.thresholds, arguments.confidence or "mean")
-    preset = {"paper": PAPER_TREE, "chain": TreeShape()}.get(arguments.tree) or Policy(chosen).limits(arguments.exact)
-    return Policy(chosen, replace(preset, **sizes), arguments.lookup)
+    fixed = FixedThresholds(arguments.thresholds, arguments.confidence or "mean")
+    chosen: DraftingPolicy = Adaptive() if adaptive else fixed
+    preset = {"paper": PAPER_TREE, "chain": TreeShape()}.get(arguments.tree)
+    if preset is None and sizes:
+        preset = chosen.largest_tree(chain=arguments.exact is not False)
+    return Policy(chosen, replace(preset, **sizes) if preset else None, arguments.lookup)
 
 
 def decoding_options(arguments: argparse.Namespace, temperature: float) -> Options:
@@ -104,6 +126,11 @@ def decoding_options(arguments: argparse.Namespace, temperature: float) -> Optio
         policy=drafting_policy(arguments),
         exact=arguments.exact,
     )
+
+
+def prepare(decoder: Decoder, arguments: argparse.Namespace, options: Options) -> None:
+    """Check and measure what ``options`` need, with progress on stderr."""
+    decoder.prepare(options, lambda work: print(f"{work} ...", file=sys.stderr, flush=True), arguments.measure)
 
 
 def single_temperature(arguments: argparse.Namespace) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runtime.decoding.request import Request
+from runtime.drafting.learned import DISAGREEMENT
 from runtime.evaluation.comparison import Comparison
 
 _FINISHED = {
@@ -10,10 +11,11 @@ _FINISHED = {
     "length": "reached max-new-tokens",
     "capacity": "reached the end of the target's cache",
     "cancelled": "cancelled",
+    "error": "ended by an error",
 }
 
 
-def request_lines(request: Request) -> list[str]:
+def request_lines(request: Request, cost_disagreement: float = 1.0) -> list[str]:
     """What a finished request gave and cost."""
     stats = request.stats
     lines = [
@@ -28,12 +30,18 @@ def request_lines(request: Request) -> list[str]:
         total = stats.exit_counts.total()
         exits = ", ".join(f"{exit_}: {count / total:.0%}" for exit_, count in sorted(stats.exit_counts.items()))
         lines += [f"by depth        {depths}", f"exits           {exits}"]
-    elif request.drafting is not None:
-        lines.append("exits           none, for nothing was drafted: that is faster here")
+    elif request.options.draft:
+        lines.append("exits           none: the draft model did not run, since that is faster here")
     lines.append(
         f"milliseconds    prefill {stats.prefill * 1e3:.0f}, draft {stats.draft * 1e3:.0f},"
-        f" verify {stats.verify * 1e3:.0f}, elsewhere {stats.other * 1e3:.0f}"
+        f" verify {stats.verify * 1e3:.0f}, host {stats.other * 1e3:.0f}"
     )
+    if cost_disagreement > DISAGREEMENT:
+        lines.append(
+            f"costs           off by {cost_disagreement:.1f}x against this run; the next start measures them again"
+        )
+    if not request.exact and request.options.draft:
+        lines.append("exactness       the target's text, but for ties between scores of rounding size")
     return lines
 
 
@@ -49,7 +57,7 @@ def baseline_lines(request: Request, alone: Request, comparison: Comparison) -> 
 def describe(comparison: Comparison) -> str:
     """``identical``, or where the outputs part and by how little."""
     if comparison.identical:
-        return "identical"
+        return "identical, scores bit for bit" if comparison.bits else "identical"
     if comparison.margin is None:
         return f"differ from {comparison.position} on, by their length or a choice that has no scores"
     return f"differ from {comparison.position} on, where the two scores are {comparison.margin:.1e} apart"

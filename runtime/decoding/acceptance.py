@@ -1,34 +1,36 @@
-"""Verification: walk the tree along the target's own choices."""
+"""Acceptance: walk the tree along the target's own choices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from runtime.backends import Logits
-from runtime.decoding.sampling import Chooser
-from runtime.drafting.tree import Tree
+from runtime.sampling.chooser import Chooser
+from runtime.tree.tree import Tree
 
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """``path`` lists the accepted nodes from the root on; ``token`` is the target's choice after the last."""
+    """``path`` lists the accepted nodes from the root on. ``tokens`` are what the text gains: the path's tokens below
+    the root, then the target's own choice after them.
+    """
 
     path: list[int]
-    token: int
+    tokens: list[int]
 
 
 def accept(tree: Tree, logits: Logits, chooser: Chooser, root_position: int) -> Acceptance:
     """Follow the target from the root while its choice is a child in the tree.
 
-    ``logits`` are the target's at every node, ``root_position`` is the root's place in the text.
-    The tokens that come out are those the target alone would have chosen with the same seed.
+    ``logits`` are the target's at every node, ``root_position`` is the root's position in the text. The tokens are
+    those that the target would have chosen without the tree.
     """
-    path, children = [0], tree.children()
+    path, tokens, children = [0], [], tree.children()
     while True:
         node = path[-1]
         token = chooser.choose(logits[node], root_position + len(path))
-        chooser.see((token,))
+        tokens.append(token)
         child = children.get((node, token))
         if child is None:
-            return Acceptance(path, token)
+            return Acceptance(path, tokens)
         path.append(child)

@@ -1,4 +1,4 @@
-"""The decoding loop: draft, verify, accept, commit."""
+"""The decoding loop: plan what to verify, verify it in one call, commit what the target accepts."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runtime.backends import Logits
 from runtime.backends.placement import Placement
 from runtime.decoding.acceptance import accept
-from runtime.decoding.request import Options, Request, Step
-from runtime.drafting.adaptive import CostAware, Learned
-from runtime.drafting.costs import Costs, load_costs
-from runtime.drafting.policy import DraftingPolicy, FixedThresholds, StepTimes
-from runtime.drafting.sorted_draft import Proposal, SortedDraft
-from runtime.drafting.tree import Tree, TreeBuilder
+from runtime.decoding.options import Options
+from runtime.decoding.preparation import Preparation, Progress
+from runtime.decoding.request import Request, Step
+from runtime.drafting.ngram import LONGEST_DRAFT
+from runtime.drafting.proposal import Proposal, StepTimes
+from runtime.drafting.sorted_draft import SortedDraft
+from runtime.drafting.text import TextDrafting
 from runtime.targets import open_target
 from runtime.targets.interface import TargetModel
 from runtime.text.chat import ChatTemplate, Message
 from runtime.text.tokenizer import load_tokenizer
+from runtime.tree.tree import Tree
 from s2d_trt.bundle import find_bundle
 from s2d_trt.errors import OptionError, TokenizerMismatchError
 
@@ -27,16 +30,15 @@ from s2d_trt.errors import OptionError, TokenizerMismatchError
 class Decoder:
     """Generates text with one target, helped by a sorted draft that other targets may share.
 
-    The output is what the target alone generates with the same seed, whatever the draft, the thresholds
-    and the tree.
+    The text is what the target alone generates with the same seed, whatever the draft, the thresholds and the tree.
+    Without a draft, n-gram lookup still drafts.
     """
 
     def __init__(self, target: TargetModel, draft: SortedDraft | None = None) -> None:
         self.target, self.draft = target, draft
         self.tokenizer = load_tokenizer(target.tokenizer_path)
-        self._exact_checked = False
-        self._costs: Costs | None = None
-        self._learned: dict[float, Learned] = {}
+        self._preparation = Preparation(target, draft)
+        self._template: ChatTemplate | None = None
         if draft is not None:
             ours, theirs = (part.tokenizer.fingerprint for part in (target, draft))
             if ours != theirs:
@@ -47,11 +49,19 @@ class Decoder:
 
     @classmethod
     def open(
-        cls, target: str | Path, draft: str | Path | None = "draft", placement: Placement | None = None
+        cls,
+        target: str | Path,
+        draft: str | Path | None = "draft",
+        placement: Placement | None = None,
+        verify: bool = False,
     ) -> Decoder:
-        """Load bundles by path or by name under ``engines/``. Raises BundleError, TokenizerMismatchError."""
-        loaded = None if draft is None else SortedDraft.open(find_bundle(draft), placement)
-        return cls(open_target(target, placement), loaded)
+        """Load bundles by path or by name under ``engines/``; ``verify`` checks the hash of every file.
+
+        Raises:
+            BundleError, OptionError, TokenizerMismatchError: a bundle is missing or damaged, or they do not fit.
+        """
+        loaded = None if draft is None else SortedDraft.open(find_bundle(draft), placement, verify)
+        return cls(open_target(target, placement, verify), loaded)
 
     def request(self, prompt: str | Sequence[int], options: Options | None = None, **changes: Any) -> Request:
         """A new text to generate, from a prompt or its token ids; ``changes`` are fields of ``Options``.
@@ -60,41 +70,145 @@ class Decoder:
             OptionError, CapacityError: an option or the prompt does not fit.
         """
         options = replace(options or Options(), **changes)
-        self.target.check_sampling(options.sampling)
-        if self.draft is not None and options.draft:
-            self.draft.check_shape(options.tree)
-            self.target.check_shape(options.tree)
-        if options.exact and not self._exact_checked:
-            self.target.check_exact()
-            self._exact_checked = True
+        self.check(options)
         ids = self._encode(prompt) if isinstance(prompt, str) else prompt
-        return Request(ids, options, self.target, self.tokenizer, self._drafting_policy(options))
+        return Request(ids, options, self.target, self.tokenizer)
 
-    def _drafting_policy(self, options: Options) -> DraftingPolicy | None:
-        """Who decides for a request with these options; None where nothing is drafted."""
-        draft, chosen = self.draft, options.policy.exit
-        if draft is None or not options.draft:
-            return None
-        if isinstance(chosen, FixedThresholds):
-            return chosen.fit(draft.exits)
-        if self._costs is None:
-            self._costs = load_costs(self.target, draft)
-        # A draft ranks by other scores at another temperature, so it is another draft to learn.
-        learned = self._learned.get(options.sampling.temperature) if chosen.shared else None
-        learned = learned or Learned(len(draft.exits), self._costs)
-        if chosen.shared:
-            self._learned[options.sampling.temperature] = learned
-        return CostAware(learned)
+    def check(self, options: Options) -> None:
+        """Raise OptionError where the engines cannot do what ``options`` ask for."""
+        self.target.check_sampling(options.sampling)
+        if not options.draft:
+            return
+        shape = options.policy.largest_tree(chain=options.exact is not False and options.allows_exact)
+        self.target.check_shape(shape)
+        if self.draft is not None:
+            self.draft.check_shape(shape)
+            options.policy.exit.check(self.draft.exits)
 
     def chat_request(self, messages: Sequence[Message], options: Options | None = None, **changes: Any) -> Request:
         """As ``request``, of a conversation: the target's chat template makes the prompt, up to its own next turn.
 
         Raises:
-            BundleError: the target has no chat template. OptionError: it does not take these messages.
+            BundleError: the target has no chat template. OptionError: the template does not take these messages.
         """
-        text = ChatTemplate.of(self.target).render(messages)
+        if self._template is None:
+            self._template = ChatTemplate.of(self.target)
         # The template writes the special tokens itself.
-        return self.request(self._encode(text, special_tokens=False), options, **changes)
+        return self.request(self._encode(self._template.render(messages), special_tokens=False), options, **changes)
+
+    def prepare(self, options: Options | None = None, progress: Progress | None = None, measure: bool = False) -> None:
+        """Check and measure what requests with ``options`` need, once for each machine: whether outputs are exact, and
+        what calls cost. ``run`` does so too where it was not done before; ``measure`` measures again.
+
+        Raises:
+            OptionError: the engines cannot do what ``options`` ask for.
+            S2DError: ``options.exact`` cannot be promised here.
+        """
+        options = options or Options()
+        self.check(options)
+        self._preparation.prepare(options, progress or (lambda _: None), measure)
+
+    @property
+    def cost_disagreement(self) -> float:
+        """How far the latest steps are from the measured costs, as a ratio of at least 1."""
+        return self._preparation.disagreement
+
+    def run(self, request: Request) -> Iterator[Step]:
+        """Yield each step's accepted tokens until the request finishes or is cancelled.
+
+        An error of an engine ends this request alone, with finish reason ``error``, and is raised.
+        """
+        if request.started:
+            raise OptionError("this request has been run before; make a new one")
+        request.started = True
+        try:
+            if not request.cancelled:
+                yield self._prefill(request)
+            while not request.finished and not request.cancelled:
+                yield self._step(request)
+            if held_back := request.finish("cancelled"):
+                yield Step([], 0, [held_back])
+        except Exception:
+            request.finish_reason = "error"
+            raise
+        finally:
+            self._release(request)
+            request.finish("cancelled")
+
+    def _prefill(self, request: Request) -> Step:
+        began = time.perf_counter()
+        self._start(request)
+        assert request.sequence is not None
+        prefilling = time.perf_counter()
+        logits = request.sequence.prefill(request.prompt)
+        token = request.chooser.choose(logits, request.length)
+        step = request.append([token], drafted=0)
+        if request.drafting is not None:
+            request.drafting.follow([token])
+        request.stats.prefill = request.stats.total = time.perf_counter() - prefilling
+        request.stats.preparation = prefilling - began
+        return step
+
+    def _step(self, request: Request) -> Step:
+        began = time.perf_counter()
+        sequence, drafting = request.sequence, request.drafting
+        assert sequence is not None
+        verified, drafted = sequence.clock.seconds, drafting.seconds if drafting else 0.0
+        proposal = self._plan(request)
+        logits = sequence.verify(proposal.tree)
+        step, path, copied = self._commit(request, proposal, logits)
+        times = StepTimes(
+            drafting.seconds - drafted if drafting else 0.0,
+            sequence.clock.seconds - verified,
+            time.perf_counter() - began,
+        )
+        request.stats.record(proposal, self.draft.exits if self.draft else (), len(path), times)
+        if drafting is not None:
+            drafting.learn(proposal, path, times, copied)
+        return step
+
+    def _plan(self, request: Request) -> Proposal:
+        """The tree to verify: at least the root, the last token of the text."""
+        if request.drafting is None:
+            return Proposal(Tree.chain(request.tokens[-1:]))
+        return request.drafting.propose(request.tokens[-1], min(request.remaining, self.target.max_rows) - 1)
+
+    def _commit(self, request: Request, proposal: Proposal, logits: Logits) -> tuple[Step, list[int], int]:
+        """Accept along the target's choices and keep the accepted rows; also the accepted path, and how many of its
+        tokens were copied from the text.
+        """
+        assert request.sequence is not None
+        acceptance = accept(proposal.tree, logits, request.chooser, request.length - 1)
+        request.sequence.commit(acceptance.path)
+        copied = request.drafting.follow(acceptance.tokens) if request.drafting else 0
+        return request.append(acceptance.tokens, len(acceptance.path) - 1), acceptance.path, copied
+
+    def _start(self, request: Request) -> None:
+        """Lease what the request needs of the target and of the drafters."""
+        options, policy = request.options, request.options.policy
+        request.exact = self._preparation.prepare(options)
+        shape = policy.largest_tree(chain=request.exact)
+        copied = LONGEST_DRAFT if policy.looks_up else 0
+        rows = min(shape.verify_rows(copied), self.target.max_rows) if options.draft else 1
+        request.sequence = self.target.lease(rows if request.exact else 0)
+        if not options.draft:
+            return
+        chain = request.exact or shape.is_chain or self.target.drafts == "chain"
+        shape = replace(shape, nodes=max(2, min(shape.nodes, self.target.max_rows)))
+        planner = self._preparation.planner(policy.exit, options.sampling.temperature)
+        request.drafting = TextDrafting([], planner, shape, request.noise, chain)
+        # Model drafters grow the tree level by level, so they come first.
+        drafters = [self.draft, self._preparation.lookup(options.sampling.temperature) if policy.looks_up else None]
+        for drafter in drafters:
+            if drafter is not None and (leased := drafter.lease(request.prompt, shape)) is not None:
+                request.drafting.sequences.append(leased)
+
+    def _release(self, request: Request) -> None:
+        if request.sequence is not None:
+            self.target.release(request.sequence)
+            request.sequence = None
+        if request.drafting is not None:
+            request.drafting.release()
 
     def _encode(self, prompt: str, special_tokens: bool = True) -> list[int]:
         try:
@@ -102,89 +216,3 @@ class Decoder:
         except TypeError as cause:  # a lone surrogate: what Python makes of bytes that are no text
             raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8") from cause
         return ids
-
-    def run(self, request: Request) -> Iterator[Step]:
-        """Yield each step's accepted tokens until the request finishes or is cancelled."""
-        if request.target_sequence is not None:
-            raise OptionError("this request has been run before; make a new one")
-        try:
-            if not request.finished:
-                yield self._prefill(request)
-            while not request.finished:
-                yield self._step(request)
-        finally:
-            request.cancel()
-            self._release(request)
-
-    def _prefill(self, request: Request) -> Step:
-        started = time.perf_counter()
-        request.target_sequence = self.target.lease(request.options.exact_rows)
-        logits = request.target_sequence.prefill(request.prompt)
-        draft = self.draft if request.options.draft else None
-        if draft is not None and request.length < draft.max_length and draft.knows(request.prompt):
-            request.draft_sequence = draft.lease()
-            request.draft_sequence.enqueue(request.prompt)
-        token = request.chooser.choose(logits, request.length)
-        request.chooser.see((token,))
-        step = request.append([token], drafted=0)
-        self._follow(request, [token])
-        request.stats.prefill = request.stats.total = time.perf_counter() - started
-        return step
-
-    def _step(self, request: Request) -> Step:
-        started = time.perf_counter()
-        slot = request.target_sequence
-        assert slot is not None
-        draft_before = request.draft_sequence.clock.seconds if request.draft_sequence else 0.0
-        verify_before = slot.clock.seconds
-
-        proposal = self._propose(request)
-        drafting = request.draft_sequence.clock.seconds - draft_before if request.draft_sequence else 0.0
-        tree = Tree.root_only(request.tokens[-1]) if proposal is None else proposal.tree
-        logits = slot.verify(tree)
-        acceptance = accept(tree, logits, request.chooser, request.length - 1)
-        slot.commit(acceptance.path)
-        tokens = [*tree.tokens[acceptance.path[1:]].tolist(), acceptance.token]
-        self._follow(request, tokens)
-        step = request.append(tokens, drafted=len(tokens) - 1)
-
-        seconds = StepTimes(drafting, slot.clock.seconds - verify_before, time.perf_counter() - started)
-        request.stats.record(proposal, self.draft.exits if self.draft else (), acceptance, seconds)
-        if request.drafting is not None:
-            request.drafting.learn(proposal, acceptance, seconds)
-        return step
-
-    def _propose(self, request: Request) -> Proposal | None:
-        """Draft as deep as the text may still grow, or look up; None where there is nothing to verify but the root."""
-        slot, draft, policy, shape = request.draft_sequence, self.draft, request.drafting, request.options.tree
-        room = min(request.remaining, self.target.max_rows) - 1
-        if policy is None or room < 1:
-            return None
-        guess = request.guess(room)
-        levels = 0 if slot is None or draft is None else min(shape.depth + 1, room, draft.max_length - request.length)
-        if slot is not None and levels > 0 and policy.begins(slot.waiting[0], guess):
-            shape = shape if levels > shape.depth else replace(shape, depth=levels - 1)
-            proposal = slot.propose(request.noise, policy, shape, guess)
-        elif guess is not None:
-            proposal = Proposal.finish(TreeBuilder(request.tokens[-1], shape, policy.floor), [], policy, guess)
-        else:
-            return None
-        return proposal if self.target.drafts == "tree" else replace(proposal, tree=proposal.tree.best_path())
-
-    def _follow(self, request: Request, tokens: list[int]) -> None:
-        """Tell the draft what was accepted; where it cannot hold that, decoding goes on without it."""
-        slot, draft = request.draft_sequence, self.draft
-        if slot is None or draft is None:
-            return
-        if slot.committed + len(tokens) > draft.max_length or not draft.knows(tokens):
-            draft.release(slot)
-            request.draft_sequence = None
-        else:
-            slot.enqueue(tokens)
-
-    def _release(self, request: Request) -> None:
-        if request.target_sequence is not None:
-            self.target.release(request.target_sequence)
-        if request.draft_sequence is not None and self.draft is not None:
-            self.draft.release(request.draft_sequence)
-            request.draft_sequence = None

@@ -4,64 +4,29 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from tokenizers import Tokenizer
 
-from runtime.decoding.noise import Noise
-from runtime.decoding.sampling import Chooser, Sampling
+from runtime.decoding.options import Options
 from runtime.decoding.stats import Stats
-from runtime.drafting.ngram import NgramDraft, NgramIndex
-from runtime.drafting.policy import DraftingPolicy, Policy
-from runtime.drafting.sorted_draft import DraftSequence
-from runtime.drafting.tree import TreeShape
+from runtime.drafting.text import TextDrafting
+from runtime.sampling.chooser import Chooser
+from runtime.sampling.noise import Noise
 from runtime.targets.interface import TargetModel, TargetSequence
 from runtime.text.tokenizer import TextStream
 from s2d_trt.errors import CapacityError, OptionError
 
-FinishReason = Literal["stop", "length", "capacity", "cancelled"]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a request asks for.
-
-    ``policy`` decides only the speed. ``draft`` False runs the target alone. ``exact`` makes the output
-    bit-identical to the target alone in exact mode; it needs a chain.
-    """
-
-    max_new_tokens: int = 128
-    sampling: Sampling = field(default_factory=Sampling)
-    stop: tuple[str, ...] = ()
-    policy: Policy = field(default_factory=Policy)
-    draft: bool = True
-    exact: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise OptionError(f"max-new-tokens {self.max_new_tokens} must be at least 1")
-        if any(not stop for stop in self.stop):
-            raise OptionError("a stop string is empty; leave it out or give at least one character")
-        if self.exact and self.tree.top_k != 1:
-            raise OptionError("--exact drafts chains: use it with --tree-top-k 1")
-
-    @property
-    def tree(self) -> TreeShape:
-        """The largest tree that a step may draft."""
-        return self.policy.limits(self.exact)
-
-    @property
-    def exact_rows(self) -> int:
-        """Most rows of a verify call where the output must be exact, else 0."""
-        return self.tree.verify_rows if self.exact else 0
+FinishReason = Literal["stop", "length", "capacity", "cancelled", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step added: ``tokens``, of which the first ``drafted`` were the draft's.
+    """What one step added: ``tokens``, of which the first ``drafted`` were proposed by a drafter.
 
-    ``pieces`` is the text released with each token.
+    ``pieces`` is the text released with each token. The last step of a cancelled request has no token, and one piece
+    with the text that was held back for a stop string.
     """
 
     tokens: list[int]
@@ -75,43 +40,27 @@ class Step:
 
 
 class Request:
-    """All state of one text; several requests can take turns over the same engines."""
+    """All state of one text; several requests can take turns on the same engines.
 
-    def __init__(
-        self,
-        prompt: Sequence[int],
-        options: Options,
-        target: TargetModel,
-        tokenizer: Tokenizer,
-        drafting: DraftingPolicy | None,
-    ) -> None:
-        if not prompt:
-            raise OptionError("the prompt is empty; give at least one token")
-        for token in prompt:
-            if not 0 <= token < target.vocab_size:
-                raise OptionError(
-                    f"token id {token} is outside the vocabulary of {target.vocab_size}; tokenize with this target's"
-                    " tokenizer"
-                )
-        if len(prompt) >= target.max_length:
-            raise CapacityError(
-                f"the prompt has {len(prompt)} tokens and target {target.name} holds {target.max_length} in all;"
-                " shorten it or build the bundle with a larger --max-length"
-            )
-        self.prompt, self.options, self.drafting, self._target = list(prompt), options, drafting, target
+    ``sequence`` is the text in the target and ``drafting`` its drafters, both None while it does not run. ``exact``,
+    settled when the request starts, says whether its text and scores are bit-identical to the target's own.
+    """
+
+    def __init__(self, prompt: Sequence[int], options: Options, target: TargetModel, tokenizer: Tokenizer) -> None:
+        _check_prompt(prompt, target)
+        self.prompt, self.options = list(prompt), options
         sampling = options.sampling
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         self.noise = Noise(self.seed, sampling.temperature, target.vocab_size)
         self.chooser = Chooser(sampling, self.noise, target.vocab_size)
-        self.chooser.see(self.prompt)
+        self.chooser.observe(self.prompt)
         self.stats = Stats()
         self.tokens: list[int] = []
         """New tokens so far."""
         self.finish_reason: FinishReason | None = None
-        self.target_sequence: TargetSequence | None = None
-        self.draft_sequence: DraftSequence | None = None
-        self._lookup = NgramIndex() if options.draft and options.policy.looks_up else None
-        self._looked_at = 0
+        self.started = self.exact = self.cancelled = False
+        self.sequence: TargetSequence | None = None
+        self.drafting: TextDrafting | None = None
         self._stream = TextStream(tokenizer, options.stop)
         self._stop_tokens = frozenset(target.tokenizer.eos_token_ids)
         self._limit = min(options.max_new_tokens, target.max_length - len(self.prompt))
@@ -141,23 +90,12 @@ class Request:
         """Whether no further step will come."""
         return self.finish_reason is not None
 
-    def guess(self, most: int) -> NgramDraft | None:
-        """At most ``most`` tokens that the text so far suggests; None where it does not repeat itself."""
-        if self._lookup is None:
-            return None
-        if not self._looked_at:
-            self._lookup.extend(self.prompt)
-        self._lookup.extend(self.tokens[self._looked_at :])
-        self._looked_at = len(self.tokens)
-        return self._lookup.guess(most)
-
     def cancel(self) -> None:
-        """End the request before its next step; what was generated stays."""
-        if not self.finished:
-            self._finish("cancelled")
+        """Ask for the end of the text before its next step, from any thread; what was generated stays."""
+        self.cancelled = True
 
     def append(self, tokens: Sequence[int], drafted: int) -> Step:
-        """Take what a step accepted, up to the token that ends the text."""
+        """Add what a step accepted, up to the token that ends the text."""
         kept: list[int] = []
         pieces: list[str] = []
         for token in tokens:
@@ -167,14 +105,35 @@ class Request:
             if self._stream.push(token):
                 self.finish_reason = "stop"
             elif token in self._stop_tokens:
-                self._finish("stop")
+                self.finish("stop")
             elif not self.remaining:
-                self._finish("length" if len(self.tokens) == self.options.max_new_tokens else "capacity")
+                self.finish("length" if len(self.tokens) == self.options.max_new_tokens else "capacity")
             pieces.append(self.text[released:])
             if self.finished:
                 break
         return Step(kept, min(drafted, len(kept)), pieces)
 
-    def _finish(self, reason: FinishReason) -> None:
+    def finish(self, reason: FinishReason) -> str:
+        """End the text, unless it has ended; returns the text that was held back until now."""
+        if self.finished:
+            return ""
         self.finish_reason = reason
+        released = len(self.text)
         self._stream.finish()
+        return self.text[released:]
+
+
+def _check_prompt(prompt: Sequence[int], target: TargetModel) -> None:
+    if not prompt:
+        raise OptionError("the prompt is empty; give at least one token")
+    for token in prompt:
+        if not 0 <= token < target.vocab_size:
+            raise OptionError(
+                f"token id {token} is outside the vocabulary of {target.vocab_size}; tokenize with this target's"
+                " tokenizer"
+            )
+    if len(prompt) >= target.max_length:
+        raise CapacityError(
+            f"the prompt has {len(prompt)} tokens and target {target.name} holds {target.max_length} in all;"
+            " shorten it or build the bundle with a larger --max-length"
+        )

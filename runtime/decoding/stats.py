@@ -5,39 +5,36 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from runtime.decoding.acceptance import Acceptance
-from runtime.drafting.policy import StepTimes
-from runtime.drafting.sorted_draft import Proposal
+from runtime.drafting.proposal import Proposal, StepTimes
 
 
 @dataclass(slots=True)
 class Stats:
-    """Counters of one request; seconds are wall time, ``draft`` and ``verify`` of engine calls alone."""
+    """Counters of one request. Seconds are wall time; ``draft`` and ``verify`` count engine calls only."""
 
     accept_lengths: list[int] = field(default_factory=list)
-    """Tokens that each step accepted, the target's own included, before the text was cut at its end."""
+    """Tokens that each step accepted, the target's own included; the last step may go beyond the end of the text."""
     exit_counts: Counter[int] = field(default_factory=Counter)
     """How many draft depths each exit (its layer count) answered."""
     drafted_at_depth: Counter[int] = field(default_factory=Counter)
     accepted_at_depth: Counter[int] = field(default_factory=Counter)
     total: float = 0.0
+    preparation: float = 0.0
+    """Before the prefill: checks and measurements, where no earlier request needed them. Not part of ``total``."""
     prefill: float = 0.0
     draft: float = 0.0
     verify: float = 0.0
 
-    def record(
-        self, proposal: Proposal | None, exits: tuple[int, ...], acceptance: Acceptance, seconds: StepTimes
-    ) -> None:
-        """Count one step."""
-        self.draft += seconds.draft
-        self.verify += seconds.verify
-        self.total += seconds.total
-        self.accept_lengths.append(len(acceptance.path))
-        if proposal is None:
-            return
+    def record(self, proposal: Proposal, exits: tuple[int, ...], accepted: int, times: StepTimes) -> None:
+        """Count one step that accepted ``accepted`` tokens."""
+        self.draft += times.draft
+        self.verify += times.verify
+        self.total += times.total
+        self.accept_lengths.append(accepted)
         self.exit_counts.update(exits[index] for index in proposal.exits)
-        self.drafted_at_depth.update(range(1, max(len(proposal.exits), int(proposal.tree.depths.max())) + 1))
-        self.accepted_at_depth.update(range(1, len(acceptance.path)))
+        deepest = max(len(proposal.exits), int(proposal.tree.depths.max()))
+        self.drafted_at_depth.update(range(1, deepest + 1))
+        self.accepted_at_depth.update(range(1, accepted))
 
     @property
     def steps(self) -> int:

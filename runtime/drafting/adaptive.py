@@ -1,252 +1,242 @@
-"""The cost-aware policy: every piece of work must pay at least what the request earns on average.
+"""The cost-aware policy: a piece of work is done when it pays at least what the text earns on average.
 
 Decoding earns accepted tokens for milliseconds. To maximise their ratio, do a further piece of work exactly when the
-tokens it is expected to add, divided by its milliseconds, exceed that ratio itself (Dinkelbach 1967). The same rule
+tokens that it is expected to add, divided by its milliseconds, exceed that ratio (Dinkelbach 1967). The same rule
 decides whether to draft at all, whether a deeper exit answers, whether the tree grows by a level, and which of its
-nodes are verified (compare Sequoia, arXiv 2402.12374, and DEL, arXiv 2504.05598). Costs are measured on this machine,
-acceptance is learned from this target's own verdicts.
+nodes are verified (compare Sequoia, arXiv 2402.12374, and DEL, arXiv 2504.05598). Costs are measured on this machine;
+acceptance is learned from this target's own decisions.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from runtime.decoding.acceptance import Acceptance
-from runtime.drafting.calibration import Calibration, Fading
-from runtime.drafting.costs import Costs
-from runtime.drafting.ngram import NgramDraft, NgramOdds
-from runtime.drafting.policy import DraftingPolicy, StepTimes, confidence
-from runtime.drafting.sorted_draft import Proposal
+from runtime.drafting.learned import (
+    CONFIDENCE_BINS,
+    FIRST_TRIAL_SHARE,
+    KINDS,
+    LEAST_TRIAL_SHARE,
+    Learned,
+    PairStatistics,
+)
+from runtime.drafting.policy import DraftingPolicy, Prospect, StepBudget, StepPlanner, confidence
+from runtime.drafting.proposal import Outcome, StepTimes
+from runtime.tree.shape import TreeShape
 
-TREE_ROWS = 8
-"""Of a small tree, over which the cost of a row is averaged."""
-GUESSED = 3
-"""Steps are told apart by what the guess promises: less than a token, less than two, more."""
-BINS = 8
-"""Of an exit's confidence, for what the next exit adds."""
-PROBING, LEAST_PROBING = 0.02, 0.0025
-"""Share of the time that goes into trying a draft again that has not paid: at first, and after many failed tries."""
-PATIENCE = 8
-"""How often in a row an exit is passed by until it answers for once: only then is it learned how good it is."""
+ROW_SPAN = 8
+"""The cost of one more row is the mean over a call of this many."""
+MOST_PASSED_OVER = 8
+"""An exit answers at least once after so many depths that ran deeper: its accuracy is learned only when it answers."""
 LARGEST_LOSS = -1.0
-"""Tokens that one step may lose: a first call, or a machine that was busy just then, says nothing of the draft."""
-PROBES = 4.0
-"""Weight of a try's outcome: one that pays brings the draft back soon."""
+"""Tokens that one step may lose: a slow call, on cold caches or beside other load, says nothing about the draft."""
+TRIAL_WEIGHT = 4.0
+"""Weight of a trial's outcome: a trial that pays brings the draft back soon."""
+LARGEST_TREE, LONGEST_CHAIN = TreeShape(depth=7, top_k=4, nodes=32), TreeShape(depth=11, top_k=1, nodes=32)
+"""Limits; what is drafted is as large as pays."""
 
 
-class Earned:
-    """Tokens per millisecond in steps of one kind."""
+@dataclass(frozen=True, slots=True)
+class Adaptive(DraftingPolicy):
+    """The cost-aware policy. With ``shared``, the texts of one target learn from each other."""
 
-    def __init__(self, alone: float) -> None:
-        self._tokens, self._milliseconds = Fading(1.0, 4.0, 32.0), Fading(alone, 4.0, 32.0)
+    shared: bool = True
 
-    @property
-    def rate(self) -> float:
-        """The mean of late; before any step, one token for the milliseconds of the target alone."""
-        return self._tokens.value / self._milliseconds.value
+    needs_costs = True
 
-    def observe(self, tokens: int, milliseconds: float) -> None:
-        """Count one step."""
-        self._tokens.observe(tokens)
-        self._milliseconds.observe(milliseconds)
+    def largest_tree(self, chain: bool) -> TreeShape:
+        """The limits on a CPU."""
+        return LONGEST_CHAIN if chain else LARGEST_TREE
 
-
-class Learned:
-    """What is known of one draft on one target: shared by requests, or one request's own."""
-
-    def __init__(self, exits: int, costs: Costs) -> None:
-        self.costs = costs
-        self.calibration = [(Calibration(), Calibration()) for _ in range(exits)]
-        """Per exit: of a node's best candidate, and of the others."""
-        # Hopeful, so that each bin is tried a few times.
-        self.deeper_gain = [[Fading(0.1, 2.0, 64.0) for _ in range(BINS)] for _ in range(exits - 1)]
-        self.passed_by = [0] * (exits - 1)
-        """Per exit: depths since it answered."""
-        self.guesses = NgramOdds()
-        self.profits = [Fading(0.4, 8.0, 64.0) for _ in range(GUESSED)]
-        """Tokens that drafting earned in a step beyond what its time, and the guess at hand, would have earned: by the
-        tokens that could be expected of the guess."""
-        self.elsewhere = Fading(0.0, 1.0, 32.0)
-        """Milliseconds outside the call of a step that does not draft."""
-        self.next_mass = Fading(0.7, 4.0, 128.0)
-        self.verify_slowness = Fading(1.0, 4.0, 32.0)
-        self.draft_slowness = Fading(1.0, 4.0, 32.0)
-        alone = costs.of_verify[1]
-        self.earned = [Earned(alone) for _ in range(GUESSED)]
-        """Tokens for milliseconds, of late: a stretch of the text that copies another goes at a rate of its own."""
-        self.purse = 0.0
-        """Milliseconds saved up for trying."""
-        self.probing = PROBING
-        """Share of the time that is saved up: halved by each try that fails."""
-
-    def rate(self, kind: int) -> float:
-        """Tokens per millisecond of steps with such a guess, at least those of the target alone."""
-        return max(1.0 / (self.costs.of_verify[1] * self.verify_slowness.value), self.earned[kind].rate)
+    def open(self, pair: PairStatistics, temperature: float) -> CostAware:
+        """A planner with the pair's statistics, or with its own."""
+        return CostAware(pair.learned(temperature) if self.shared else pair.new())
 
 
-class CostAware(DraftingPolicy):
-    """Decides for one request from what was learned.
+class CostAware(StepPlanner):
+    """Plans the steps of one text from what was learned.
 
-    Rows that wait before a segment are a debt that whoever runs it next pays, for the good of all that follow. It is
-    paid once the profit forgone by not running amounts to it (rent or buy: at most twice the best possible cost).
+    A segment whose backlog is long costs more than it adds in one step, but clearing the backlog serves all later
+    steps. It is cleared when the profit forgone so far by not running the segment equals its cost (the ski-rental
+    rule: at most twice the cost of the best decision in hindsight).
     """
 
     def __init__(self, learned: Learned) -> None:
-        self._learned, self._costs = learned, learned.costs
-        # From one row to two a call may cost nothing more, or a step: neither says what a row of a tree costs.
-        self._row = (self._costs.of_verify[TREE_ROWS] - self._costs.of_verify[1]) / (TREE_ROWS - 1)
-        # The prompt's debt before segment 0 is paid at once by a draft that seems to pay.
-        self._forgone = [math.inf] + [0.0] * (len(learned.calibration) - 1)
-        self._confidence = [0.0] * len(learned.calibration)
-        self._price = self._row_price = self._beyond = self._predicted = self._debt = 0.0
-        self._kind, self._rate, self._profit = 0, learned.rate(0), learned.profits[0]
-        self._probing = False
-        self._waiting = 0
+        self.learned = learned
+        # The prompt's backlog before segment 0 is cleared at once by a draft that is expected to pay.
+        self.forgone = [math.inf] + [0.0] * (len(learned.calibration) - 1)
 
-    def begins(self, waiting: int, guess: NgramDraft | None = None) -> bool:
-        """See ``DraftingPolicy.begins``. A draft that does not pay is tried again now and then."""
-        learned, costs = self._learned, self._costs
-        self._predicted, self._waiting = 0.0, waiting
-        # What waits is a debt of the past, which says nothing of what a step of drafting earns.
-        self._debt = costs.of_exit(0, waiting, 1) - costs.of_exit(0, 1, 1)
-        promised = sum(map(math.exp, self.guessed(guess))) if guess is not None else 0.0
-        self._kind = min(int(promised), GUESSED - 1)
-        self._rate, self._profit = learned.rate(self._kind), learned.profits[self._kind]
-        self._price = self._rate * learned.draft_slowness.value
-        self._row_price = self._rate * learned.verify_slowness.value
-        # A node that is not worth its row is never grown.
-        self.floor = math.log(max(self._row_price * self._row, 1e-6))
-        self._probing = self._profit.value <= 0
-        if self._probing:
-            least = costs.of_exit(0, waiting, 1) * learned.draft_slowness.value + self._row
-            if learned.purse < least:
-                return False
-        elif not self._pays(0, self._profit.value, waiting, 1):
+    def plan(self, prospect: Prospect) -> AdaptiveBudget:
+        """Price a step; a draft that does not pay is tried again for a small share of the time."""
+        learned, costs, backlog = self.learned, self.learned.costs, prospect.backlog
+        kind = min(int(sum(map(math.exp, prospect.copied))), KINDS - 1)
+        rate = learned.rate(kind)
+        row_price = rate * learned.verify_slowness.value
+        # The calls of one row and of two may cost the same, or differ by a jump; neither is the cost of a row.
+        row_ms = (costs.verify_ms(ROW_SPAN) - costs.verify_ms(1)) / (ROW_SPAN - 1)
+        budget = AdaptiveBudget(
+            self,
+            kind=kind,
+            rate=rate,
+            row_price=row_price,
+            row_ms=row_ms,
+            # A node that is not worth its row is never added.
+            floor=math.log(max(row_price * row_ms, 1e-6)),
+            drafts=False,
+        )
+        if backlog is None:
+            return budget
+        budget.segment_rows = backlog
+        budget.backlog_ms = costs.exit_ms(0, backlog, 1) - costs.exit_ms(0, 1, 1)
+        budget.draft_price = rate * learned.draft_slowness.value
+        profit = learned.profits[kind].value
+        if profit <= 0:
+            cost = costs.exit_ms(0, backlog, 1) * learned.draft_slowness.value + row_ms
+            budget.is_trial = budget.drafts = learned.trial_ms >= cost
+        else:
+            budget.drafts = self.pays(0, profit, backlog, 1, budget.draft_price)
+        level = budget.draft_price * costs.exit_ms(0, 1, 1) + row_price * row_ms
+        # An accepted token makes a deeper chain possible: the sum of its expected profit.
+        onward = min(learned.next_level.value, 0.95)
+        budget.chain_profit = max(0.0, (onward - level) / (1.0 - onward))
+        return budget
+
+    def pays(self, segment: int, profit: float, backlog: int, rows: int, price: float) -> bool:
+        """Whether to run ``segment`` on ``backlog`` rows for ``profit`` tokens, from which the cost of ``rows`` is
+        already deducted.
+        """
+        if profit <= 0:
             return False
-        level = self._price * costs.of_exit(0, 1, 1) + self._row_price * self._row
-        # What an accepted token makes possible: the profit of a chain that goes on below it.
-        onward = min(learned.next_mass.value, 0.95)
-        self._beyond = max(0.0, (onward - level) / (1.0 - onward))
+        costs = self.learned.costs
+        self.forgone[segment] += profit
+        if self.forgone[segment] < price * (costs.exit_ms(segment, backlog, rows) - costs.exit_ms(segment, rows, rows)):
+            return False
+        self.forgone[segment] = 0.0
         return True
 
-    def guessed(self, guess: NgramDraft) -> list[float]:
-        """See ``DraftingPolicy.guessed``."""
-        return self._learned.guesses.logprobs(guess)
+    def learn(self, budget: StepBudget, outcome: Outcome) -> None:
+        """Update costs, earnings, profit and acceptance."""
+        assert isinstance(budget, AdaptiveBudget)
+        learned, times, accepted = self.learned, outcome.times, len(outcome.path)
+        rows = len(outcome.proposal.tree)
+        learned.steps += 1
+        learned.earnings[budget.kind].observe(accepted, times.total * 1e3)
+        learned.verify_slowness.observe(times.verify * 1e3 / learned.costs.verify_ms(rows))
+        if not outcome.proposal.exits:
+            learned.trial_ms += learned.trial_share * times.total * 1e3
+            learned.host_ms.observe((times.total - times.verify) * 1e3)
+            return
+        # Host work between the draft's calls is part of the cost of drafting.
+        drafting = max(times.draft * 1e3, (times.total - times.verify) * 1e3 - learned.host_ms.value)
+        learned.draft_slowness.observe(drafting / budget.predicted_ms)
+        self._learn_profit(budget, outcome, rows)
+        for depth in range(1, min(accepted, len(outcome.proposal.exits))):
+            learned.next_level.observe(float(accepted > depth + 1))
+        self._learn_candidates(outcome)
+
+    def _learn_profit(self, budget: AdaptiveBudget, outcome: Outcome, rows: int) -> None:
+        """The tokens that drafting added, less those that its time would have earned.
+
+        The backlog of earlier steps is deducted from the time: it says nothing of what a step of drafting costs.
+        """
+        learned, accepted = self.learned, len(outcome.path)
+        spent = outcome.times.total * 1e3 - self._plain_ms(rows, outcome.times)
+        copied = min(outcome.copied, accepted - 1)
+        profit = accepted - 1 - copied - budget.rate * (spent - budget.backlog_ms * learned.draft_slowness.value)
+        weight = TRIAL_WEIGHT if budget.is_trial else 1.0
+        learned.profits[budget.kind].observe(weight * max(profit, LARGEST_LOSS), weight)
+        if budget.is_trial:
+            learned.trial_ms -= spent
+            failed = learned.profits[budget.kind].value <= 0
+            learned.trial_share = max(LEAST_TRIAL_SHARE, learned.trial_share / 2) if failed else FIRST_TRIAL_SHARE
+
+    def _plain_ms(self, rows: int, times: StepTimes) -> float:
+        """Milliseconds that this step would have taken without drafting, estimated from its own verify call: a
+        machine may be twice as slow from one step to the next, which must not look like a profit.
+        """
+        costs = self.learned.costs
+        return times.verify * 1e3 * costs.verify_ms(1) / costs.verify_ms(rows) + self.learned.host_ms.value
+
+    def _learn_candidates(self, outcome: Outcome) -> None:
+        """The target decided on every child of an accepted node; it never saw what hangs below a rejected one."""
+        tree, exits = outcome.proposal.tree, outcome.proposal.exits
+        parents, depths = tree.parents.tolist(), tree.depths.tolist()
+        for node in range(1, len(tree)):
+            if tree.ranks[node] >= 0 and parents[node] in outcome.accepted:
+                calibration = self.learned.calibration[exits[depths[node] - 1]][tree.ranks[node] > 0]
+                calibration.observe(tree.draft_logprobs[node], node in outcome.accepted)
+
+
+@dataclass(slots=True, eq=False)
+class AdaptiveBudget(StepBudget):
+    """The prices of one step: ``rate`` in tokens per millisecond, ``draft_price`` and ``row_price`` the same for a
+    measured millisecond of drafting and of verification.
+
+    ``predicted_ms`` sums the measured cost of what the draft ran in this step.
+    """
+
+    planner: CostAware
+    kind: int
+    rate: float
+    row_price: float
+    row_ms: float
+    floor: float
+    drafts: bool
+    draft_price: float = 0.0
+    is_trial: bool = False
+    chain_profit: float = 0.0
+    backlog_ms: float = 0.0
+    segment_rows: int = 0
+    predicted_ms: float = 0.0
+    confidences: list[float] = field(default_factory=list)
 
     def calibrated(self, exit_index: int, logprobs: list[list[float]]) -> list[list[float]]:
-        """See ``DraftingPolicy.calibrated``."""
-        best, others = self._learned.calibration[exit_index]
+        """Correct the draft's probabilities by what the target accepted so far."""
+        best, others = self.planner.learned.calibration[exit_index]
         return [[best.apply(row[0]), *map(others.apply, row[1:])] for row in logprobs]
 
-    def answers(self, exit_index: int, paths: Sequence[float], children: Sequence[float], waiting: int) -> bool:
-        """See ``DraftingPolicy.answers``: the next exit must add more than it costs."""
-        learned, rows = self._learned, len(paths)
+    def answers(self, exit_index: int, paths: Sequence[float], children: Sequence[float], backlog: int) -> bool:
+        """Whether the next exit would add less than it costs."""
+        learned, costs, rows = self.planner.learned, self.planner.learned.costs, len(paths)
         sure = confidence(paths, children, "mean")
-        self._predicted += self._costs.of_exit(exit_index, self._waiting, rows)
-        self._waiting = waiting
-        if exit_index > 0:
-            before = self._confidence[exit_index - 1]
+        self.predicted_ms += costs.exit_ms(exit_index, self.segment_rows, rows)
+        self.segment_rows = backlog
+        if exit_index == 0:
+            self.confidences.clear()
+        else:
+            before = self.confidences[-1]
             learned.deeper_gain[exit_index - 1][_bin(before)].observe(sure - before)
-        self._confidence[exit_index] = sure
+        self.confidences.append(sure)
         if exit_index == len(learned.calibration) - 1:
             return True
-        gain = learned.deeper_gain[exit_index][_bin(sure)].value * (1.0 + self._beyond)
-        profit = sum(map(math.exp, paths)) * gain - self._price * self._costs.of_exit(exit_index + 1, rows, rows)
-        if learned.passed_by[exit_index] < PATIENCE and self._pays(exit_index + 1, profit, waiting, rows):
-            learned.passed_by[exit_index] += 1
-            return False
-        learned.passed_by[exit_index] = 0
-        return True
+        gain = learned.deeper_gain[exit_index][_bin(sure)].value * (1.0 + self.chain_profit)
+        profit = sum(map(math.exp, paths)) * gain - self.draft_price * costs.exit_ms(exit_index + 1, rows, rows)
+        deeper = learned.depths_since_answer[exit_index] < MOST_PASSED_OVER and self.planner.pays(
+            exit_index + 1, profit, backlog, rows, self.draft_price
+        )
+        learned.depths_since_answer[exit_index] = learned.depths_since_answer[exit_index] + 1 if deeper else 0
+        return not deeper
 
     def continues(self, paths: Sequence[float]) -> bool:
-        """See ``DraftingPolicy.continues``."""
-        rows = self._waiting = len(paths)
+        """Whether the next level is expected to pay for its draft pass and for a row."""
+        rows = self.segment_rows = len(paths)
         if rows == 0:
             return False
-        cost = self._price * self._costs.of_exit(0, rows, rows) + self._row_price * self._row
-        return sum(map(math.exp, paths)) * self._learned.next_mass.value * (1.0 + self._beyond) > cost
+        learned = self.planner.learned
+        cost = self.draft_price * learned.costs.exit_ms(0, rows, rows) + self.row_price * self.row_ms
+        return sum(map(math.exp, paths)) * learned.next_level.value * (1.0 + self.chain_profit) > cost
 
     def size(self, logprobs: Sequence[float]) -> int:
-        """See ``DraftingPolicy.size``: as many nodes as pay for their rows."""
-        verify, mass, best, count = self._costs.of_verify, 0.0, -math.inf, 1
+        """As many nodes as pay for their rows."""
+        costs, expected, best, count = self.planner.learned.costs, 0.0, -math.inf, 1
         for rows, logprob in enumerate(logprobs, 1):
-            mass += math.exp(logprob)
-            surplus = mass - self._row_price * verify[rows]
+            expected += math.exp(logprob)
+            surplus = expected - self.row_price * costs.verify_ms(rows)
             if surplus > best:
                 best, count = surplus, rows
         return count
 
-    def learn(self, proposal: Proposal | None, acceptance: Acceptance, seconds: StepTimes) -> None:
-        """See ``DraftingPolicy.learn``."""
-        learned, accepted = self._learned, len(acceptance.path)
-        learned.earned[self._kind].observe(accepted, seconds.total * 1e3)
-        rows = 1 if proposal is None else len(proposal.tree)
-        learned.verify_slowness.observe(seconds.verify * 1e3 / self._costs.of_verify[rows])
-        free = 0
-        if proposal is not None and proposal.guess is not None:
-            tokens = [*proposal.tree.tokens[acceptance.path[1:]].tolist(), acceptance.token]
-            free = min(proposal.guess.agreement(tokens), accepted - 1)
-            learned.guesses.observe(proposal.guess, tokens)
-        if proposal is None or not proposal.exits:
-            learned.purse += learned.probing * seconds.total * 1e3
-            learned.elsewhere.observe((seconds.total - seconds.verify) * 1e3)
-            return
-        # The work between the draft's calls is part of what drafting costs.
-        drafting = max(seconds.draft * 1e3, (seconds.total - seconds.verify) * 1e3 - learned.elsewhere.value)
-        learned.draft_slowness.observe(drafting / self._predicted)
-        alone = self._alone(rows, seconds)
-        spent = seconds.total * 1e3 - alone
-        profit = accepted - 1 - free - self._rate * (spent - self._debt * learned.draft_slowness.value)
-        profit = max(profit, LARGEST_LOSS)
-        weight = PROBES if self._probing else 1.0
-        self._profit.observe(weight * profit, weight)
-        if self._probing:
-            learned.purse -= spent
-            failed = self._profit.value <= 0
-            learned.probing = max(LEAST_PROBING, learned.probing / 2) if failed else PROBING
-        for depth in range(1, min(accepted, len(proposal.exits))):
-            learned.next_mass.observe(float(accepted > depth + 1))
-        self._learn_candidates(proposal, set(acceptance.path))
-
-    def _alone(self, rows: int, seconds: StepTimes) -> float:
-        """Milliseconds that this step would have taken without drafting.
-
-        They come from its own verify call: from one step to the next a machine may be twice as slow, and that must not
-        look like profit.
-        """
-        verify = self._costs.of_verify
-        return seconds.verify * 1e3 * verify[1] / verify[rows] + self._learned.elsewhere.value
-
-    def _learn_candidates(self, proposal: Proposal, accepted: set[int]) -> None:
-        """Every child of an accepted node was put to the target; what hangs below a rejected one was not."""
-        tree = proposal.tree
-        parents, depths, drafted = tree.parents.tolist(), tree.depths.tolist(), tree.drafted.tolist()
-        ranked: set[int] = set()
-        verdicts = []
-        judged = [node for node in range(1, len(tree)) if parents[node] in accepted and not math.isnan(drafted[node])]
-        for node in sorted(judged, key=drafted.__getitem__, reverse=True):
-            parent = parents[node]
-            calibration = self._learned.calibration[proposal.exits[depths[node] - 1]][parent in ranked]
-            ranked.add(parent)
-            probability = math.exp(min(drafted[node], -1e-9))
-            verdicts.append(
-                (calibration, calibration.undo(math.log(probability / (1.0 - probability))), node in accepted)
-            )
-        for calibration, raw, verdict in verdicts:
-            calibration.observe(raw, verdict)
-
-    def _pays(self, segment: int, profit: float, waiting: int, rows: int) -> bool:
-        """Whether to run ``segment`` for ``profit`` (tokens, the cost of ``rows`` taken off) and clear its debt."""
-        if profit <= 0:
-            return False
-        self._forgone[segment] += profit
-        debt = self._costs.of_exit(segment, waiting, rows) - self._costs.of_exit(segment, rows, rows)
-        if self._forgone[segment] < self._price * debt:
-            return False
-        self._forgone[segment] = 0.0
-        return True
-
 
 def _bin(probability: float) -> int:
-    return min(BINS - 1, int(probability * BINS))
+    return min(CONFIDENCE_BINS - 1, int(probability * CONFIDENCE_BINS))

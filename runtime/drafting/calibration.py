@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 
-MOST = 15.0
-"""Log-odds are cut off here: beyond, a probability says no more."""
-CERTAIN = -math.exp(-MOST)
+LARGEST_ODDS = 15.0
+"""Log-odds are cut off here: beyond it a probability carries no more information."""
+CERTAIN = -math.exp(-LARGEST_ODDS)
+
+
+def log_odds(logprob: float) -> float:
+    """``log(p / (1 - p))`` of a log-probability, at most ``LARGEST_ODDS``; -inf for probability 0."""
+    logprob = min(logprob, CERTAIN)
+    return logprob - math.log(-math.expm1(logprob)) if logprob > -math.inf else logprob
 
 
 class Calibration:
-    """Logistic regression of acceptance on the log-odds of the draft's own probability (Platt scaling).
+    """Logistic regression of acceptance on the log-odds of the draft's own probability (Platt scaling, 1999).
 
-    Starts from trusting the draft, with the weight of a few dozen observations, and takes one Newton step for each
-    observation; old ones fade, so that it follows a text that changes.
+    It starts from trust in the draft, with the weight of a few dozen observations, and takes one Newton step for each
+    observation. Old observations fade, so that it follows a text that changes.
     """
 
     FADING = 0.998
@@ -25,20 +31,18 @@ class Calibration:
         self._ss, self._so, self._oo = self.PRIOR, 0.0, self.PRIOR / 4
 
     def apply(self, logprob: float) -> float:
-        """The log-probability of acceptance for the draft's own."""
-        logprob = min(logprob, CERTAIN)
-        if logprob == -math.inf:
-            return logprob
-        odds = (logprob - math.log(-math.expm1(logprob))) * self.slope + self.offset
+        """The log-probability of acceptance, given the draft's own log-probability."""
+        odds = log_odds(logprob)
+        if odds == -math.inf:
+            return odds
+        odds = odds * self.slope + self.offset
         return odds - math.log1p(math.exp(odds)) if odds < 0 else -math.log1p(math.exp(-odds))
 
-    def undo(self, log_odds: float) -> float:
-        """The draft's own log-odds behind calibrated ones."""
-        return (log_odds - self.offset) / self.slope
-
-    def observe(self, raw: float, accepted: bool) -> None:
-        """Learn from one candidate whose parent was accepted; ``raw`` are the draft's own log-odds."""
-        predicted = 1.0 / (1.0 + math.exp(-max(-MOST, min(MOST, raw * self.slope + self.offset))))
+    def observe(self, logprob: float, accepted: bool) -> None:
+        """Learn whether the target accepted a candidate; ``logprob`` is the draft's own and above -inf."""
+        raw = log_odds(logprob)
+        odds = max(-LARGEST_ODDS, min(LARGEST_ODDS, raw * self.slope + self.offset))
+        predicted = 1.0 / (1.0 + math.exp(-odds))
         error, weight = accepted - predicted, max(predicted * (1.0 - predicted), 1e-3)
         self._ss = self._fade(self._ss, self.PRIOR) + weight * raw * raw
         self._so = self._fade(self._so, 0.0) + weight * raw
@@ -46,25 +50,8 @@ class Calibration:
         determinant = self._ss * self._oo - self._so * self._so
         self.slope += error * (raw * self._oo - self._so) / determinant
         self.offset += error * (self._ss - raw * self._so) / determinant
-        # A draft whose order says nothing is told apart by the offset; the order itself is kept.
+        # The slope stays positive: the order of the draft's candidates is kept even where it carries no information.
         self.slope = min(4.0, max(0.1, self.slope))
 
     def _fade(self, value: float, prior: float) -> float:
         return prior + self.FADING * (value - prior)
-
-
-class Fading:
-    """A mean in which old observations fade; starts as ``value`` with the weight of ``prior`` observations."""
-
-    def __init__(self, value: float, prior: float, memory: float) -> None:
-        self._sum, self._weight, self._keep = value * prior, prior, 1.0 - 1.0 / memory
-
-    @property
-    def value(self) -> float:
-        """The mean so far."""
-        return self._sum / self._weight
-
-    def observe(self, amount: float, weight: float = 1.0) -> None:
-        """Add ``amount``, a sum over ``weight`` observations."""
-        self._sum = self._sum * self._keep + amount
-        self._weight = self._weight * self._keep + weight

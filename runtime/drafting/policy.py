@@ -1,77 +1,106 @@
-"""The two decisions of drafting: which exit answers, and how large a tree to grow."""
+"""The interface of drafting policies: which exit answers, how large a tree is grown, whether to draft at all.
+
+A ``DraftingPolicy`` is what the user chooses. It opens a ``StepPlanner`` for each text, which makes a ``StepBudget``
+before each step. The budget is made whole, and every decision of the step is read from it.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from runtime.drafting.ngram import NgramDraft, NgramOdds
-from runtime.drafting.tree import TreeShape
-from s2d_trt.errors import OptionError
-
-if TYPE_CHECKING:
-    from runtime.decoding.acceptance import Acceptance
-    from runtime.drafting.sorted_draft import Proposal
+from runtime.drafting.learned import PairStatistics
+from runtime.drafting.proposal import Outcome
+from runtime.tree.shape import TreeShape
 
 Confidence = Literal["mean", "max"]
 
 
 @dataclass(frozen=True, slots=True)
-class StepTimes:
-    """Wall time of one step: engine calls of the draft and of the target, and everything together."""
+class Prospect:
+    """What a step could draft.
 
-    draft: float
-    verify: float
-    total: float
+    ``backlog`` is the number of rows that the draft model would run first: committed tokens that it has not seen. None
+    means that no draft model can draft in this step. ``copied`` holds the cumulative log-probabilities that the
+    tokens found by n-gram lookup are accepted; it is empty where nothing was found.
+    """
+
+    backlog: int | None
+    copied: Sequence[float] = ()
 
 
-class DraftingPolicy(ABC):
-    """Decides how a step drafts; never what the text says. As it stands: always, and as large as the shape allows.
+class StepBudget:
+    """The decisions of one step; this one always drafts, as large as the shape allows, until the last exit.
 
-    Log-probabilities ``paths`` are a frontier's, cumulative from the root; ``children`` those of each frontier node's
-    best candidate.
+    ``paths`` are the cumulative log-probabilities of a frontier's nodes, ``children`` the log-probability of each
+    node's best candidate.
     """
 
     floor: float = -math.inf
-    """Candidates whose cumulative log-probability is not above this never become nodes."""
+    """A candidate becomes a node only if its cumulative log-probability is above this."""
 
-    def begins(self, waiting: int, guess: NgramDraft | None = None) -> bool:
-        """Whether to draft in this step, where ``waiting`` rows would meet the first segment; ``guess`` is for free."""
-        return True
-
-    def guessed(self, guess: NgramDraft) -> list[float]:
-        """The log-probability that each token of ``guess``, and all before it, are accepted."""
-        return NgramOdds().logprobs(guess)
+    drafts: bool = True
+    """Whether the draft model runs in this step."""
 
     def calibrated(self, exit_index: int, logprobs: list[list[float]]) -> list[list[float]]:
-        """The log-probability of acceptance for each frontier node's candidates, which an exit gives ``logprobs``."""
+        """For each frontier node's candidates, the log-probability that the target accepts them, given the exit's
+        own ``logprobs``.
+        """
         return logprobs
 
-    @abstractmethod
-    def answers(self, exit_index: int, paths: Sequence[float], children: Sequence[float], waiting: int) -> bool:
-        """Whether the exit's answer is taken; else the next segment runs on ``waiting`` rows."""
+    def answers(self, exit_index: int, paths: Sequence[float], children: Sequence[float], backlog: int) -> bool:
+        """Whether the exit's answer is taken; otherwise the next segment runs on ``backlog`` rows. The last exit's
+        answer is always taken.
+        """
+        return False
 
     def continues(self, paths: Sequence[float]) -> bool:
-        """Whether to grow another level below this frontier."""
+        """Whether another level is grown below the frontier ``paths``."""
         return len(paths) > 0
 
     def size(self, logprobs: Sequence[float]) -> int:
-        """How many nodes to verify, given cumulative ``logprobs`` from the root's 0 downwards."""
+        """How many nodes are verified, given their cumulative log-probabilities, the root's 0 first and falling."""
         return len(logprobs)
 
-    def learn(  # noqa: B027  most policies learn nothing
-        self, proposal: Proposal | None, acceptance: Acceptance, seconds: StepTimes
-    ) -> None:
-        """Look at how a step went; ``proposal`` is None where nothing was drafted."""
+
+class StepPlanner(ABC):
+    """One text's policy."""
+
+    @abstractmethod
+    def plan(self, prospect: Prospect) -> StepBudget:
+        """The budget of the next step."""
+
+    def learn(self, budget: StepBudget, outcome: Outcome) -> None:  # noqa: B027  a fixed policy learns nothing
+        """Take note of how the step of ``budget`` ended; called after every step, drafted or not."""
+
+
+class DraftingPolicy(ABC):
+    """How texts are drafted. A policy decides only the speed, never the text."""
+
+    looks_up: bool = True
+    """Whether n-gram lookup is on unless the user says otherwise."""
+    needs_costs: bool = False
+    """Whether ``open`` reads the measured costs of the pair."""
+
+    @abstractmethod
+    def largest_tree(self, chain: bool) -> TreeShape:
+        """The limits of the tree where the user sets none; a chain where ``chain``."""
+
+    @abstractmethod
+    def open(self, pair: PairStatistics, temperature: float) -> StepPlanner:
+        """The planner of one text. Raises OptionError where the policy does not fit the draft."""
+
+    def check(self, exits: tuple[int, ...]) -> None:  # noqa: B027  most policies fit every draft
+        """Raise OptionError where the policy does not fit a draft with ``exits``."""
 
 
 def confidence(paths: Sequence[float], children: Sequence[float], rule: Confidence) -> float:
     """Confidence of a depth in [0, 1], from log-probabilities.
 
-    ``mean``: ``sum p(path) * max p(child) / sum p(path)`` over the frontier. ``max``: the highest
+    ``mean`` is ``sum p(path) * max p(child) / sum p(path)`` over the frontier. ``max`` is the largest
     ``max p(child)``, the published rule for trees. For a chain both are the maximum softmax probability.
     """
     if len(paths) == 1 or rule == "max":
@@ -79,66 +108,3 @@ def confidence(paths: Sequence[float], children: Sequence[float], rule: Confiden
     best = max(paths)
     weights = [math.exp(path - best) for path in paths]
     return sum(weight * math.exp(child) for weight, child in zip(weights, children, strict=True)) / sum(weights)
-
-
-@dataclass(frozen=True, slots=True)
-class FixedThresholds(DraftingPolicy):
-    """The published policy: an exit answers when its confidence is above its threshold; the last always does.
-
-    ``thresholds`` None means 0.5 at every exit but the last.
-    """
-
-    thresholds: tuple[float, ...] | None = None
-    rule: Confidence = "mean"
-
-    def fit(self, exits: tuple[int, ...]) -> FixedThresholds:
-        """This policy for a draft with ``exits``. Raises OptionError unless there is one threshold for each."""
-        if self.thresholds is None:
-            return FixedThresholds((0.5,) * (len(exits) - 1) + (0.0,), self.rule)
-        if len(self.thresholds) != len(exits):
-            raise OptionError(
-                f"{len(self.thresholds)} thresholds for {len(exits)} exits {','.join(map(str, exits))};"
-                " give one for each exit, like 0.5,0.5,0"
-            )
-        return self
-
-    def answers(self, exit_index: int, paths: Sequence[float], children: Sequence[float], waiting: int) -> bool:
-        """See ``DraftingPolicy.answers``; only after ``fit``."""
-        assert self.thresholds is not None
-        last = exit_index == len(self.thresholds) - 1
-        return last or confidence(paths, children, self.rule) > self.thresholds[exit_index]
-
-
-@dataclass(frozen=True, slots=True)
-class Adaptive:
-    """The cost-aware policy (``runtime.drafting.adaptive``). ``shared``: requests learn from each other, per target."""
-
-    shared: bool = True
-
-
-ADAPTIVE_TREE = TreeShape(depth=7, top_k=4, nodes=32)
-"""The largest tree that the cost-aware policy may grow on a CPU; what it grows is as large as pays."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Who decides which exit answers, how large a tree may be grown, and whether continuations are also looked up in
-    the text (``ngram``); ``tree`` and ``lookup`` None leave that to the first: the published policy has none.
-    """
-
-    exit: FixedThresholds | Adaptive = field(default_factory=Adaptive)
-    tree: TreeShape | None = None
-    lookup: bool | None = None
-
-    @property
-    def looks_up(self) -> bool:
-        """Whether the text itself is searched for continuations."""
-        return isinstance(self.exit, Adaptive) if self.lookup is None else self.lookup
-
-    def limits(self, exact: bool = False) -> TreeShape:
-        """The largest tree; a chain where the output must be ``exact`` and no tree was asked for."""
-        if self.tree is not None:
-            return self.tree
-        if isinstance(self.exit, FixedThresholds):
-            return TreeShape()
-        return replace(ADAPTIVE_TREE, top_k=1) if exact else ADAPTIVE_TREE

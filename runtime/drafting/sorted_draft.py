@@ -1,49 +1,30 @@
-"""The sorted draft: segments, exits, and the catch-up of what an early exit left waiting.
+"""The sorted draft: segments, exits, and running what an early exit skipped.
 
-A slot holds one text. Its rows are the committed tokens followed by the tree rows of the current
-round, in creation order, in the same cache slots of every segment. Segment k has done the first
-``done[k]`` rows, ``done[k] <= done[k-1]``; the rows between wait before it: token ids before segment 0,
-hidden states (before the norm) before the others. Running a segment takes what waits and the newest
-rows in one call.
+A sequence holds one text. Its rows are the committed tokens, then the tree rows of the current step in the order of
+their creation, in the same cache slots of every segment. Segment k has run the first ``done[k]`` rows, and
+``done[k] <= done[k-1]``. The rows between are its backlog: token ids before segment 0, hidden states (before the norm)
+before the others. Running a segment takes its backlog and the newest rows in one call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from runtime.backends import Cascade
 from runtime.backends.placement import Placement
-from runtime.decoding.noise import Noise
-from runtime.drafting.ngram import NgramDraft
-from runtime.drafting.policy import DraftingPolicy, FixedThresholds
-from runtime.drafting.tree import Tree, TreeBuilder, TreeShape
+from runtime.drafting.fixed import FixedBudget
+from runtime.drafting.policy import Prospect, StepBudget
+from runtime.sampling.noise import Noise
+from runtime.tree.builder import TreeBuilder
+from runtime.tree.shape import TreeShape
 from s2d_trt.bundle import SCRATCH_ROWS, Bundle
 from s2d_trt.errors import CapacityError, OptionError
 
 PREFILL_CHUNK = 128
 """Most rows in one call."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A tree to verify, the exit (index) that answered at each depth that was drafted, and what was looked up."""
-
-    tree: Tree
-    exits: list[int]
-    guess: NgramDraft | None = None
-
-    @classmethod
-    def finish(
-        cls, builder: TreeBuilder, exits: list[int], policy: DraftingPolicy, guess: NgramDraft | None
-    ) -> Proposal:
-        """What is left of a grown tree, ``guess`` merged into it, at the size that ``policy`` wants."""
-        if guess is not None:
-            builder.graft(guess.tokens, policy.guessed(guess))
-        return cls(builder.finish(policy.size), exits, guess)
 
 
 class SortedDraft:
@@ -82,24 +63,32 @@ class SortedDraft:
                 f" keep depth x top-k at or below {SCRATCH_ROWS}"
             )
 
-    def knows(self, tokens: Sequence[int]) -> bool:
+    def covers(self, tokens: Sequence[int]) -> bool:
         """Whether all ``tokens`` are in this draft's vocabulary; a target's may be padded further."""
         return max(tokens) < self.vocab_size
 
-    def lease(self) -> DraftSequence:
-        """A slot for one text, emptied; give it back with ``release``."""
-        slot = self._free.pop() if self._free else DraftSequence(self)
-        slot.truncate(0)
-        slot.clock.seconds = 0.0
-        return slot
+    def lease(self, prompt: Sequence[int], shape: TreeShape) -> DraftSequence | None:
+        """A sequence with ``prompt`` as backlog; None where the draft cannot hold it."""
+        if len(prompt) >= self.max_length or not self.covers(prompt):
+            return None
+        sequence = self.empty_sequence()
+        sequence.shape = shape
+        sequence.enqueue(prompt)
+        return sequence
 
-    def release(self, slot: DraftSequence) -> None:
-        """Take a slot back for the next text."""
-        self._free.append(slot)
+    def empty_sequence(self) -> DraftSequence:
+        """A sequence without tokens; give it back with ``release``."""
+        sequence = self._free.pop() if self._free else DraftSequence(self)
+        sequence.reset()
+        return sequence
+
+    def release(self, sequence: DraftSequence) -> None:
+        """Take a sequence back for the next text."""
+        self._free.append(sequence)
 
 
 class DraftSequence:
-    """The context and the waiting rows of one text."""
+    """One text in the draft: its rows, and how many of them each segment has run."""
 
     def __init__(self, draft: SortedDraft) -> None:
         capacity = draft.max_length + SCRATCH_ROWS
@@ -114,16 +103,26 @@ class DraftSequence:
         self.done = [0] * len(draft.exits)
         self.committed = 0
         self.rows = 0
+        self.shape = TreeShape()
+
+    def reset(self) -> None:
+        """Forget the text, and the numbers that it left in the caches."""
+        self.truncate(0)
+        self._context.reset()
+        self.clock.seconds = 0.0
 
     @property
-    def waiting(self) -> list[int]:
-        """Rows that wait before each segment."""
+    def backlogs(self) -> list[int]:
+        """For each segment, the rows that it has not run and the segment before it has."""
         ready = [self.rows, *self.done[:-1]]
         return [before - after for before, after in zip(ready, self.done, strict=True)]
 
-    def _waiting_behind(self, segment: int) -> int:
-        """Rows that wait before the next segment; 0 where there is none."""
-        return self.done[segment] - self.done[segment : segment + 2][-1]
+    def prospect(self, room: int) -> Prospect:
+        """The first segment's backlog, where there is room for a drafted token."""
+        return Prospect(self.backlogs[0] if self._levels(room) > 0 else None)
+
+    def _levels(self, room: int) -> int:
+        return min(self.shape.depth + 1, room, self._draft.max_length - self.committed)
 
     def truncate(self, length: int) -> None:
         """Drop the tree rows and all committed rows from ``length`` on."""
@@ -132,9 +131,9 @@ class DraftSequence:
         self.done = [min(done, self.committed) for done in self.done]
 
     def enqueue(self, tokens: Sequence[int]) -> None:
-        """Drop the tree rows and commit ``tokens``: they wait before segment 0.
+        """Drop the tree rows and commit ``tokens``, as backlog of segment 0.
 
-        Of a chain, rows that already hold these tokens in their places stay as they are.
+        Tree rows of a chain that already hold these tokens at these positions are kept.
 
         Raises:
             CapacityError: the text outgrows this draft's cache.
@@ -144,15 +143,30 @@ class DraftSequence:
             raise CapacityError(
                 f"{stop} tokens exceed the draft's capacity of {self._draft.max_length}; shorten the prompt"
             )
-        places, ids, in_place = np.arange(start, stop), np.asarray(tokens, dtype=np.int64), start
+        positions, ids, kept = np.arange(start, stop), np.asarray(tokens, dtype=np.int64), start
         if self.done[0] > start:
-            # A tree row stands at its depth's place only if no level before it was wider than one node.
-            same = (self._ids[start:stop] == ids) & (self._positions[start:stop] == places)
-            in_place += len(tokens) if same.all() else int(same.argmin())
+            # A tree row's slot is its position only if no level before it was wider than one node.
+            same = (self._ids[start:stop] == ids) & (self._positions[start:stop] == positions)
+            kept += len(tokens) if same.all() else int(same.argmin())
         self._ids[start:stop] = ids
-        self._positions[start:stop] = places
-        self.done = [min(done, in_place) for done in self.done]
+        self._positions[start:stop] = positions
+        self.done = [min(done, kept) for done in self.done]
         self.rows = self.committed = stop
+
+    def follow(self, tokens: Sequence[int]) -> bool:
+        """Commit ``tokens``; False where they do not fit the cache or the vocabulary."""
+        if self.committed + len(tokens) > self._draft.max_length or not self._draft.covers(tokens):
+            return False
+        self.enqueue(tokens)
+        return True
+
+    def learn(self, tokens: Sequence[int]) -> int:
+        """Nothing: the policy learns what this drafter's candidates are worth."""
+        return 0
+
+    def release(self) -> None:
+        """Give the sequence back to the draft."""
+        self._draft.release(self)
 
     def _enqueue_frontier(self, tokens: Sequence[int], parent_rows: Sequence[int], depth: int) -> list[int]:
         """Append a level of tree rows, one under each of ``parent_rows``; returns the new rows."""
@@ -167,7 +181,7 @@ class DraftSequence:
         return list(range(start, stop))
 
     def flush(self, segment: int) -> None:
-        """Run ``segment`` on every row that waits before it; the segment before it must be up to date."""
+        """Run ``segment`` on its backlog; the segment before it must have none."""
         ready = self.rows if segment == 0 else self.done[segment - 1]
         while self.done[segment] < ready:
             self._run(segment, self.done[segment], min(ready, self.done[segment] + self._chunk))
@@ -180,79 +194,79 @@ class DraftSequence:
     def _visible_rows(self, start: int, stop: int) -> tuple[int, np.ndarray]:
         """A row ``base`` before which each of rows start .. stop reads every row, and which of base .. stop it reads.
 
-        Committed rows read all rows up to themselves, tree rows the committed ones and their ancestors.
+        A committed row reads all rows up to itself, a tree row the committed rows and its ancestors.
         """
         committed, rows = self.committed, stop - start
         if start >= committed:
             return committed, self._tree_mask[start - committed : stop - committed, : stop - committed]
         if stop <= committed:
             return start, self._causal[:rows, :rows]
-        visible, waiting = self._visible[:rows, :rows], committed - start
+        visible, backlog = self._visible[:rows, :rows], committed - start
         visible[:] = self._causal[:rows, :rows]
-        visible[waiting:, waiting:] = self._tree_mask[: rows - waiting, : rows - waiting]
+        visible[backlog:, backlog:] = self._tree_mask[: rows - backlog, : rows - backlog]
         return start, visible
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Commit a text and run it through every segment, so that nothing waits."""
+        """Commit a text and run it through every segment."""
         self.enqueue(tokens)
         for segment in range(len(self.done)):
             self.flush(segment)
 
-    def propose(
-        self, noise: Noise, policy: DraftingPolicy, shape: TreeShape, guess: NgramDraft | None = None
-    ) -> Proposal:
-        """Draft a tree below the last committed token, ``guess`` beside it.
+    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: Noise, room: int) -> list[int]:
+        """Grow the tree below the last committed token, level by level.
 
-        Each depth's frontier goes through segment 0 and the head; while ``policy`` finds the exit's
-        answer too unsure the next segment runs, and so on; the last exit always answers.
+        At each level the frontier goes through segment 0 and the head. Where ``budget`` does not take the exit's answer
+        the next segment runs, and so on; the last exit always answers.
         """
-        builder = TreeBuilder(int(self._ids[self.committed - 1]), shape, policy.floor)
+        exits: list[int] = []
+        if not budget.drafts:
+            return exits
         rows = [self.committed - 1]
-        exits = []
-        for depth in range(shape.depth + 1):
+        for depth in range(self._levels(room)):
             if depth > 0:
-                if not policy.continues(builder.frontier_logprobs):
+                if not budget.continues(builder.frontier_logprobs):
                     break
                 parents = [rows[parent] for parent in builder.frontier_parents]
                 rows = self._enqueue_frontier(builder.frontier_tokens, parents, depth)
-            tokens, logprobs, exit_index = self._predict(builder, noise.row(self.committed + depth), policy)
-            exits.append(exit_index)
-            builder.expand(tokens, logprobs)
-        return Proposal.finish(builder, exits, policy, guess)
+            exits.append(self._expand(builder, noise.row(self.committed + depth), budget))
+        return exits
 
-    def _predict(
-        self, builder: TreeBuilder, noise: np.ndarray, policy: DraftingPolicy
-    ) -> tuple[list[list[int]], list[list[float]], int]:
-        """Candidates of every frontier node, their log-probabilities, and the exit that gave them."""
+    def _expand(self, builder: TreeBuilder, noise: np.ndarray, budget: StepBudget) -> int:
+        """Add the candidates of every frontier node; returns the exit that gave them."""
         paths, cascade = builder.frontier_logprobs, self._context.cascade
-        if cascade is not None and isinstance(policy, FixedThresholds) and self._fits_a_depth():
-            return self._decided_there(cascade, noise, paths, policy)
-        for index in range(len(self.done)):
+        if cascade is not None and isinstance(budget, FixedBudget) and self._fits_one_launch():
+            tokens, logprobs, answered = self._cascade_on_device(cascade, noise, paths, budget)
+            builder.expand(tokens.tolist(), logprobs.tolist())
+            return answered
+        last = len(self.done) - 1
+        for index in range(last + 1):
             self.flush(index)
             tokens, logprobs = self.candidates(index, len(paths), noise)
-            answer = policy.calibrated(index, logprobs[:, : builder.top_k].tolist())
-            if policy.answers(index, paths, [row[0] for row in answer], self._waiting_behind(index)):
+            own = logprobs[:, : builder.top_k].tolist()
+            calibrated = budget.calibrated(index, own)
+            backlog = self.done[index] - self.done[min(index + 1, last)]
+            if budget.answers(index, paths, [row[0] for row in calibrated], backlog):
                 break
-        return tokens.tolist(), answer, index
+        builder.expand(tokens[:, : builder.top_k].tolist(), calibrated, own)
+        return index
 
-    def _fits_a_depth(self) -> bool:
-        """Whether each segment can run all rows that it lacks in one call."""
+    def _fits_one_launch(self) -> bool:
+        """Whether each segment can run its backlog in one call."""
         return all(0 < self.rows - done <= self._chunk for done in self.done)
 
-    def _decided_there(
-        self, cascade: Cascade, noise: np.ndarray, paths: Sequence[float], policy: FixedThresholds
-    ) -> tuple[list[list[int]], list[list[float]], int]:
-        """As ``_predict`` does, in one launch: the device compares confidence and threshold."""
-        assert policy.thresholds is not None
+    def _cascade_on_device(
+        self, cascade: Cascade, noise: np.ndarray, paths: Sequence[float], budget: FixedBudget
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Run all segments in one launch, in which the device compares confidence and threshold."""
         stop = self.rows
         for segment, start in enumerate(self.done):
             base, visible = self._visible_rows(start, stop)
             cascade.stage(segment, self._ids[start:stop], self._positions[start:stop], start, base, visible)
         tokens, logprobs, answered = cascade.run(
-            stop - len(paths), stop, noise, np.array(paths), policy.thresholds, policy.rule == "max"
+            stop - len(paths), stop, noise, np.array(paths), budget.thresholds, budget.rule == "max"
         )
         self.done[: answered + 1] = [stop] * (answered + 1)
-        return tokens.tolist(), logprobs.tolist(), answered
+        return tokens, logprobs, answered
 
     def candidates(self, segment: int, rows: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Top candidates of the newest rows at an exit: ids int64 and log-probabilities float32 ``[rows, k]``.
@@ -262,5 +276,5 @@ class DraftSequence:
         return self._context.candidates(segment, self.rows - rows, self.rows, noise)
 
     def wait(self) -> None:
-        """Until every call is done; only a measurement needs it."""
+        """Wait until every call is done; only a measurement needs it."""
         self._context.wait()

@@ -1,4 +1,4 @@
-"""The target alone, to compare with: the same loop without a draft."""
+"""Comparing a drafted text with the target decoding alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.request import Options, Request
+from runtime.decoding.options import Options
+from runtime.decoding.request import Request
+from runtime.sampling.chooser import Chooser
+from runtime.text.prefix import common_prefix
 
 
 def generate(decoder: Decoder, prompt: list[int], options: Options) -> Request:
@@ -19,7 +22,7 @@ def generate(decoder: Decoder, prompt: list[int], options: Options) -> Request:
 
 
 def target_alone(decoder: Decoder, prompt: list[int], options: Options, exact: bool = False) -> Request:
-    """The target without a draft; not ``exact``, at its fastest."""
+    """The target without drafting: at its fastest, or as ``exact`` decoding calls it."""
     return generate(decoder, prompt, replace(options, draft=False, exact=exact))
 
 
@@ -27,11 +30,13 @@ def target_alone(decoder: Decoder, prompt: list[int], options: Options, exact: b
 class Comparison:
     """Whether two outputs are identical; if not, where they first differ and by how little.
 
-    ``margin`` is the difference of the two tokens' scores (processed logits plus noise) there; None where one output
-    has ended, or where the target tells choices and no scores.
+    ``bits`` says whether the scores of all chosen tokens are equal too, to the last bit. ``margin`` is the difference
+    of the two tokens' scores (processed logits plus noise) at ``position``; None where one output ended there, or
+    where the target gives no scores.
     """
 
     identical: bool
+    bits: bool = False
     position: int | None = None
     margin: float | None = None
 
@@ -40,22 +45,42 @@ def compare(decoder: Decoder, request: Request, reference: Request) -> Compariso
     """Compare the new tokens of ``request`` with those of ``reference``, which ran with the same seed."""
     ours, theirs = request.tokens, reference.tokens
     if ours == theirs and request.finish_reason == reference.finish_reason:
-        return Comparison(identical=True)
-    common = 0
-    while common < min(len(ours), len(theirs)) and ours[common] == theirs[common]:
-        common += 1
+        return Comparison(True, _chosen_scores(request) == _chosen_scores(reference))
+    common = common_prefix(ours, theirs)
     if common == len(ours) or common == len(theirs):
         return Comparison(identical=False, position=common)
-    # The reference's chooser has seen the whole text since: a new one judges the common prefix.
-    prefix = reference.prompt + reference.tokens[:common]
-    judge = decoder.request(prefix, with_seed(reference.options, reference.seed))
-    slot = decoder.target.lease()
-    try:
-        scores = judge.chooser.scores(slot.prefill(prefix), len(prefix))
-    finally:
-        decoder.target.release(slot)
+    scores = _scores_after(decoder, reference, common)
     margin = float(np.abs(scores[ours[common]] - scores[theirs[common]]))
-    return Comparison(False, common, margin if np.isfinite(margin) else None)
+    return Comparison(False, False, common, margin if np.isfinite(margin) else None)
+
+
+def compare_with_target(decoder: Decoder, request: Request, alone: Request) -> Comparison:
+    """Compare with ``alone``, the target at its fastest; where an exact request differs in bits, with an exact run.
+
+    Some targets compute a lone row with other bits than a row in company; decoding exactly then avoids lone rows.
+    """
+    comparison = compare(decoder, request, alone)
+    if not request.exact or comparison.bits:
+        return comparison
+    options = with_seed(request.options, request.seed)
+    return compare(decoder, request, target_alone(decoder, request.prompt, options, exact=True))
+
+
+def _chosen_scores(request: Request) -> list[float]:
+    """The scores of the tokens that the text kept."""
+    return request.chooser.chosen_scores[: len(request.tokens)]
+
+
+def _scores_after(decoder: Decoder, request: Request, count: int) -> np.ndarray:
+    """Scores float32 ``[V]`` for the token after the first ``count`` new tokens of ``request``."""
+    prefix = request.prompt + request.tokens[:count]
+    chooser = Chooser(request.options.sampling, request.noise, decoder.target.vocab_size)
+    chooser.observe(prefix)
+    sequence = decoder.target.lease()
+    try:
+        return chooser.scores(sequence.prefill(prefix), len(prefix))
+    finally:
+        decoder.target.release(sequence)
 
 
 def with_seed(options: Options, seed: int) -> Options:

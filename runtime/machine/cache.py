@@ -1,11 +1,42 @@
-"""Where this user's machine-local caches are: measured costs, reordered weights, compiled kernels."""
+"""This user's machine-local caches: measured costs, exactness checks, reordered weights, compiled kernels."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # no POSIX: processes then do not wait for each other
+    fcntl = None  # type: ignore[assignment]
 
 
 def cache_directory() -> Path:
     """``s2d-trt`` in the user's cache directory."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s2d-trt"
+
+
+def write_cache(path: Path, text: str) -> None:
+    """Replace a cache file as a whole; never an error: without it the next start only works again."""
+    scratch = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock of a cache file, so that one process at a time makes it; no lock where none can be had."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.with_suffix(".lock").open("a"))
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield

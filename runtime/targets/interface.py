@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from runtime.backends import Clock, Logits
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.tree import Tree, TreeShape
+from runtime.sampling.options import Sampling
+from runtime.tree.shape import TreeShape
+from runtime.tree.tree import Tree
 from s2d_trt.bundle import TokenizerSpec
 
 
 class TargetSequence(Protocol):
-    """The state of one text in a target."""
+    """One text in a target."""
 
     clock: Clock
 
@@ -32,24 +33,26 @@ class TargetSequence(Protocol):
     def commit(self, path: Sequence[int]) -> None:
         """Keep the accepted nodes ``path`` (root first) and drop the rest of the tree."""
 
-    def truncate(self, length: int) -> None:
-        """Forget what follows the first ``length`` positions."""
-
 
 class TargetModel(Protocol):
     """A model to speed up."""
 
     name: str
     identity: str
-    """Text that differs where the model, its precision or what it runs on differs."""
+    """A text that differs where the model, its precision, or the device that it runs on differs."""
     max_length: int
+    """Most tokens of a text."""
     vocab_size: int
     max_rows: int
     """Most nodes in one tree, the root included."""
     drafts: Literal["tree", "chain"]
-    """What it can verify; of a tree, a target of chains takes the best path."""
+    """What it can verify."""
     tokenizer: TokenizerSpec
     tokenizer_path: Path
+
+    @property
+    def exact_by_default(self) -> bool:
+        """Whether requests are exact unless they say otherwise."""
 
     def companion(self, name: str) -> Path | None:
         """A file that came with the model, like ``chat_template.jinja``, or None."""
@@ -60,11 +63,11 @@ class TargetModel(Protocol):
     def check_sampling(self, sampling: Sampling) -> None:
         """Raise OptionError where the target cannot choose tokens so."""
 
-    def check_exact(self) -> None:
+    def check_exact(self, progress: Callable[[str], None]) -> None:
         """Raise S2DError where outputs that are bit-identical to the target alone cannot be promised."""
 
     def lease(self, exact_rows: int = 0) -> TargetSequence:
-        """A slot for one text, emptied; see ``TargetContext`` for ``exact_rows``."""
+        """A sequence without tokens. With ``exact_rows``, calls of at most so many rows give a row the same bits."""
 
-    def release(self, slot: Any) -> None:
-        """Take a slot that was leased here back for the next text."""
+    def release(self, sequence: Any) -> None:
+        """Take a sequence that was leased here back for the next text."""

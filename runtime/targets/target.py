@@ -1,8 +1,8 @@
-"""The target: scores a whole tree in one call, and keeps what was accepted."""
+"""A target bundle: scores a whole tree in one call, and keeps what was accepted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,19 +10,19 @@ import numpy as np
 
 from runtime.backends import Logits
 from runtime.backends.placement import Placement
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.tree import Tree, TreeShape
+from runtime.sampling.options import Sampling
+from runtime.targets.exactness import rows_are_exact
+from runtime.tree.shape import TreeShape
+from runtime.tree.tree import Tree
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import CapacityError, OptionError, S2DError
 
 PREFILL_CHUNK = 128
 """Most prompt rows in one call."""
-CHECKED_ROWS = 9
-"""Rows that ``check_exact`` computes together."""
 
 
 class Target:
-    """A target bundle; see ``TargetModel``. Any number of slots take turns on its one engine."""
+    """A target bundle on ONNX Runtime or TensorRT. Any number of sequences take turns on its one engine."""
 
     drafts: Literal["tree", "chain"] = "tree"
 
@@ -43,14 +43,14 @@ class Target:
         return cls(Bundle.open(directory, "target", verify), placement)
 
     def companion(self, name: str) -> Path | None:
-        """See ``TargetModel``."""
+        """A file copied from the checkpoint, or None."""
         return self.bundle.companion(name)
 
     def check_shape(self, shape: TreeShape) -> None:
         """Raise OptionError where one call cannot hold such a tree."""
-        if shape.verify_rows > self.max_rows:
+        if shape.verify_rows() > self.max_rows:
             raise OptionError(
-                f"a tree of {shape.verify_rows} nodes is more than the target verifies at once; allow at most"
+                f"a tree of {shape.verify_rows()} nodes is more than the target verifies at once; allow at most"
                 f" {self.max_rows} nodes"
             )
 
@@ -58,46 +58,31 @@ class Target:
         """Every kind of sampling is possible."""
 
     def lease(self, exact_rows: int = 0) -> BundleSequence:
-        """A slot for one text, emptied; give it back with ``release``. See ``TargetContext`` for ``exact_rows``."""
-        slot = self._free.pop() if self._free else BundleSequence(self)
-        slot.length, slot.exact_rows, slot.clock.seconds = 0, exact_rows, 0.0
-        return slot
+        """A sequence without tokens; give it back with ``release``."""
+        sequence = self._free.pop() if self._free else BundleSequence(self)
+        sequence.reset(exact_rows)
+        return sequence
 
-    def release(self, slot: BundleSequence) -> None:
-        """Take a slot back for the next text."""
-        self._free.append(slot)
+    def release(self, sequence: BundleSequence) -> None:
+        """Take a sequence back for the next text."""
+        self._free.append(sequence)
 
-    def check_exact(self) -> None:
-        """Compare the bits of rows computed alone and nine at a time, on this machine.
+    @property
+    def exact_by_default(self) -> bool:
+        """Whether requests are exact unless they say otherwise: on a CPU, where this costs nothing."""
+        return self.engine.device == "cpu"
 
-        Raises:
-            S2DError: they differ, so that ``exact`` cannot be promised here.
-        """
-        tokens = np.random.default_rng(0).integers(0, self.vocab_size, 3 + CHECKED_ROWS)
-        together, apart = self.lease(CHECKED_ROWS), self.lease(CHECKED_ROWS)
-        try:
-            prefix = [int(token) for token in tokens[:3]]
-            size = CHECKED_ROWS
-            chain = Tree(tokens[3:], np.arange(-1, size - 1), np.arange(size), np.zeros(size))
-            together.prefill(prefix)
-            apart.prefill(prefix)
-            logits = together.verify(chain)
-            expected = [logits[row].copy() for row in range(size)]
-            for row, token in enumerate(tokens[3:]):
-                alone = apart.verify(Tree.root_only(int(token)))
-                apart.commit([0])
-                if not np.array_equal(alone[0], expected[row]):
-                    raise S2DError(
-                        f"target {self.name} gives other bits for the same row in another call on this machine;"
-                        " run without --exact"
-                    )
-        finally:
-            self.release(together)
-            self.release(apart)
+    def check_exact(self, progress: Callable[[str], None] = lambda _: None) -> None:
+        """Raise S2DError where a row's bits depend on the call that computes it, on this machine."""
+        if not rows_are_exact(self, self.engine, progress):
+            raise S2DError(
+                f"target {self.name} gives other bits for the same row in another call on this machine;"
+                " run without --exact"
+            )
 
 
 class BundleSequence:
-    """The context of one text: ``length`` rows are committed, the tree's rows follow as scratch."""
+    """One text in a target: ``length`` rows are committed, the tree's rows follow as scratch."""
 
     def __init__(self, target: Target) -> None:
         self._target, self._context = target, target.engine.context()
@@ -105,6 +90,11 @@ class BundleSequence:
         self._chunk = min(PREFILL_CHUNK, target.engine.max_rows)
         self.length = 0
         self.exact_rows = 0
+
+    def reset(self, exact_rows: int) -> None:
+        """Forget the text, and the numbers that it left in the cache."""
+        self.length, self.exact_rows, self.clock.seconds = 0, exact_rows, 0.0
+        self._context.reset()
 
     def prefill(self, tokens: Sequence[int]) -> np.ndarray:
         """Commit a prompt behind what is there; returns the logits [V] after its last token, valid until the next call.
@@ -122,7 +112,7 @@ class BundleSequence:
         for start in range(0, len(ids), self._chunk):
             chunk = ids[start : start + self._chunk]
             size = len(chunk)
-            # Every run of a prompt cuts it alike, so that an exact one needs no more than company for a lone row.
+            # A prompt is cut in the same way in every run, so its chunks have the same bits.
             exact_rows = size if self.exact_rows else 0
             last = self._forward(chunk, np.arange(size), np.tri(size, dtype=bool), np.array([size - 1]), exact_rows)
             self.length += size
@@ -138,10 +128,6 @@ class BundleSequence:
         if path[-1] != len(path) - 1:
             self._context.move(self.length + np.asarray(path), self.length)
         self.length += len(path)
-
-    def truncate(self, length: int) -> None:
-        """Forget what follows the first ``length`` positions."""
-        self.length = min(self.length, length)
 
     def _forward(
         self, tokens: np.ndarray, depths: np.ndarray, visible: np.ndarray, rows: np.ndarray, exact_rows: int

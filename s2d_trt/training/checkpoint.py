@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import (
 )
 
 from s2d_trt.errors import CheckpointError, OptionError
+from s2d_trt.files import publishing_directory
 from s2d_trt.training.conversations import Message, Render
 from s2d_trt.training.corpus import END_OF_TEXT
 
@@ -133,23 +133,14 @@ def publish(
     model.generation_config = GenerationConfig(
         bos_token_id=vocabulary.bos_token_id, eos_token_id=vocabulary.eos_token_id
     )
-    partial = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        partial.chmod(0o755)
-        model.to(torch.bfloat16).save_pretrained(partial)
-        vocabulary.save(partial)
-        for name, text in documents.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
+        with publishing_directory(out, replace=True) as scratch:
+            model.to(torch.bfloat16).save_pretrained(scratch)
+            vocabulary.save(scratch)
+            for name, text in documents.items():
+                (scratch / name).write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as cause:
         raise OptionError(f"{out} cannot be written ({cause}); make room there or choose another --out") from cause
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def load(directory: Path, layers: int | None = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

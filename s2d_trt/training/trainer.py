@@ -19,6 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from s2d_trt.errors import OptionError
+from s2d_trt.files import replacing_file
 from s2d_trt.training.model import Exits
 from s2d_trt.training.muon import Muon
 from s2d_trt.training.recipe import Recipe
@@ -179,13 +180,10 @@ class Trainer:
             "student": self._unwrapped.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        partial = self.state_file.with_name(self.state_file.name + ".partial")
         try:
-            self.state_file.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(state, partial)
-            partial.replace(self.state_file)
+            with replacing_file(self.state_file) as scratch:
+                torch.save(state, scratch)
         except (OSError, RuntimeError) as cause:  # torch's writer raises the latter
-            partial.unlink(missing_ok=True)
             raise OptionError(
                 f"{self.state_file} cannot be written ({cause}); make room there or choose another --state"
             ) from cause

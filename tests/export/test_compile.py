@@ -17,7 +17,6 @@ import pytest
 
 import export.compile
 from export import build, target
-from export.benchmarks import compile as benchmark
 from export.plans import PlanOptions
 from export.tensorrt import (
     FLAVORS,
@@ -31,6 +30,7 @@ from export.tensorrt import (
 from s2d_trt import names
 from s2d_trt.bundle import MANIFEST, Bundle, QueryProfile
 from s2d_trt.errors import BundleError, OptionError
+from tests.benchmarks import compile as benchmark
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs the tensorrt extra: pip install 's2d-trt[tensorrt]'")
 

@@ -13,6 +13,7 @@ from export import build, target
 from export.checkpoint import Checkpoint
 from export.config import Config
 from export.parity import measure
+from export.weights import write_weights
 from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
 from runtime.targets.target import Target
@@ -75,6 +76,9 @@ FORMS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama 3, scaled": lambda: llama(rope_parameters=LLAMA3),
     "llama, linear": lambda: llama(rope_parameters={"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}),
     "llama, biases": lambda: llama(attention_bias=True, mlp_bias=True),
+    "llama, three heads a key head": lambda: llama(num_attention_heads=6, head_dim=8),
+    "llama, five, biases": lambda: llama(hidden_size=40, num_attention_heads=10, head_dim=8, attention_bias=True),
+    "llama, six": lambda: llama(num_attention_heads=12, head_dim=8),
     "llama, MQA, wide heads, tied": lambda: llama(num_key_value_heads=1, head_dim=32, tie_word_embeddings=True),
     "mistral": mistral,
     "mistral, windowed": lambda: mistral(sliding_window=100),
@@ -146,6 +150,8 @@ def test_sharded_weights_are_the_same_weights(tmp_path: Path) -> None:
     assert len(set(many.tensor_files.values())) > 2
     for name in one.tensor_files:
         np.testing.assert_array_equal(one.read(name), many.read(name))
+    files = [write_weights(checkpoint, checkpoint.spec, 64, tmp_path / "w", fold=2) for checkpoint in (one, many)]
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -123,6 +124,7 @@ class OnnxDraftContext:
 class OnnxTarget:
     """The graph of a target."""
 
+    device: Literal["cpu", "cuda"] = "cpu"
     max_rows = MAX_ROWS
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:

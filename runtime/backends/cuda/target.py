@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from runtime.backends import Clock
@@ -18,6 +20,8 @@ FLOAT = 4
 
 class GpuTarget:
     """The loaded graph of a target."""
+
+    device: Literal["cpu", "cuda"] = "cuda"
 
     def __init__(self, gpu: Gpu, manifest: Manifest, graph: DeviceGraph, backend: str) -> None:
         self.place = f"{backend}, {gpu.name}"

@@ -14,43 +14,45 @@ import importlib
 import inspect
 from typing import Any
 
-from runtime.decoding.noise import Noise
-from runtime.drafting.policy import FixedThresholds
+from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.sorted_draft import DraftSequence, SortedDraft
-from runtime.drafting.tree import TreeShape
+from runtime.sampling.noise import Noise
+from runtime.text.prefix import common_prefix
+from runtime.tree.builder import TreeBuilder
+from runtime.tree.shape import TreeShape
 from s2d_trt.errors import OptionError
 
 
 class ChainDrafts:
-    """Chains for any number of texts, each with a number of its own; a text may have changed since its last call."""
+    """Drafts for any number of texts, each known by a number; a text may grow, or be replaced by another."""
 
     def __init__(self, draft: SortedDraft, depth: int, policy: FixedThresholds | None = None) -> None:
-        self._draft, self._policy = draft, (policy or FixedThresholds()).fit(draft.exits)
+        self._draft, self._budget = draft, (policy or FixedThresholds()).budget(draft.exits)
         self._shape = TreeShape(depth=depth - 1, top_k=1, nodes=depth + 1)
         draft.check_shape(self._shape)
         self._noise = Noise(0, 0.0, draft.vocab_size)
         self._sequences: dict[int, tuple[DraftSequence, list[int]]] = {}
 
     def after(self, number: int, text: list[int], most: int) -> list[int]:
-        """Tokens that may follow text ``number``, at most ``most``; none where the draft cannot hold the text."""
-        depth = min(self._shape.depth + 1, most, self._draft.max_length - len(text))
-        if depth < 1 or not self._draft.knows(text):
+        """At most ``most`` tokens that may follow text ``number``; none where the draft cannot hold the text."""
+        if most < 1 or len(text) >= self._draft.max_length or not self._draft.covers(text):
             return []
-        sequence, known = self._sequences.get(number) or (self._draft.lease(), [])
-        common = next((at for at, (a, b) in enumerate(zip(known, text, strict=False)) if a != b), len(known))
-        if len(text) <= common:  # commit the last token again: drafting continues from its row
-            common = len(text) - 1
+        sequence, held = self._sequences.get(number) or (self._draft.empty_sequence(), [])
+        sequence.shape = self._shape
+        # The last token is committed again: drafting starts from its row.
+        common = min(common_prefix(held, text), len(text) - 1)
         sequence.truncate(common)
         sequence.enqueue(text[common:])
         self._sequences[number] = sequence, list(text)
-        shape = TreeShape(depth=depth - 1, top_k=1, nodes=depth + 1)
-        tokens: list[int] = sequence.propose(self._noise, self._policy, shape).tree.tokens[1:].tolist()
+        builder = TreeBuilder(text[-1], self._shape)
+        sequence.propose(builder, self._budget, self._noise, most)
+        tokens: list[int] = builder.finish().tokens[1:].tolist()
         return tokens
 
     def keep(self, numbers: set[int]) -> None:
         """Forget all other texts."""
         for number in self._sequences.keys() - numbers:
-            self._draft.release(self._sequences.pop(number)[0])
+            self._sequences.pop(number)[0].release()
 
 
 def make_drafter(draft: SortedDraft, depth: int = 4, policy: FixedThresholds | None = None) -> Any:

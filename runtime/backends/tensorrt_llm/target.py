@@ -8,7 +8,7 @@ node that it accepts, and one more.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,9 @@ import numpy as np
 from runtime.backends import Clock
 from runtime.backends.tensorrt_llm.directory import EngineDirectory
 from runtime.backends.tensorrt_llm.version import check_engine_version, import_library
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.tree import Tree, TreeShape
+from runtime.sampling.options import Sampling
+from runtime.tree.shape import TreeShape
+from runtime.tree.tree import Tree
 from s2d_trt.errors import CapacityError, OptionError, S2DError
 
 
@@ -81,7 +82,9 @@ class TensorRTLLMTarget:
                 " --repetition-penalty out, or build the target with python -m export.target"
             )
 
-    def check_exact(self) -> None:
+    exact_by_default = False
+
+    def check_exact(self, progress: Callable[[str], None] = lambda _: None) -> None:
         """Always raise S2DError: the library promises nothing about the bits of its calls."""
         raise S2DError(f"engine {self.name} of TensorRT-LLM cannot promise --exact; leave it out")
 
@@ -156,10 +159,6 @@ class EngineSequence:
     def commit(self, path: Sequence[int]) -> None:
         """Add the tokens of the accepted nodes to the text."""
         self._text += self._tree[list(path)].tolist()
-
-    def truncate(self, length: int) -> None:
-        """Drop the tokens from ``length`` on."""
-        del self._text[length:]
 
     def _ask(self, text: Sequence[int], draft: Sequence[int]) -> Choices:
         started = time.perf_counter()

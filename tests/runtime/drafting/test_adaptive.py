@@ -15,9 +15,8 @@ from runtime.decoding.acceptance import Acceptance
 from runtime.drafting.adaptive import LEAST_PROBING, PATIENCE, PROBING, CostAware, Learned
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.ngram import NgramDraft
-from runtime.drafting.policy import StepTimes
-from runtime.drafting.sorted_draft import Proposal
-from runtime.drafting.tree import Tree
+from runtime.drafting.proposal import Proposal, StepTimes
+from runtime.tree.tree import Tree
 
 ROOT = np.zeros(1)
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.drafting.calibration import Calibration, Fading
+from runtime.drafting.averages import Fading
+from runtime.drafting.calibration import Calibration
 
 LOGPROB = st.floats(-30.0, 0.0)
 

@@ -9,10 +9,11 @@ import pytest
 
 from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.request import Options
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.policy import FixedThresholds, Policy
+from runtime.decoding.options import Options
+from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.options import Policy
 from runtime.evaluation.comparison import generate, target_alone
+from runtime.sampling.options import Sampling
 
 PROMPTS = [[5, 9, 200, 31], [17] * 40, [1, 2, 3]]
 SAMPLINGS = [Sampling(), Sampling(temperature=1.0, seed=3)]

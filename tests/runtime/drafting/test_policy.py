@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.drafting.policy import FixedThresholds, confidence
+from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.policy import confidence
 from s2d_trt.errors import OptionError
 
 LOGPROBS = st.floats(-30.0, 0.0)

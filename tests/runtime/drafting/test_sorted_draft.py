@@ -12,10 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.decoding.noise import Noise
-from runtime.drafting.policy import DraftingPolicy, FixedThresholds
-from runtime.drafting.sorted_draft import PREFILL_CHUNK, SCRATCH_ROWS, DraftSequence, Proposal, SortedDraft
-from runtime.drafting.tree import Tree, TreeShape
+from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.policy import DraftingPolicy
+from runtime.drafting.proposal import Proposal
+from runtime.drafting.sorted_draft import PREFILL_CHUNK, SCRATCH_ROWS, DraftSequence, SortedDraft
+from runtime.sampling.noise import Noise
+from runtime.tree.shape import TreeShape
+from runtime.tree.tree import Tree
 from s2d_trt.errors import CapacityError, OptionError
 
 VOCAB = 300

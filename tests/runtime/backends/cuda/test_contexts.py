@@ -11,14 +11,16 @@ import pytest
 
 from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.noise import Noise
-from runtime.decoding.request import Options
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.policy import FixedThresholds, Policy
+from runtime.decoding.options import Options
+from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import SortedDraft
-from runtime.drafting.tree import PAPER_TREE, Tree, TreeShape
 from runtime.evaluation.comparison import generate, target_alone
+from runtime.sampling.noise import Noise
+from runtime.sampling.options import Sampling
 from runtime.targets.target import Target
+from runtime.tree.shape import PAPER_TREE, TreeShape
+from runtime.tree.tree import Tree
 from s2d_trt.bundle import Bundle
 
 PROMPT = [0, *range(40, 60)]
@@ -85,7 +87,7 @@ def test_a_static_cache_gives_the_logits_of_the_cpu(
     static_bundles: tuple[Path, Path], target: Target, place: Placement
 ) -> None:
     there = Target.open(static_bundles[1], place)
-    tree = Tree(np.array([7, 8, 9, 10]), np.array([-1, 0, 0, 2]), np.array([0, 1, 1, 2]), np.zeros(4))
+    tree = Tree(np.array([7, 8, 9, 10]), np.array([-1, 0, 0, 2]), np.array([0, 1, 1, 2]))
     slots = [each.lease() for each in (target, there)]
     bound = 1e-4 if there.bundle.manifest.precision == "fp32" else 0.05
     for path in ([0, 2, 3], [0, 1]):

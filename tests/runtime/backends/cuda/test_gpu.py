@@ -10,15 +10,16 @@ import pytest
 
 from runtime.backends.cuda.device import CudaGpu
 from runtime.backends.placement import CUDA, Placement
-from runtime.benchmarks import gpu as benchmark
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.request import Options
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.policy import FixedThresholds, Policy
+from runtime.decoding.options import Options
+from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import SortedDraft
-from runtime.drafting.tree import PAPER_TREE, TreeShape
 from runtime.evaluation.comparison import compare, generate, target_alone
+from runtime.sampling.options import Sampling
 from runtime.targets.target import Target
+from runtime.tree.shape import PAPER_TREE, TreeShape
+from tests.benchmarks import gpu as benchmark
 from tests.runtime.backends.conftest import built
 
 pytestmark = pytest.mark.gpu

@@ -14,7 +14,7 @@ from runtime.backends.cuda.cascade import COUNT, LARGEST, PATHS, THRESHOLDS
 from runtime.backends.cuda.device import SOURCES, compile_kernels, kernel_source
 from runtime.backends.cuda.graph import CacheForm, DeviceCache
 from runtime.backends.cuda.memory import Memory, Staging
-from runtime.drafting.policy import FixedThresholds
+from runtime.drafting.fixed import FixedThresholds
 
 PLACES = ["gpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)

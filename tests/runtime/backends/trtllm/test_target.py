@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.request import Options
-from runtime.decoding.sampling import Sampling
-from runtime.drafting.policy import FixedThresholds, Policy
+from runtime.decoding.options import Options
+from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import SortedDraft
-from runtime.drafting.tree import TreeShape
 from runtime.evaluation.comparison import generate, target_alone
+from runtime.sampling.options import Sampling
 from runtime.targets import open_target
+from runtime.tree.shape import TreeShape
 from s2d_trt.errors import CapacityError, OptionError, S2DError
 from tests.runtime.backends.trtllm.conftest import CONFIG, PROMPT, GreedyTarget, changed, library
 

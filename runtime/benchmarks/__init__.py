@@ -1,1 +1,0 @@
-"""Measurements that go beyond one target and one set of prompts."""

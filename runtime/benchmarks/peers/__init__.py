@@ -1,1 +1,0 @@
-"""Other engines on the same checkpoints, prompts and threads: ``python -m runtime.benchmarks.peers``."""

@@ -1,0 +1,78 @@
+"""What a target and a draft need before their first text: the check of exactness, and the measured costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runtime.decoding.options import Options
+from runtime.drafting.learned import DISAGREEMENT, PairStatistics
+from runtime.drafting.measurement import distrust, measured_costs
+from runtime.drafting.ngram import NgramLookup
+from runtime.drafting.policy import DraftingPolicy, StepPlanner
+from runtime.drafting.sorted_draft import SortedDraft
+from runtime.targets.interface import TargetModel
+from s2d_trt.errors import S2DError
+
+Progress = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    """Report nothing."""
+
+
+class Preparation:
+    """What is checked, measured and learned for one pair of engines in this process."""
+
+    def __init__(self, target: TargetModel, draft: SortedDraft | None) -> None:
+        self._target, self._draft = target, draft
+        self._inexact: S2DError | None = None
+        self._checked = self._distrusted = False
+        self._statistics: PairStatistics | None = None
+        self._lookups: dict[float, NgramLookup] = {}
+
+    @property
+    def disagreement(self) -> float:
+        """See how far the latest steps are from the measured costs: a ratio of at least 1."""
+        return self._statistics.disagreement if self._statistics else 1.0
+
+    def prepare(self, options: Options, progress: Progress = _silent, measure: bool = False) -> bool:
+        """Check and measure what ``options`` need; returns whether their text will be exact.
+
+        Raises:
+            S2DError: ``options.exact`` cannot be promised here.
+        """
+        wanted = self._target.exact_by_default and options.allows_exact if options.exact is None else options.exact
+        exact = wanted and self._is_exact(progress)
+        if options.exact and self._inexact is not None:
+            raise self._inexact
+        if options.draft and options.policy.exit.needs_costs:
+            self._measure(progress, measure)
+        return exact
+
+    def planner(self, policy: DraftingPolicy, temperature: float) -> StepPlanner:
+        """A new text's planner."""
+        exits = self._draft.exits if self._draft else ()
+        return policy.open(self._statistics or PairStatistics(exits, None), temperature)
+
+    def lookup(self, temperature: float) -> NgramLookup:
+        """The n-gram drafter of a temperature: a greedy text repeats itself more than a sampled one."""
+        return self._lookups.setdefault(temperature, NgramLookup())
+
+    def _is_exact(self, progress: Progress) -> bool:
+        if not self._checked:
+            try:
+                self._target.check_exact(progress)
+            except S2DError as cause:
+                self._inexact = cause
+            self._checked = True
+        return self._inexact is None
+
+    def _measure(self, progress: Progress, again: bool) -> None:
+        exact = self._checked and self._inexact is None
+        if self._statistics is None or again:
+            costs = measured_costs(self._target, self._draft, progress, exact=exact, again=again)
+            self._statistics = PairStatistics(self._draft.exits if self._draft else (), costs)
+        elif self.disagreement > DISAGREEMENT and not self._distrusted:
+            # The measurement takes seconds, so it is left to the next start.
+            distrust(self._target, self._draft, exact=exact)
+            self._distrusted = True

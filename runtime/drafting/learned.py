@@ -1,0 +1,107 @@
+"""What is known of one draft on one target: measured costs, and statistics that the cost-aware policy learns."""
+
+from __future__ import annotations
+
+from runtime.drafting.averages import FadingMean
+from runtime.drafting.calibration import Calibration
+from runtime.drafting.costs import Costs
+
+KINDS = 3
+"""Steps are told apart by the tokens that n-gram lookup promises: less than one, less than two, more."""
+CONFIDENCE_BINS = 8
+"""Of an exit's confidence, for the gain of the next exit."""
+FIRST_TRIAL_SHARE, LEAST_TRIAL_SHARE = 0.02, 0.0025
+"""Share of the time that is spent on trying a draft that has not paid: at first, and after many failed trials."""
+DISAGREEMENT = 1.5
+"""Ratio of observed to measured time, or of the draft's ratio to the target's, from which costs are measured again."""
+LEAST_STEPS = 24
+"""Steps before the observed times are held against the measured ones."""
+
+
+class Earnings:
+    """Tokens per millisecond, averaged over the latest steps of one kind."""
+
+    def __init__(self, plain_milliseconds: float) -> None:
+        """Start from plain decoding: one token in ``plain_milliseconds``."""
+        self._tokens, self._milliseconds = FadingMean(1.0, 4.0, 32.0), FadingMean(plain_milliseconds, 4.0, 32.0)
+
+    @property
+    def rate(self) -> float:
+        """Tokens per millisecond."""
+        return self._tokens.value / self._milliseconds.value
+
+    def observe(self, tokens: int, milliseconds: float) -> None:
+        """Count one step."""
+        self._tokens.observe(tokens)
+        self._milliseconds.observe(milliseconds)
+
+
+class Learned:
+    """Statistics of one draft on one target: shared by texts, or one text's own."""
+
+    def __init__(self, exits: int, costs: Costs) -> None:
+        self.costs = costs
+        self.calibration = [(Calibration(), Calibration()) for _ in range(exits)]
+        """Per exit: of a node's best candidate, and of its others."""
+        # The prior is optimistic, so that each bin is tried a few times.
+        self.deeper_gain = [[FadingMean(0.1, 2.0, 64.0) for _ in range(CONFIDENCE_BINS)] for _ in range(exits - 1)]
+        """Per exit and bin of its confidence: what the next exit added to the confidence."""
+        self.depths_since_answer = [0] * (exits - 1)
+        """Per exit: depths that ran to a deeper exit since this one answered."""
+        self.profits = [FadingMean(0.4, 8.0, 64.0) for _ in range(KINDS)]
+        """Per kind of step: accepted tokens of the draft model, less the tokens that its time would have earned."""
+        self.earnings = [Earnings(costs.verify_ms(1)) for _ in range(KINDS)]
+        """Per kind of step: a passage that repeats another earns at a rate of its own."""
+        self.host_ms = FadingMean(0.0, 1.0, 32.0)
+        """Milliseconds outside the engine's call in a step without the draft model."""
+        self.next_level = FadingMean(0.7, 4.0, 128.0)
+        """Probability that a level's node is accepted, given that one of the level above was."""
+        self.verify_slowness = FadingMean(1.0, 4.0, 32.0)
+        self.draft_slowness = FadingMean(1.0, 4.0, 32.0)
+        """Observed time over measured cost, of the target's calls and of drafting."""
+        self.trial_ms = 0.0
+        """Milliseconds saved up for trying a draft that has not paid."""
+        self.trial_share = FIRST_TRIAL_SHARE
+        """Share of the time that is saved up; each failed trial halves it."""
+        self.steps = 0
+
+    def rate(self, kind: int) -> float:
+        """Tokens per millisecond of steps of this kind, at least those of plain decoding."""
+        return max(1.0 / (self.costs.verify_ms(1) * self.verify_slowness.value), self.earnings[kind].rate)
+
+    @property
+    def disagreement(self) -> float:
+        """How far observed times are from the measured costs, as a ratio of at least 1; 1 before enough steps.
+
+        A machine that is evenly slower changes no decision, so what counts is the draft's slowness over the target's.
+        """
+        if self.steps < LEAST_STEPS:
+            return 1.0
+        ratio = self.draft_slowness.value / self.verify_slowness.value
+        return max(ratio, 1.0 / ratio)
+
+
+class PairStatistics:
+    """What all texts of one draft and one target share. ``exits`` is empty without a draft model; ``costs`` is None
+    where no policy asked for them.
+    """
+
+    def __init__(self, exits: tuple[int, ...], costs: Costs | None) -> None:
+        self.exits, self._costs = exits, costs
+        self._learned: dict[float, Learned] = {}
+
+    def new(self) -> Learned:
+        """Statistics without any observation."""
+        assert self._costs is not None
+        return Learned(len(self.exits), self._costs)
+
+    def learned(self, temperature: float) -> Learned:
+        """The statistics of a temperature. At another one the draft ranks by other scores, so it has others."""
+        if temperature not in self._learned:
+            self._learned[temperature] = self.new()
+        return self._learned[temperature]
+
+    @property
+    def disagreement(self) -> float:
+        """The largest of ``Learned.disagreement``."""
+        return max((learned.disagreement for learned in self._learned.values()), default=1.0)

@@ -1,0 +1,192 @@
+"""Measuring the costs of a pair on this machine, and keeping them in the user's cache.
+
+Other load only adds to a call's time, and it comes in bursts. So all calls are measured in turn, in several rounds, and
+the fastest time of each counts. One process measures at a time. Costs whose rounds disagree are used, but measured
+again at the next start and merged with the new ones; so a first start beside other load spoils nothing for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from runtime.drafting.costs import WIDTHS, Costs
+from runtime.drafting.sorted_draft import DraftSequence, SortedDraft
+from runtime.machine.cache import cache_directory, exclusive, write_cache
+from runtime.machine.processor import processor_identity
+from runtime.sampling.noise import Noise
+from runtime.targets.interface import TargetModel, TargetSequence
+from runtime.tree.tree import Tree
+from s2d_trt import __version__
+
+CONTEXT = 64
+"""Tokens before the measured rows."""
+ROUNDS, MOST_SECONDS = 7, 4.0
+"""Rounds of a measurement; no further round begins after this time."""
+STEADY = 1.35
+"""Costs are steady if, for most calls, the median round takes at most this many times the fastest."""
+
+MOST_MEASUREMENTS = 4
+"""Costs that are measured so often and still disagree are kept as they are."""
+
+Progress = Callable[[str], None]
+
+
+def measured_costs(
+    target: TargetModel, draft: SortedDraft | None, progress: Progress, *, exact: bool, again: bool = False
+) -> Costs:
+    """The kept costs of these engines on this machine; if there are none, they are not steady, or ``again``, measure.
+
+    ``exact`` measures the target's calls as exact decoding makes them.
+    """
+    path = _cache_file(target, draft, exact)
+    kept = _read(path, draft)
+    if kept is not None and not again and (kept.steady or kept.measurements >= MOST_MEASUREMENTS):
+        return kept
+    with exclusive(path):
+        kept_by_another = _read(path, draft)
+        if kept_by_another is not None and kept_by_another != kept and kept_by_another.steady:
+            return kept_by_another
+        progress("measuring what calls cost on this machine")
+        costs = measure(target, draft, exact=exact)
+        # Costs that no longer hold are replaced; costs that were never steady improve with each measurement.
+        if kept is not None and not again:
+            costs = costs.merged(kept)
+        write_cache(path, json.dumps(asdict(costs)))
+    return costs
+
+
+def distrust(target: TargetModel, draft: SortedDraft | None, *, exact: bool) -> None:
+    """Have the kept costs measured again at the next start, since steps disagree with them."""
+    path = _cache_file(target, draft, exact)
+    kept = _read(path, draft)
+    if kept is not None and kept.measurements < MOST_MEASUREMENTS:
+        write_cache(path, json.dumps(asdict(replace(kept, steady=False))))
+
+
+def measure(target: TargetModel, draft: SortedDraft | None, *, exact: bool = False) -> Costs:
+    """Time every engine at every width, in rounds: about a second for small models, a few for large ones."""
+    timed = _Timed()
+    with contextlib.ExitStack() as leased:
+        verifying = target.lease(exact_rows=WIDTHS[-1] if exact else 0)
+        leased.callback(target.release, verifying)
+        timed.add("verify", _verify_calls(target, verifying))
+        if draft is not None:
+            drafting = draft.empty_sequence()
+            leased.callback(drafting.release)
+            for name, calls in _draft_calls(draft, drafting):
+                timed.add(name, calls)
+        timed.run()
+    segments = tuple(timed.milliseconds(f"segment {index}") for index in range(len(draft.exits) if draft else 0))
+    head = timed.milliseconds("head") if draft else ()
+    return Costs(timed.milliseconds("verify"), segments, head, timed.steady)
+
+
+@dataclass(slots=True)
+class _Timed:
+    """Calls by name, one for each width; each returns the seconds it took."""
+
+    calls: dict[str, list[Callable[[], float]]] = field(default_factory=dict)
+    rounds: list[dict[str, list[float]]] = field(default_factory=list)
+
+    def add(self, name: str, calls: list[Callable[[], float]]) -> None:
+        self.calls[name] = calls
+
+    def run(self) -> None:
+        for calls in self.calls.values():
+            for call in calls:
+                call()  # the first call of a width prepares buffers
+        began = time.perf_counter()
+        while len(self.rounds) < ROUNDS and (len(self.rounds) < 2 or time.perf_counter() - began < MOST_SECONDS):
+            self.rounds.append({name: [call() for call in calls] for name, calls in self.calls.items()})
+
+    def milliseconds(self, name: str) -> tuple[float, ...]:
+        """The fastest round of each width; more rows never cost less, but for noise."""
+        fastest = np.array([each[name] for each in self.rounds]).min(axis=0)
+        return tuple((np.maximum.accumulate(fastest) * 1e3).tolist())
+
+    @property
+    def steady(self) -> bool:
+        """Whether the rounds agree."""
+        seconds = np.array([[time for times in each.values() for time in times] for each in self.rounds])
+        return bool(np.median(np.median(seconds, axis=0) / seconds.min(axis=0)) <= STEADY)
+
+
+def _verify_calls(target: TargetModel, sequence: TargetSequence) -> list[Callable[[], float]]:
+    context = min(CONTEXT, target.max_length // 2)
+    sequence.prefill([0] * context)
+
+    def verify(rows: int) -> float:
+        tree = Tree.chain([0] * min(rows, target.max_rows, target.max_length - context))
+        began = time.perf_counter()
+        sequence.verify(tree)[0]  # reading a row waits for the call on a GPU
+        return time.perf_counter() - began
+
+    return [partial(verify, rows) for rows in WIDTHS]
+
+
+def _draft_calls(draft: SortedDraft, sequence: DraftSequence) -> Iterator[tuple[str, list[Callable[[], float]]]]:
+    # Enough tokens for the head's widest call, and room after them for the segments' calls.
+    context = min(CONTEXT, draft.max_length // 2)
+    sequence.prefill([0] * context)
+    noise = Noise(0, 0.0, draft.vocab_size).row(0)
+
+    def run(segment: int, rows: int) -> float:
+        sequence.truncate(context)
+        sequence.enqueue([0] * min(rows, draft.max_length - context))
+        for before in range(segment):
+            sequence.flush(before)
+        sequence.wait()
+        began = time.perf_counter()
+        sequence.flush(segment)
+        sequence.wait()
+        return time.perf_counter() - began
+
+    def answer(rows: int) -> float:
+        began = time.perf_counter()
+        sequence.candidates(0, min(rows, context, draft.engines.max_head_rows), noise)
+        return time.perf_counter() - began
+
+    for index in range(len(draft.exits)):
+        yield f"segment {index}", [partial(run, index, rows) for rows in WIDTHS]
+    yield "head", [partial(answer, rows) for rows in WIDTHS]
+
+
+def _cache_file(target: TargetModel, draft: SortedDraft | None, exact: bool) -> Path:
+    parts = (
+        __version__,
+        onnxruntime.__version__,
+        processor_identity(),
+        target.identity,
+        draft.identity if draft else "no draft",
+        f"exact {exact}",
+    )
+    return cache_directory() / "costs" / (hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + ".json")
+
+
+def _read(path: Path, draft: SortedDraft | None) -> Costs | None:
+    """Kept costs, or None where there are none that can be used."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        costs = Costs(
+            tuple(map(float, data["verify"])),
+            tuple(tuple(map(float, segment)) for segment in data["segments"]),
+            tuple(map(float, data["head"])),
+            bool(data["steady"]),
+            int(data["measurements"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    engines = (costs.verify, *costs.segments, *((costs.head,) if draft else ()))
+    complete = len(costs.segments) == (len(draft.exits) if draft else 0)
+    usable = all(len(times) == len(WIDTHS) and min(times) > 0 and np.isfinite(times).all() for times in engines)
+    return costs if complete and usable else None

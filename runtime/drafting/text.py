@@ -1,0 +1,64 @@
+"""Drafting for one text: all its drafters, and the policy that prices what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from runtime.drafting.drafter import DrafterSequence
+from runtime.drafting.policy import Prospect, StepBudget, StepPlanner
+from runtime.drafting.proposal import Outcome, Proposal, StepTimes
+from runtime.sampling.noise import Noise
+from runtime.tree.builder import TreeBuilder
+from runtime.tree.shape import TreeShape
+from runtime.tree.tree import Tree
+
+
+@dataclass(slots=True)
+class TextDrafting:
+    """Proposes what to verify in each step of one text. With ``chain``, trees are cut to their best chain."""
+
+    sequences: list[DrafterSequence]
+    planner: StepPlanner
+    shape: TreeShape
+    noise: Noise
+    chain: bool
+    budget: StepBudget = field(init=False)
+    """Of the current step."""
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in engine calls of the drafters so far."""
+        return sum(sequence.clock.seconds for sequence in self.sequences)
+
+    def propose(self, root_token: int, room: int) -> Proposal:
+        """A tree below ``root_token``, the last token of the text, to which the step may add ``room`` tokens."""
+        prospects = [sequence.prospect(room) for sequence in self.sequences]
+        backlogs = [prospect.backlog for prospect in prospects if prospect.backlog is not None]
+        copied = max((prospect.copied for prospect in prospects), key=len, default=())
+        self.budget = self.planner.plan(Prospect(backlogs[0] if backlogs else None, copied))
+        if not copied and not (backlogs and self.budget.drafts):
+            return Proposal(Tree.chain([root_token]))
+        builder = TreeBuilder(root_token, self.shape, self.budget.floor)
+        exits: list[int] = []
+        for sequence in self.sequences:
+            exits += sequence.propose(builder, self.budget, self.noise, room)
+        return Proposal(builder.finish(self.budget.size, self.chain), exits)
+
+    def learn(self, proposal: Proposal, path: list[int], times: StepTimes, copied: int) -> None:
+        """Take note of what the target accepted, and of the time that the step took."""
+        self.planner.learn(self.budget, Outcome(proposal, path, times, copied))
+
+    def follow(self, tokens: Sequence[int]) -> int:
+        """Tell every drafter which tokens the text gained; returns how many of them were copied from the text."""
+        copied = max((sequence.learn(tokens) for sequence in self.sequences), default=0)
+        for sequence in list(self.sequences):
+            if not sequence.follow(tokens):
+                self.sequences.remove(sequence)
+                sequence.release()
+        return copied
+
+    def release(self) -> None:
+        """Give back what the drafters hold."""
+        while self.sequences:
+            self.sequences.pop().release()

@@ -1,0 +1,39 @@
+"""All that the benchmarks import from inside the runtime: when a module there moves, only this file changes."""
+
+from runtime.backends.cuda.device import open_gpu
+from runtime.backends.placement import CUDA, Device, Placement
+from runtime.backends.tensorrt.plans import installed_flavors
+from runtime.bench import run_prompts
+from runtime.drafting.costs import WIDTHS, Costs
+from runtime.drafting.measurement import measure
+from runtime.evaluation.comparison import generate
+from runtime.evaluation.prompts import Prompt, load_prompts
+from runtime.machine.cache import cache_directory
+from runtime.machine.processor import physical_cores
+from runtime.sampling.noise import Noise
+from runtime.targets.target import BundleSequence
+from runtime.text.tokenizer import load_tokenizer
+from runtime.tree.builder import TreeBuilder
+from runtime.tree.tree import Tree
+
+__all__ = [
+    "CUDA",
+    "WIDTHS",
+    "BundleSequence",
+    "Costs",
+    "Device",
+    "Noise",
+    "Placement",
+    "Prompt",
+    "Tree",
+    "TreeBuilder",
+    "cache_directory",
+    "generate",
+    "installed_flavors",
+    "load_prompts",
+    "load_tokenizer",
+    "measure",
+    "open_gpu",
+    "physical_cores",
+    "run_prompts",
+]

@@ -1,0 +1,69 @@
+"""Export a large checkpoint and print what it took; the default is Llama-2-7B's shape, 13 GiB.
+
+The checkpoint is of holes, so it takes no disk; the bundle is written for real, twice as large as a bfloat16 source,
+and removed again. Peak memory is RssAnon: what the process holds beyond the files it reads, which the system can drop.
+
+examples:
+  python -m tests.benchmarks.memory --scratch /tmp
+  python -m tests.benchmarks.memory --scratch /tmp --hidden 8192 --layers 80 --heads 64 --kv-heads 8 --ffn 28672
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.bundle import check_space
+from export.weights import weight_bytes
+from s2d_trt.cli import ArgumentParser, byte_size, run_command
+from s2d_trt.errors import OptionError
+from tests.benchmarks.checkpoint import write_sparse_checkpoint
+from tests.benchmarks.shape import add_shape_options, read_shape
+
+PROG = "python -m tests.benchmarks.memory"
+INTERVAL = 0.05
+"""Seconds between two looks at the exporter's memory."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse ``argv``, write a checkpoint, export it in a process of its own and watch that."""
+    parser = ArgumentParser(__doc__ or "", PROG)
+    add_shape_options(parser, layers=32)
+    options = parser.parse_args(argv)
+    spec = read_shape(options)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        checkpoint, bundle = Path(folder) / "checkpoint", Path(folder) / "target.engine"
+        check_space(bundle, weight_bytes(spec, 4096))
+        checkpoint.mkdir()
+        source = write_sparse_checkpoint(checkpoint, spec, 4096)
+        print(f"checkpoint        {byte_size(source)} in bfloat16", flush=True)
+        command = [sys.executable, "-m", "export.target", "--checkpoint", str(checkpoint), "--out", str(bundle)]
+        began = time.perf_counter()
+        peak = _watched([*command, "--no-parity"])
+        seconds = time.perf_counter() - began
+        size = sum(path.stat().st_size for path in bundle.iterdir())
+    print(f"bundle            {byte_size(size)} in {seconds:.0f} s, {size / seconds / 1e6:.0f} MB/s")
+    print(f"peak RssAnon      {byte_size(peak)}")
+
+
+def _watched(command: Sequence[str]) -> int:
+    """Run a command to its end; the most bytes of memory that were its own at once."""
+    peak = 0
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+            found = re.search(r"RssAnon:\s+(\d+) kB", status)
+            peak = max(peak, int(found[1]) * 1024 if found else 0)
+            time.sleep(INTERVAL)
+    if process.returncode:
+        raise OptionError("the export failed; its own message says why")
+    return peak
+
+
+if __name__ == "__main__":
+    run_command(PROG, main)

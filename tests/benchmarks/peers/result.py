@@ -1,0 +1,93 @@
+"""The comparison in figures: speeds with their spread, ratios to ours, and whose tokens are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+from tests.benchmarks.peers.catalogue import OURS
+from tests.benchmarks.peers.measure import Outcome
+
+Margin = Callable[[list[int], list[int], list[int]], float]
+"""How far apart the target scores two continuations where they part, from prompt, one and the other."""
+
+TIE = 1e-3
+"""Scores nearer than this are equal up to rounding, and either token is right."""
+
+
+def rows(
+    outcomes: Sequence[Outcome], prompts: Sequence[list[int]], temperature: float, margin: Margin
+) -> list[dict[str, Any]]:
+    """A row for each contender; above temperature 0 tokens depend on each library's noise, and are not compared."""
+    drafted = [each for each in outcomes if each.contender.peer == OURS and each.contender.speculates and each.rounds]
+    alone = {
+        (each.contender.peer, each.contender.precision): each
+        for each in outcomes
+        if not each.contender.speculates and each.rounds
+    }
+    reference = alone.get((OURS, "fp32"))
+    found = []
+    for outcome in outcomes:
+        contender = outcome.contender
+        row: dict[str, Any] = {"peer": contender.peer, "weights": contender.precision, "mode": contender.mode}
+        if not outcome.rounds:
+            row["tokens/s"] = f"failed: {outcome.failure}" if outcome.failure else "not measured"
+            found.append(row)
+            continue
+        row["tokens/s"] = outcome.speed
+        row["rounds"] = [f"{speed:.3g}" for speed in outcome.speeds]
+        own = alone.get((contender.peer, contender.precision))
+        if own is not None:
+            row["over its target alone"] = _ratio(outcome, own)
+        for ours in drafted:
+            row[f"S2D {ours.contender.precision} over it"] = _ratio(ours, outcome)
+        if temperature == 0:
+            row["same as fp32"] = _agreement(outcome, reference, prompts, margin)
+            row["same as its alone"] = _agreement(outcome, own, prompts, None)
+        if outcome.failure:
+            row["stopped"] = outcome.failure
+        found.append(row)
+    return found
+
+
+def best_modes(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Our fastest mode over every peer's fastest, at each precision and at any."""
+    found = []
+    measured = [outcome for outcome in outcomes if outcome.rounds]
+    peers = dict.fromkeys(outcome.contender.peer for outcome in measured if outcome.contender.peer != OURS)
+    for precision in ("fp32", "int8", "int4", "any"):
+        there = [each for each in measured if precision in (each.contender.precision, "any")]
+        ours = max((each for each in there if each.contender.peer == OURS), key=lambda each: each.speed, default=None)
+        for peer in peers:
+            theirs = [each for each in there if each.contender.peer == peer]
+            if ours is None or not theirs:
+                continue
+            best = max(theirs, key=lambda each: each.speed)
+            found.append(
+                {
+                    "weights": precision,
+                    "ours": f"{ours.contender.precision} {ours.contender.mode}",
+                    "peer": peer,
+                    "its best": f"{best.contender.precision} {best.contender.mode}",
+                    "ours over it": _ratio(ours, best),
+                }
+            )
+    return found
+
+
+def _ratio(ours: Outcome, theirs: Outcome) -> float:
+    """Median over rounds, each within itself."""
+    return median(a / b for a, b in zip(ours.speeds, theirs.speeds, strict=False))
+
+
+def _agreement(outcome: Outcome, reference: Outcome | None, prompts: Sequence[list[int]], margin: Margin | None) -> str:
+    if reference is None:
+        return ""
+    same, ties = 0, 0
+    for prompt, theirs, ours in zip(prompts, outcome.tokens, reference.tokens, strict=True):
+        if theirs == ours:
+            same += 1
+        elif margin is not None and margin(prompt, theirs, ours) < TIE:
+            ties += 1
+    return f"{same}/{len(prompts)}" + (f" and {ties} ties" if ties else "")

@@ -1,0 +1,91 @@
+"""Files and directories appear complete or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from s2d_trt.files import publishing_directory, replacing_file, write_file
+
+
+class StoppedError(Exception):
+    """What ends a block in these tests."""
+
+
+def write_half_of(path: Path) -> None:
+    path.write_text("half")
+    raise StoppedError
+
+
+def test_a_file_is_written_with_its_folders_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.txt"
+    write_file(path, "grüße")
+    assert path.read_bytes() == "grüße".encode()
+    write_file(path, b"\x00\x01")
+    assert path.read_bytes() == b"\x00\x01"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_the_old_one_until_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replacing_file(path) as scratch:
+        scratch.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(StoppedError), replacing_file(path) as scratch:
+        write_half_of(scratch)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_writes_no_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replacing_file(tmp_path / "file"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_appears_when_it_is_complete(tmp_path: Path) -> None:
+    directory = tmp_path / "parent" / "made"
+    with publishing_directory(directory) as scratch:
+        (scratch / "file").write_text("content")
+        assert not directory.exists()
+    assert (directory / "file").read_text() == "content"
+    assert list(directory.parent.iterdir()) == [directory]
+
+
+def test_a_directory_has_the_permissions_of_any_other(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with publishing_directory(tmp_path / "made"):
+        pass
+    assert (tmp_path / "made").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_directory_that_fails_leaves_what_was_there(tmp_path: Path, replace: bool) -> None:
+    directory = tmp_path / "made"
+    directory.mkdir()
+    (directory / "file").write_text("old")
+    with pytest.raises(StoppedError), publishing_directory(directory, replace) as scratch:
+        write_half_of(scratch / "file")
+    assert (directory / "file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [directory]
+
+
+@pytest.mark.parametrize(("replace", "kept"), [(False, "first"), (True, "last")])
+def test_of_two_that_make_the_same_directory_the_first_wins_unless_it_is_replaced(
+    tmp_path: Path, replace: bool, kept: str
+) -> None:
+    directory = tmp_path / "made"
+    with publishing_directory(directory, replace) as one:
+        (one / "by").write_text("last")
+        with publishing_directory(directory, replace) as other:
+            (other / "by").write_text("first")
+    assert (directory / "by").read_text() == kept
+    assert list(tmp_path.iterdir()) == [directory]
