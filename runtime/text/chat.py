@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
-from weakref import WeakKeyDictionary
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -38,18 +37,11 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, target: TargetModel, name: str = "default") -> ChatTemplate:
-        """The template that came with the target, read and compiled once; ``name`` chooses from a list of them.
+        """Read and compile the template that came with the target; ``name`` chooses from a list of them.
 
         Raises:
             BundleError: there is none, or it is no valid Jinja.
         """
-        loaded = _LOADED.setdefault(target, {})
-        if name not in loaded:
-            loaded[name] = cls._load(target, name)
-        return loaded[name]
-
-    @classmethod
-    def _load(cls, target: TargetModel, name: str) -> ChatTemplate:
         config_path, template_path = target.companion(TOKENIZER_CONFIG), target.companion(TEMPLATE_FILE)
         try:
             config = json.loads(config_path.read_text(encoding="utf-8")) if config_path else {}
@@ -80,10 +72,6 @@ class ChatTemplate:
             )
         except (TemplateError, TypeError, ValueError) as cause:
             raise OptionError(f"the chat template does not take this conversation: {cause}") from cause
-
-
-_LOADED: WeakKeyDictionary[TargetModel, dict[str, ChatTemplate]] = WeakKeyDictionary()
-"""Templates of the targets that are loaded, by name."""
 
 
 def compile_template(source: str, origin: str) -> Template:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-import tempfile
 from pathlib import Path
 
 import onnxruntime as ort
@@ -19,6 +18,7 @@ import onnxruntime as ort
 from runtime.machine.cache import cache_directory
 from runtime.machine.processor import processor_identity
 from s2d_trt.bundle import Bundle
+from s2d_trt.files import publishing_directory
 
 LEAST_BYTES = 2**28
 """Smaller weights are not cached: reordering them takes no longer than opening a cache."""
@@ -49,42 +49,33 @@ class PrepackedWeights:
                 return _opened(self.directory / MODEL, options)
             except Exception:  # a damaged cache is no fault of the bundle: write it again
                 shutil.rmtree(self.directory, ignore_errors=True)
-        scratch = self._scratch()
-        if scratch is None:
+        if not self._has_room():
             return _opened(path, options)
-        try:
-            options.optimized_model_filepath = str(scratch / MODEL)
-            for name, value in (
-                ("optimized_model_external_initializers_file_name", WEIGHTS),
-                ("optimized_model_external_initializers_min_size_in_bytes", "1024"),
-                ("save_external_prepacked_constant_initializers", "1"),
-            ):
-                options.add_session_config_entry(f"session.{name}", value)
-            session = _opened(path, options)
-            self._publish(scratch)
-            return session
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        session = None
+        with contextlib.suppress(OSError):
+            with publishing_directory(self.directory) as scratch:
+                options.optimized_model_filepath = str(scratch / MODEL)
+                for name, value in (
+                    ("optimized_model_external_initializers_file_name", WEIGHTS),
+                    ("optimized_model_external_initializers_min_size_in_bytes", "1024"),
+                    ("save_external_prepacked_constant_initializers", "1"),
+                ):
+                    options.add_session_config_entry(f"session.{name}", value)
+                session = _opened(path, options)
+            for older in self._folder.glob("[!.]*"):
+                if older != self.directory:
+                    shutil.rmtree(older, ignore_errors=True)
+        return session or _opened(path, options)
 
-    def _scratch(self) -> Path | None:
-        """A new folder to write to; None where the weights are small or the disk is nearly full."""
+    def _has_room(self) -> bool:
+        """Whether the weights are large enough for a cache, and the disk for both."""
         if self._bytes < LEAST_BYTES:
-            return None
+            return False
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self._folder).free < ROOM * self._bytes:
-                return None
-            return Path(tempfile.mkdtemp(prefix=".partial-", dir=self._folder))
+            return shutil.disk_usage(self._folder).free >= ROOM * self._bytes
         except OSError:
-            return None
-
-    def _publish(self, scratch: Path) -> None:
-        """Keep the first of several that finish at the same time; remove the forms of older builds."""
-        older = [path for path in self._folder.iterdir() if path != self.directory and not path.name.startswith(".")]
-        with contextlib.suppress(OSError):
-            scratch.rename(self.directory)
-        for path in older:
-            shutil.rmtree(path, ignore_errors=True)
+            return False
 
 
 def _opened(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
-import os
 from typing import Any
 
 from runtime.backends.cuda.memory import Gpu
-from runtime.machine.cache import cache_directory
+from runtime.machine.cache import cache_directory, write_cache
 from s2d_trt.bundle import Bundle, PlanEntry
 
 
@@ -37,14 +35,6 @@ class RuntimeCacheFile:
     def save(self) -> None:
         """Replace the file if the cache has changed; the last of several writers wins."""
         content = bytes(self._cache.serialize())
-        if content == self._read:
-            return
-        scratch = self.path.with_suffix(f".{os.getpid()}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_bytes(content)
-            scratch.replace(self.path)
+        if content != self._read:
+            write_cache(self.path, content)
             self._read = content
-        except OSError:
-            with contextlib.suppress(OSError):
-                scratch.unlink()

@@ -85,7 +85,7 @@ class TensorRTLLMTarget:
     exact_by_default = False
 
     def check_exact(self, progress: Callable[[str], None] = lambda _: None) -> None:
-        """Always raises S2DError: nothing is known of the bits of its calls."""
+        """Always raise S2DError: the library promises nothing about the bits of its calls."""
         raise S2DError(f"engine {self.name} of TensorRT-LLM cannot promise --exact; leave it out")
 
     def lease(self, exact_rows: int = 0) -> EngineSequence:

@@ -163,16 +163,13 @@ def test_a_template_cannot_reach_out_of_its_sandbox(chat_bundle: Any, source: st
         template.render([QUESTION])
 
 
-def test_a_template_is_read_and_compiled_once_for_each_target(
-    chat_bundle: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = chat_bundle(HEADERS)
-    target, compiled = Target.open(path), []
+def test_a_decoder_compiles_its_template_once(chat_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, compiled = Decoder(Target.open(chat_bundle(HEADERS), Placement(threads=1))), []
     compile_ = chat.compile_template
     monkeypatch.setattr(chat, "compile_template", lambda *given: compiled.append(given) or compile_(*given))
-    assert ChatTemplate.of(target) is ChatTemplate.of(target)
+    for _ in range(2):
+        decoder.chat_request([QUESTION])
     assert len(compiled) == 1
-    assert ChatTemplate.of(Target.open(path)) is not ChatTemplate.of(target)
 
 
 def test_a_template_that_is_no_jinja_is_refused(chat_bundle: Any) -> None:

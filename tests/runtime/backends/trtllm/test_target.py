@@ -69,7 +69,7 @@ def test_what_an_engine_cannot_do_is_refused(
     engine: Path, draft: SortedDraft, ask: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(S2DError, match=reason):
-        Decoder(open_target(engine), draft).request(PROMPT, **ask)
+        generate(Decoder(open_target(engine), draft), PROMPT, Options(**ask))
 
 
 @pytest.mark.usefixtures("installed")
