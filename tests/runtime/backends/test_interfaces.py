@@ -30,7 +30,7 @@ class Use(NamedTuple):
 
 
 def uses(module: Any, receivers: set[str]) -> Iterator[Use]:
-    """What a module's source does with ``receivers``, like ``context`` or ``self._engine``."""
+    """Attributes of ``receivers``, like ``context`` or ``self._engine``, that a module's source reads."""
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     called = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
@@ -43,7 +43,7 @@ def uses(module: Any, receivers: set[str]) -> Iterator[Use]:
 
 
 def signatures(function: Any, name: str) -> list[tuple[list[str], list[str]]]:
-    """Names of the required and of all arguments, one pair an overload; from the docstring where there is no other."""
+    """Names of the required and of all arguments, a pair for each overload; read from the docstring if need be."""
     try:
         found = [inspect.signature(function)]
     except (TypeError, ValueError):

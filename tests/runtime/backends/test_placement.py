@@ -1,4 +1,4 @@
-"""Where engines run: the bundle decides unless the user does, and contradictions are refused."""
+"""The bundle decides where it runs unless the user does, and contradictions are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def compiled(plain: Bundle) -> Bundle:
 
 
 @pytest.mark.parametrize(("text", "device"), [("cpu", CPU), ("cuda", CUDA), ("cuda:3", Device("cuda", 3))])
-def test_a_device_is_read_as_it_is_written(text: str, device: Device) -> None:
+def test_a_device_can_be_written_and_read_back(text: str, device: Device) -> None:
     assert Device.parse(text) == device
     assert Device.parse(str(device)) == device
 
@@ -57,7 +57,7 @@ def test_a_bundle_with_plans_runs_on_the_first_gpu(compiled: Bundle) -> None:
     assert Placement().choose(compiled) == ("tensorrt", CUDA)
 
 
-def test_a_device_alone_chooses_the_backend_that_serves_it(plain: Bundle, compiled: Bundle) -> None:
+def test_without_a_backend_the_device_decides_it(plain: Bundle, compiled: Bundle) -> None:
     second = Device("cuda", 1)
     assert Placement(device=second).choose(plain) == ("onnxruntime", second)
     assert Placement(device=second).choose(compiled) == ("tensorrt", second)
@@ -72,10 +72,10 @@ def test_tensorrt_on_the_cpu_is_refused(compiled: Bundle) -> None:
         Placement("tensorrt", CPU).choose(compiled)
 
 
-@pytest.mark.parametrize("place", [Placement("onnxruntime"), Placement(device=CPU), Placement("onnxruntime", CPU)])
-def test_graphs_for_a_gpu_are_refused_on_the_cpu(compiled: Bundle, place: Placement) -> None:
+@pytest.mark.parametrize("placement", [Placement("onnxruntime"), Placement(device=CPU), Placement("onnxruntime", CPU)])
+def test_graphs_for_a_gpu_are_refused_on_the_cpu(compiled: Bundle, placement: Placement) -> None:
     with pytest.raises(OptionError, match=r"graphs for a GPU \(layout BHSD\); take --device cuda"):
-        place.choose(compiled)
+        placement.choose(compiled)
 
 
 def test_tensorrt_for_a_bundle_of_another_backend_is_refused(plain: Bundle) -> None:
@@ -83,13 +83,13 @@ def test_tensorrt_for_a_bundle_of_another_backend_is_refused(plain: Bundle) -> N
         Placement("tensorrt").choose(plain)
 
 
-@pytest.mark.parametrize("place", [Placement(), Placement("tensorrt")])
+@pytest.mark.parametrize("placement", [Placement(), Placement("tensorrt")])
 def test_plans_that_are_missing_are_refused_with_the_command_that_compiles_them(
-    compiled: Bundle, place: Placement
+    compiled: Bundle, placement: Placement
 ) -> None:
     bare = Bundle(compiled.directory, replace(compiled.manifest, plans=()))
     with pytest.raises(OptionError, match=r"no TensorRT plans; compile them with python -m export\.compile"):
-        place.choose(bare)
+        placement.choose(bare)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

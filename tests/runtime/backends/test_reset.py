@@ -1,4 +1,4 @@
-"""What one text leaves in a context never reaches the next: a NaN in a masked slot would, so a reset clears it."""
+"""A reset zeroes what a text left in a context: a NaN in a masked slot would reach the next text."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_text_that_overflowed_leaves_nothing_behind(
     assert np.array_equal(row(used, [3, 5, 9]), expected)
 
 
-def test_a_reset_clears_no_more_than_was_used(overflowing: dict[str, Bundle], gpu: Any, backend: Any) -> None:
+def test_a_reset_of_an_unused_context_does_nothing(overflowing: dict[str, Bundle], gpu: Any, backend: Any) -> None:
     context = backend.target(overflowing["target"]).context()
     before = gpu.sent
     context.reset()

@@ -13,7 +13,7 @@ LAYERS, SLOTS, WIDTH = 3, 2 * BUCKET, 4
 
 
 def numbered_cache() -> KVCache:
-    """A cache in which every number differs."""
+    """A cache of distinct numbers."""
     cache = KVCache(LAYERS, SLOTS, WIDTH)
     for index, (layer, part) in enumerate((layer, part) for layer in range(LAYERS) for part in ("key", "value")):
         rows = np.arange(SLOTS * WIDTH, dtype=np.float32).reshape(1, SLOTS, WIDTH)

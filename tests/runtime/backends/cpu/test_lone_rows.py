@@ -1,4 +1,4 @@
-"""A row computed alone: whether it has the bits that it has among others is computed, and exact calls follow that."""
+"""Whether a row computed alone has the bits that it has among others is computed, and exact calls depend on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache of reordered weights: the same numbers, whoever comes first, and never in the way."""
+"""The cache of reordered weights gives the same bits, serves starts at the same time, and never makes one fail."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ def bundle(request, target_bundle: Path, int8_target_bundle: Path, tmp_path: Pat
 
 def logits(bundle: Bundle) -> np.ndarray:
     rows = np.arange(3)
-    found = OnnxTarget(bundle, 1).context().forward(rows + 5, rows, 0, np.tri(3, dtype=bool), rows)
-    return np.array([found[row] for row in rows])
+    return OnnxTarget(bundle, 1).context().forward(rows + 5, rows, 0, np.tri(3, dtype=bool), rows).copy()
 
 
 def caches(tmp_path: Path) -> list[Path]:
@@ -47,14 +46,14 @@ def test_small_weights_are_not_cached(bundle: Bundle, tmp_path: Path, monkeypatc
     assert not caches(tmp_path)
 
 
-def test_a_disk_without_room_is_left_alone(bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
+def test_a_disk_without_room_gets_no_cache(bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(prepacked, "ROOM", 2**60)
     logits(bundle)
     assert not caches(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "weights.bin"])
-def test_a_damaged_cache_is_made_anew(bundle: Bundle, tmp_path: Path, name: str) -> None:
+def test_a_damaged_cache_is_written_again(bundle: Bundle, tmp_path: Path, name: str) -> None:
     first = logits(bundle)
     [made] = caches(tmp_path)
     (made / name).write_bytes(b"")
@@ -64,8 +63,8 @@ def test_a_damaged_cache_is_made_anew(bundle: Bundle, tmp_path: Path, name: str)
 
 def test_starts_at_the_same_time_leave_one_cache(bundle: Bundle, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(logits, [bundle] * 4))
-    assert all(np.array_equal(each, found[0]) for each in found)
+        results = list(pool.map(logits, [bundle] * 4))
+    assert all(np.array_equal(each, results[0]) for each in results)
     assert len(caches(tmp_path)) == 1
 
 

@@ -65,13 +65,13 @@ def options(tree: TreeShape, temperature: float = 0.0, **changes: Any) -> Option
 
 
 def test_logits_are_those_of_the_cpu(bundles: tuple[str, Path, Path], target: Target) -> None:
-    found = benchmark.numbers(opened(bundles).target, target)  # type: ignore[arg-type]
-    assert found["largest difference"] < BOUNDS[bundles[0]]
+    numbers = benchmark.numbers(opened(bundles).target, target)  # type: ignore[arg-type]
+    assert numbers["largest difference"] < BOUNDS[bundles[0]]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("tree", [CHAIN, PAPER_TREE])
-def test_drafting_changes_no_token_but_between_scores_of_rounding_size(
+def test_drafting_changes_only_tokens_whose_scores_differ_by_rounding(
     bundles: tuple[str, Path, Path], tree: TreeShape, temperature: float
 ) -> None:
     decoder = opened(bundles)

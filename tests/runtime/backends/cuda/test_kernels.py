@@ -1,4 +1,4 @@
-"""The kernels: what they compute, on the CPU and where there is one on a GPU, and that NVRTC compiles them."""
+"""The kernels compute what NumPy computes, on the stand-in and on a GPU, and NVRTC compiles them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], m
 
 @pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest) -> Any:
-    """The stand-in, and the GPU."""
+    """The stand-in or the GPU."""
     return request.getfixturevalue(request.param)
 
 
 def put(place: Any, array: np.ndarray) -> Memory:
-    """The array on the device."""
+    """Copy an array to the device."""
     staging = Staging(place, {"array": (array.dtype, array.shape)})
     staging.arrays["array"][:] = array
     staging.upload()
@@ -36,7 +36,7 @@ def put(place: Any, array: np.ndarray) -> Memory:
 
 
 def get(place: Any, memory: Memory, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The array that the device has."""
+    """Copy an array from the device."""
     size = int(np.dtype(dtype).itemsize * np.prod(shape))
     host = place.pinned(size)
     place.copy(host, memory.part(0, size))

@@ -1,4 +1,4 @@
-"""Plans that do not fit are refused with what was built, what is here, and the command that builds what fits."""
+"""A plan that does not fit is refused; the message names its builder, what is installed, and the remedy."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def with_plans(bundle: Bundle, *plans: PlanEntry) -> Bundle:
     return Bundle(bundle.directory, manifest)
 
 
-def test_a_plan_that_fits_is_taken(bundle: Bundle) -> None:
+def test_a_plan_that_fits_is_accepted(bundle: Bundle) -> None:
     check_plan(bundle, plan(), HERE, "RTX 4090", "8.9")
     check_plan(bundle, plan(compute_capabilities=()), HERE, "H200", "9.0")
 
@@ -94,7 +94,7 @@ def test_installed_flavours_have_versions() -> None:
 
 
 @pytest.mark.parametrize("content", [b"not a plan, but as long as a header or longer" * 4, b"vtrt"])
-def test_tensorrt_itself_says_that_a_damaged_plan_is_one(content: bytes) -> None:
+def test_tensorrt_names_a_damaged_plan(content: bytes) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed", exc_type=ImportError)
     runtime = trt.Runtime(make_log(trt))
     assert invalidity(trt, runtime, content) == "malformed engine"
@@ -145,7 +145,7 @@ class Config:
         return cache is self.cache
 
 
-def test_the_runtime_cache_comes_back_at_the_next_start(
+def test_the_next_start_reads_the_runtime_cache(
     bundle: Bundle, gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

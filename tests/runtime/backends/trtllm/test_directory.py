@@ -1,4 +1,4 @@
-"""An engine directory is checked before anything is loaded, and each mistake has the flag that mends it."""
+"""An engine directory is checked before anything is loaded; each message names the flag that mends the mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the library is installed, the record is compared with it: a change there shows here."""
+"""Where the library is installed, the recorded interface is compared with it."""
 
 from __future__ import annotations
 
