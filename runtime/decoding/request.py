@@ -118,9 +118,7 @@ class Request:
         if self.finished:
             return ""
         self.finish_reason = reason
-        released = len(self.text)
-        self._stream.finish()
-        return self.text[released:]
+        return self._stream.finish()
 
 
 def _check_prompt(prompt: Sequence[int], target: TargetModel) -> None:
