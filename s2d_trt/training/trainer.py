@@ -137,7 +137,7 @@ class Trainer:
         self.accelerator.end_training()
 
     def train_step(self) -> list[float]:
-        """Train on the next batch; returns each exit's loss in nats. ``step`` counts only in ``train``."""
+        """Train on the next batch; returns each exit's loss in nats. Only ``train`` advances ``step``."""
         recipe, accelerator = self.recipe, self.accelerator
         share = recipe.batch_windows // accelerator.num_processes
         first = self.step * recipe.batch_windows + accelerator.process_index * share

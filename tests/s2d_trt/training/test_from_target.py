@@ -193,7 +193,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_draft(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_save", save_and_die)
+        patch.setattr(Trainer, "save", save_and_die)
         assert run(*options, "--out", tmp_path / "parts") == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.state", "whole"]
     assert run(*options, "--out", tmp_path / "parts") == 0
