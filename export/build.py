@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.builder import TOKENIZER, BuildRequest, build, describe
 from export.bundle import check_destination
 from export.checkpoint import Checkpoint, check_tokenizer
 from export.graph import MAX_HEAD_TOP_K
 from export.options import add_build_options, read_form
+from export.pipeline import TOKENIZER, BuildRequest, build, describe
 from export.vocabulary import frequent_tokens
 from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, positive_int, run_command
 from s2d_trt.errors import OptionError

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from export.bundle import write_bundle
 from export.options import add_plan_options, read_plan_options
-from export.plans import compile_graphs
+from export.tensorrt.bundle_plans import compile_graphs
 from s2d_trt.bundle import Bundle, find_bundle
 from s2d_trt.cli import ArgumentParser, run_command
 

@@ -100,6 +100,9 @@ class Encoding:
         return cast
 
 
+FP32_WEIGHTS = Encoding()
+
+
 def exact(name: str, array: Float32Array) -> StoredTensor:
     """An array that stays float32 in every bundle; graphs cast it."""
     return StoredTensor(name, [array], array.shape, TensorProto.FLOAT)

@@ -30,11 +30,15 @@ def head_top_k(rows: int) -> int:
 class GraphBuilder:
     """Builds the graphs of one model over one weight file, in one cache layout and precision."""
 
-    spec: ModelSpec
     weights: WeightFile
     weights_location: str
     layout: CacheLayout
     precision: Precision
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's sizes."""
+        return self.weights.spec.model
 
     def segment(self, index: int, first: int, last: int) -> onnx.ModelProto:
         """Layers ``[first, last)`` of a draft; segment 0 begins with the embedding."""
@@ -88,20 +92,19 @@ class GraphBuilder:
         graph.input(names.POSITION_IDS, TensorProto.INT64, [1, QUERY])
         mask = graph.input(names.ATTENTION_MASK, TensorProto.BOOL, [QUERY, self.layout.slots])
         graph.input(names.WRITE_INDEX, TensorProto.INT64, [1])
-        mask = self.layout.mask(graph, self.spec, mask)
+        mask = self.layout.mask(graph, self.weights.spec, mask)
         for layer in range(first, last):
             hidden = self._layer(graph, hidden, layer, mask, result if layer == last - 1 else None)
         return hidden
 
     def _layer(self, graph: Graph, hidden: str, layer: int, mask: str, result: str | None) -> str:
         """Pre-norm attention and gated feed-forward, each with its residual."""
-
         rows = self._norm(graph, hidden, layer_tensor(layer, "input_layernorm"))
         query, key, value = self._siblings(graph, rows, layer, "self_attn", "qkv_proj")
         if self.spec.qk_norm:
             query = self._normed_heads(graph, query, layer_tensor(layer, "self_attn.q_norm"))
             key = self._normed_heads(graph, key, layer_tensor(layer, "self_attn.k_norm"))
-        attended = self.layout.attention(graph, self.spec, layer, query, key, value, mask)
+        attended = self.layout.attention(graph, self.weights.spec, layer, query, key, value, mask)
         hidden = graph.op("Add", hidden, self._linear(graph, attended, layer, "self_attn.o_proj"))
         rows = self._norm(graph, hidden, layer_tensor(layer, "post_attention_layernorm"))
         gate, up = self._siblings(graph, rows, layer, "mlp", "gate_up_proj")

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from export.heads import smallest_fold
 from export.nodes import Dim, Graph
 from export.rotary import COS_CACHE, SIN_CACHE
+from export.weight_spec import WeightSpec
 from s2d_trt import names
-from s2d_trt.spec import ModelSpec
 
 CACHE = "cache_length"
 MASKED = -1e4
@@ -35,15 +34,18 @@ class CacheLayout(Protocol):
         """Whether layers that read the same rows are one product, which is then split."""
         ...
 
-    def fold(self, spec: ModelSpec) -> int:
-        """How many query heads become rows of one; the weights store the heads in ``heads.folded_order``."""
+    @property
+    def folds_heads(self) -> bool:
+        """Whether query heads that share a key head become rows of one head (see ``export.heads``)."""
         ...
 
-    def mask(self, graph: Graph, spec: ModelSpec, readable: str) -> str:
+    def mask(self, graph: Graph, weights: WeightSpec, readable: str) -> str:
         """What attention takes for the bool ``readable`` ``[q, S]``; made once and shared by all layers."""
         ...
 
-    def attention(self, graph: Graph, spec: ModelSpec, layer: int, query: str, key: str, value: str, mask: str) -> str:
+    def attention(
+        self, graph: Graph, weights: WeightSpec, layer: int, query: str, key: str, value: str, mask: str
+    ) -> str:
         """Rotate query and key, write key and value into the cache, attend to all of it.
 
         ``query`` is ``[1, q, num_attention_heads * head_dim]``, ``key`` and ``value`` are ``[1, q, kv_width]``;
@@ -59,22 +61,22 @@ class BSH:
     name: ClassVar[str] = "BSH"
     slots: ClassVar[Dim] = CACHE
     joins_layers: ClassVar[bool] = True
+    folds_heads: ClassVar[bool] = True
 
-    def fold(self, spec: ModelSpec) -> int:
-        """The smallest fold, which keeps the kernel for one row away from models that share key heads."""
-        return smallest_fold(spec)
-
-    def mask(self, graph: Graph, spec: ModelSpec, readable: str) -> str:
-        """``readable`` itself, each row repeated for the heads that are folded into rows: ``[q * fold, S]``."""
-        if (fold := self.fold(spec)) == 1:
+    def mask(self, graph: Graph, weights: WeightSpec, readable: str) -> str:
+        """``readable``, each row repeated for the heads that are folded into rows: ``[q * fold, S]``."""
+        if weights.fold == 1:
             return readable
         rows = graph.op("Unsqueeze", readable, graph.constant("row_axis", [1]))
-        return graph.op("Flatten", graph.op("Expand", rows, graph.constant("folded_rows", [1, fold, 1])), axis=2)
+        repeated = graph.op("Expand", rows, graph.constant("folded_rows", [1, weights.fold, 1]))
+        return graph.op("Flatten", repeated, axis=2)
 
-    def attention(self, graph: Graph, spec: ModelSpec, layer: int, query: str, key: str, value: str, mask: str) -> str:
+    def attention(
+        self, graph: Graph, weights: WeightSpec, layer: int, query: str, key: str, value: str, mask: str
+    ) -> str:
         """Attention over the used prefix of the cache, with folded heads where query heads share key heads."""
-        shape, fold = [1, self.slots, spec.kv_width], self.fold(spec)
-        heads = spec.num_attention_heads // fold
+        spec, fold = weights.model, weights.fold
+        shape, heads = [1, self.slots, spec.kv_width], spec.num_attention_heads // fold
 
         def reshaped(rows: str, heads: int) -> str:
             width = heads * spec.head_dim
@@ -108,18 +110,17 @@ class BHSD:
     slots: int
     name: ClassVar[str] = "BHSD"
     joins_layers: ClassVar[bool] = False
+    folds_heads: ClassVar[bool] = False
 
-    def fold(self, spec: ModelSpec) -> int:
-        """None: TensorRT groups heads itself."""
-        return 1
-
-    def mask(self, graph: Graph, spec: ModelSpec, readable: str) -> str:
+    def mask(self, graph: Graph, weights: WeightSpec, readable: str) -> str:
         """An additive mask in the scores' type, as TensorRT takes it; it builds only one of them."""
         return graph.op("Where", readable, graph.scalar("read", 0.0), graph.scalar("masked", MASKED))
 
-    def attention(self, graph: Graph, spec: ModelSpec, layer: int, query: str, key: str, value: str, mask: str) -> str:
+    def attention(
+        self, graph: Graph, weights: WeightSpec, layer: int, query: str, key: str, value: str, mask: str
+    ) -> str:
         """Attention over the whole cache, heads before positions."""
-        kv_heads = spec.num_key_value_heads
+        spec, kv_heads = weights.model, weights.model.num_key_value_heads
         shape = [1, kv_heads, self.slots, spec.head_dim]
         caches = graph.weight(COS_CACHE), graph.weight(SIN_CACHE)
 

@@ -6,10 +6,10 @@ import argparse
 
 from export.encoding import QUANTIZED_FORMATS, Encoding
 from export.layout import BHSD, BSH
-from export.plans import PlanOptions
 from export.precision import FP16, FP32, PRECISIONS
-from export.tensorrt import FLAVORS
-from export.tensorrt_log import LEVELS
+from export.tensorrt.bundle_plans import PlanOptions
+from export.tensorrt.log import LEVELS
+from export.tensorrt.plan import FLAVORS
 from s2d_trt.cli import ArgumentParser, positive_int
 from s2d_trt.errors import OptionError
 

@@ -13,7 +13,7 @@ import numpy as np
 from export.encoding import Encoding
 from export.session import Array, GraphRun
 from export.tensors import EMBEDDING, LM_HEAD
-from export.weights import DEFAULT_ENCODING
+from export.weight_spec import WeightSpec
 from s2d_trt import names
 from s2d_trt.bundle import Manifest
 from s2d_trt.errors import CheckpointError, S2DError
@@ -39,20 +39,19 @@ def check_parity(
     manifest: Manifest,
     directory: Path,
     checkpoint: Path,
-    encoding: Encoding = DEFAULT_ENCODING,
-    head_tokens: tuple[int, ...] = (),
+    weights: WeightSpec | None = None,
 ) -> str:
     """Compare every float32 graph in ``directory`` with PyTorch on random tokens; one line on the outcome.
 
-    PyTorch computes with the weights as ``encoding`` rounds them, so that what is compared is the graphs; of the head,
-    with the rows of ``head_tokens`` alone, where any are named.
+    PyTorch computes with the numbers that ``weights`` stores (None: float32, with the whole head), so that the graphs
+    are compared and not the rounding.
 
     Raises:
         ParityError: a difference above ``BOUND``.
     """
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         return "skipped: torch and transformers are not installed (the train extra has both)"
-    return report(measure(manifest, directory, checkpoint, encoding, head_tokens))
+    return report(measure(manifest, directory, checkpoint, weights))
 
 
 def report(errors: Mapping[str, float]) -> str:
@@ -71,16 +70,16 @@ def measure(
     manifest: Manifest,
     directory: Path,
     checkpoint: Path,
-    encoding: Encoding = DEFAULT_ENCODING,
-    head_tokens: tuple[int, ...] = (),
+    weights: WeightSpec | None = None,
 ) -> dict[str, float]:
     """Largest absolute difference of a logit or log-probability: one for each exit, or for the target's calls."""
+    weights = weights or WeightSpec(manifest.model, manifest.cache.max_length)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, manifest.model.vocab_size, ROWS)
-    reference = Reference.load(checkpoint, encoding)
+    reference = Reference.load(checkpoint, weights.encoding)
     graphs = {name: GraphRun(manifest, directory, name) for name in manifest.graphs}
     if manifest.kind == "draft":
-        return _draft_errors(manifest, graphs, reference, tokens, rng, head_tokens)
+        return _draft_errors(manifest, graphs, reference, tokens, rng, weights.head_tokens)
     return _target_errors(graphs[names.TARGET], reference, tokens)
 
 
@@ -91,7 +90,7 @@ class Reference:
     model: PreTrainedModel
 
     @classmethod
-    def load(cls, checkpoint: Path, encoding: Encoding = DEFAULT_ENCODING) -> Reference:
+    def load(cls, checkpoint: Path, encoding: Encoding) -> Reference:
         """Read the whole checkpoint into memory.
 
         Raises:

@@ -16,7 +16,7 @@ BOUNDS = {"fp16": 5e-3, "int8": 0.1}
 """Largest difference of a graph's results that counts as rounding, as a share of the largest result."""
 REMEDIES = {
     "fp16": "use --precision bf16, whose range is wider",
-    "int8": "use --precision fp32; a few rows of this model are far larger than the rest",
+    "int8": "use --precision fp32: 8 bits are too few for this model",
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.precision import INT8
 from s2d_trt import names
 from s2d_trt.bundle import Manifest
 
@@ -36,6 +37,10 @@ class GraphRun:
         options.log_severity_level = 3
         # Few and small calls: waiting threads should leave the cores to PyTorch.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Products of bytes overflow on processors without VNNI; this makes them exact there, and slower. It breaks
+        # DequantizeLinear of int8 weights, so it is for integer rows alone.
+        if self.manifest.precision == INT8.name:
+            options.add_session_config_entry("session.x64quantprecision", "1")
         # Quantised weights are meant to meet float activations; by default those would be rounded to int8 as well.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         path = self.directory / self.manifest.graphs[self.name]

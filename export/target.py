@@ -4,7 +4,7 @@ The whole model becomes one ONNX graph over one weight file. It is compared with
 is installed, before anything is published: a build that fails leaves an older bundle as it was.
 
 examples:
-  python -m export.target --checkpoint engines/demo/target --out engines/target.engine
+  python -m export.target --checkpoint engines/demo/target-17m --out engines/target-17m.engine
   python -m export.target --checkpoint ~/llama-1b --out engines/llama-1b.engine --max-length 4096
   python -m export.target --checkpoint ~/llama-7b --out engines/llama-7b.trt.engine --backend tensorrt --weights int8
 """
@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.builder import BuildRequest, build, describe
 from export.bundle import check_destination
 from export.checkpoint import Checkpoint
 from export.options import add_build_options, read_form
+from export.pipeline import BuildRequest, build, describe
 from s2d_trt.cli import ArgumentParser, run_command
 
 PROG = "python -m export.target"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+
 from s2d_trt.spec import ModelSpec
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -23,7 +27,8 @@ def head_tensor(spec: ModelSpec) -> str:
     return EMBEDDING if spec.tie_word_embeddings else LM_HEAD
 
 
-def checkpoint_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+@cache
+def checkpoint_shapes(spec: ModelSpec) -> Mapping[str, tuple[int, ...]]:
     """Name and shape, as the checkpoint stores them, of every tensor that ``spec`` needs, in file order."""
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (spec.vocab_size, spec.hidden_size)}
     for layer in range(spec.num_hidden_layers):
@@ -33,7 +38,12 @@ def checkpoint_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
                 shapes[layer_tensor(layer, part, "bias")] = shape[:1]
     shapes[FINAL_NORM] = (spec.hidden_size,)
     shapes[head_tensor(spec)] = (spec.vocab_size, spec.hidden_size)
-    return shapes
+    return MappingProxyType(shapes)
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a linear layer multiplies with this tensor; the embedding is looked up, also where it is the head."""
+    return len(shape) == 2 and name != EMBEDDING
 
 
 def has_bias(spec: ModelSpec, part: str) -> bool:

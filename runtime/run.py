@@ -24,14 +24,17 @@ from pathlib import Path
 from typing import Any
 
 from runtime.commands.arguments import (
+    NO_DRAFT,
     add_drafting_arguments,
     add_engine_arguments,
     add_sampling_arguments,
     decoding_options,
-    open_decoder,
+    placement,
+    prepare,
     single_temperature,
 )
 from runtime.commands.report import baseline_lines, request_lines
+from runtime.decoding.decoder import Decoder
 from runtime.decoding.request import Request, Step
 from runtime.evaluation.comparison import Comparison, compare_with_target, target_alone, warm_up, with_seed
 from runtime.text.chat import Message
@@ -65,11 +68,13 @@ def main(argv: Sequence[str]) -> None:
     if arguments.system is not None and not arguments.chat:
         raise OptionError("--system is part of a conversation; add --chat")
     text = _prompt(arguments)
-    decoder = open_decoder(arguments, arguments.target, options)
+    draft = None if arguments.draft == NO_DRAFT else arguments.draft
+    decoder = Decoder.open(arguments.target, draft, placement(arguments), arguments.verify)
     if arguments.chat:
         request = decoder.chat_request(_conversation(arguments, text), options)
     else:
         request = decoder.request(text, options)
+    prepare(decoder, arguments, options)
     if arguments.baseline:
         warm_up(decoder, request.prompt, options)
     for step in decoder.run(request):

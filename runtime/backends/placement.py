@@ -1,4 +1,4 @@
-"""Where engines run: which backend, on which device."""
+"""Which backend runs a bundle, and on which device."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ CUDA = Device("cuda")
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What the user asks for; ``auto`` and None leave it to the bundle.
+    """What the user asks for; with ``auto`` and None the bundle decides.
 
-    A bundle built for TensorRT runs on the first GPU, another in ONNX Runtime on the CPU. ``threads`` None means the
-    physical cores. ``cuda_graphs`` False makes TensorRT queue every kernel again at each call, to find faults;
-    ``device_cascade`` lets its graphs decide which exit answers, where the policy is one of fixed thresholds.
+    A bundle built for TensorRT runs on the first GPU, any other in ONNX Runtime on the CPU. ``threads`` None means the
+    physical cores. ``cuda_graphs`` False makes TensorRT queue every kernel at each call, for debugging.
+    ``device_cascade`` lets CUDA graphs decide which exit answers, if the policy has fixed thresholds.
     """
 
     backend: BackendName = "auto"
@@ -55,7 +55,7 @@ class Placement:
     device_cascade: bool = False
 
     def choose(self, bundle: Bundle) -> tuple[BackendName, Device]:
-        """The backend and the device for ``bundle``. Raises OptionError where the wishes do not fit it."""
+        """The backend and the device for ``bundle``. Raises OptionError where the options do not fit it."""
         manifest = bundle.manifest
         static = manifest.cache.layout == "BHSD"
         name = self.backend
@@ -92,12 +92,12 @@ class Placement:
         """The backend that loads ``bundle``.
 
         Raises:
-            OptionError: the wishes do not fit the bundle, or a library or device that they need is not here.
+            OptionError: the options do not fit the bundle, or a library or device that they need is missing.
         """
         name, device = self.choose(bundle)
         if device == CPU:
             return OnnxRuntime(self.threads)
-        # What a GPU needs is installed with the extra [gpu] alone.
+        # Only the extra [gpu] installs what these modules import.
         from runtime.backends.cuda.device import open_gpu
 
         gpu = open_gpu(device.index)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from runtime.backends.placement import BACKENDS, Device, Placement
 from runtime.decoding.decoder import Decoder
@@ -127,14 +126,6 @@ def decoding_options(arguments: argparse.Namespace, temperature: float) -> Optio
         policy=drafting_policy(arguments),
         exact=arguments.exact,
     )
-
-
-def open_decoder(arguments: argparse.Namespace, target: str | Path, options: Options) -> Decoder:
-    """Load the engines that the options name, then check and measure what ``options`` need, with progress on stderr."""
-    draft = None if arguments.draft == NO_DRAFT else arguments.draft
-    decoder = Decoder.open(target, draft, placement(arguments), arguments.verify)
-    prepare(decoder, arguments, options)
-    return decoder
 
 
 def prepare(decoder: Decoder, arguments: argparse.Namespace, options: Options) -> None:

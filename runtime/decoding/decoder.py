@@ -70,15 +70,20 @@ class Decoder:
             OptionError, CapacityError: an option or the prompt does not fit.
         """
         options = replace(options or Options(), **changes)
-        self.target.check_sampling(options.sampling)
-        if options.draft:
-            shape = options.policy.largest_tree(chain=options.exact is not False and options.allows_exact)
-            self.target.check_shape(shape)
-            if self.draft is not None:
-                self.draft.check_shape(shape)
-                options.policy.exit.check(self.draft.exits)
+        self.check(options)
         ids = self._encode(prompt) if isinstance(prompt, str) else prompt
         return Request(ids, options, self.target, self.tokenizer)
+
+    def check(self, options: Options) -> None:
+        """Raise OptionError where the engines cannot do what ``options`` ask for."""
+        self.target.check_sampling(options.sampling)
+        if not options.draft:
+            return
+        shape = options.policy.largest_tree(chain=options.exact is not False and options.allows_exact)
+        self.target.check_shape(shape)
+        if self.draft is not None:
+            self.draft.check_shape(shape)
+            options.policy.exit.check(self.draft.exits)
 
     def chat_request(self, messages: Sequence[Message], options: Options | None = None, **changes: Any) -> Request:
         """As ``request``, of a conversation: the target's chat template makes the prompt, up to its own next turn.
@@ -96,9 +101,12 @@ class Decoder:
         what calls cost. ``run`` does so too where it was not done before; ``measure`` measures again.
 
         Raises:
+            OptionError: the engines cannot do what ``options`` ask for.
             S2DError: ``options.exact`` cannot be promised here.
         """
-        self._preparation.prepare(options or Options(), progress or (lambda _: None), measure)
+        options = options or Options()
+        self.check(options)
+        self._preparation.prepare(options, progress or (lambda _: None), measure)
 
     @property
     def cost_disagreement(self) -> float:

@@ -37,7 +37,7 @@ class SortedDraft:
         self.vocab_size = manifest.model.vocab_size
         self.tokenizer = manifest.tokenizer
         self.engines = (placement or Placement()).open_backend(bundle).draft(bundle)
-        self.identity = f"{self.engines.place}\n{manifest.to_json()}"
+        self.identity = f"{self.engines.location}\n{manifest.to_json()}"
         self._free: list[DraftSequence] = []
 
     @classmethod
@@ -242,7 +242,8 @@ class DraftSequence:
         for index in range(last + 1):
             self.flush(index)
             tokens, logprobs = self.candidates(index, len(paths), noise)
-            own = logprobs[:, : builder.top_k].tolist()
+            # Where the draft overflows, nothing is drafted; a policy must not meet a NaN.
+            own = np.where(np.isnan(logprobs), -np.inf, logprobs)[:, : builder.top_k].tolist()
             calibrated = budget.calibrated(index, own)
             backlog = self.done[index] - self.done[min(index + 1, last)]
             if budget.answers(index, paths, [row[0] for row in calibrated], backlog):

@@ -1,1 +1,1 @@
-"""This machine: its processor, and the user's cache directory."""
+"""This machine: its processor, what that computes exactly, and the user's cache directory."""

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from s2d_trt.files import write_file
+
 try:
     import fcntl
 except ImportError:  # no POSIX: processes then do not wait for each other
@@ -18,16 +20,10 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s2d-trt"
 
 
-def write_cache(path: Path, text: str) -> None:
-    """Replace a cache file as a whole; never an error: without it the next start only works again."""
-    scratch = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+def write_cache(path: Path, content: str | bytes) -> None:
+    """Replace a cache file as a whole. A failure is no error: the next start only repeats the work."""
+    with contextlib.suppress(OSError):
+        write_file(path, content)
 
 
 @contextlib.contextmanager

@@ -6,48 +6,43 @@ import numpy as np
 
 from runtime.sampling.options import Sampling
 
-_FIRST_SORTED = 128
-"""Tokens that are sorted first for top-p; four times as many while their mass is not enough."""
-
 
 def kept_tokens(processed: np.ndarray, sampling: Sampling) -> np.ndarray:
     """bool ``[V]``: the tokens of ``softmax(processed / temperature)`` that pass the filters.
 
-    ``processed`` is float32 ``[V]``, the temperature above 0. Of equally probable tokens the smallest ids are kept. The
-    vocabulary is never sorted as a whole: that would take longer than everything else about a token.
+    ``processed`` is float32 ``[V]``, the temperature above 0. Of equally probable tokens the smallest ids are kept.
+    The vocabulary is not sorted as a whole: that would take longer than everything else about a token.
     """
-    kept = np.ones(len(processed), dtype=bool)
+    ids: np.ndarray | slice = slice(None)
     if 0 < sampling.top_k < len(processed):
-        kept = _largest(processed, sampling.top_k)
-    probabilities = np.exp((processed.astype(np.float64) - processed.max()) / sampling.temperature)
-    probabilities *= kept
+        ids = _largest(processed, sampling.top_k)
+    # The largest probability is exp(0) = 1 before normalisation.
+    probabilities = np.exp((processed[ids].astype(np.float64) - processed.max()) / sampling.temperature)
+    possible = probabilities > 0
     if sampling.top_p < 1.0:
-        kept = _nucleus(probabilities, sampling.top_p)
+        possible &= _nucleus(probabilities, sampling.top_p)
     if sampling.min_p > 0.0:
-        # The largest probability is exp(0) = 1 before normalisation.
-        kept &= probabilities >= sampling.min_p
-    possible: np.ndarray = kept & (probabilities > 0)
-    return possible
+        possible &= probabilities >= sampling.min_p
+    kept = np.zeros(len(processed), dtype=bool)
+    kept[ids] = possible
+    return kept
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Mask of the ``count`` largest values; of those equal to the last, the first ones."""
+    """Indices of the ``count`` largest values, rising; of those equal to the last, the first ones."""
     least = np.partition(values, len(values) - count)[len(values) - count]
-    kept: np.ndarray = values > least
-    kept[np.flatnonzero(values == least)[: count - int(kept.sum())]] = True
-    return kept
+    above, equal = np.flatnonzero(values > least), np.flatnonzero(values == least)
+    return np.sort(np.concatenate([above, equal[: count - len(above)]]))
 
 
 def _nucleus(probabilities: np.ndarray, top_p: float) -> np.ndarray:
     """Mask of the most probable tokens: each one before which the others' mass is below ``top_p``."""
-    wanted, count = top_p * probabilities.sum(), _FIRST_SORTED
-    while True:
-        count = min(count, len(probabilities))
-        candidates = np.flatnonzero(_largest(probabilities, count))
-        order = candidates[np.argsort(-probabilities[candidates], kind="stable")]
-        before = np.cumsum(probabilities[order]) - probabilities[order]
-        if count == len(probabilities) or before[-1] >= wanted:
-            kept = np.zeros(len(probabilities), dtype=bool)
-            kept[order[before < wanted]] = True
-            return kept
-        count *= 4
+    total = probabilities.sum()
+    # Tokens that are all below this hold less than 1 - top_p together, so the nucleus is without them.
+    least = (1.0 - top_p) * total / len(probabilities)
+    candidates = np.flatnonzero(probabilities >= least)
+    order = candidates[np.argsort(-probabilities[candidates], kind="stable")]
+    before = np.cumsum(probabilities[order]) - probabilities[order]
+    kept = np.zeros(len(probabilities), dtype=bool)
+    kept[order[before < top_p * total]] = True
+    return kept

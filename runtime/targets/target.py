@@ -34,7 +34,7 @@ class Target:
         self.placement = placement or Placement()
         self.engine = self.placement.open_backend(bundle).target(bundle)
         self.max_rows = self.engine.max_rows
-        self.identity = f"{self.engine.place}\n{manifest.to_json()}"
+        self.identity = f"{self.engine.location}\n{manifest.to_json()}"
         self._free: list[BundleSequence] = []
 
     @classmethod

@@ -1,7 +1,7 @@
-"""Conversations as the text a chat model was trained on, rendered by the checkpoint's own Jinja template.
+"""Conversations as the text that a chat model was trained on, rendered by the checkpoint's own Jinja template.
 
-The environment is the one that transformers documents for chat templates, so the text is the same: sandboxed, blocks
-trimmed, with ``raise_exception``, ``strftime_now``, ``tojson``, loop controls and the ``generation`` tag.
+The environment is the one that transformers documents for chat templates, so the text is the same: a sandbox that trims
+blocks, with ``raise_exception``, ``strftime_now``, ``tojson``, loop controls and the ``generation`` tag.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 Message = Mapping[str, Any]
-"""``role`` (system, user, assistant, tool) and ``content``; what else a template reads."""
+"""``role`` (system, user, assistant, tool), ``content``, and whatever else a template reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """A template and the special tokens that it may name."""
+    """A compiled template and the special tokens that it may name."""
 
     template: Template
     special_tokens: Mapping[str, str]
 
     @classmethod
     def of(cls, target: TargetModel, name: str = "default") -> ChatTemplate:
-        """The template that came with the target; ``name`` chooses where a list of them is given.
+        """Read and compile the template that came with the target; ``name`` chooses from a list of them.
 
         Raises:
             BundleError: there is none, or it is no valid Jinja.
@@ -61,10 +61,10 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, answer: bool = True
     ) -> str:
-        """The conversation as text; with ``answer`` up to where the model's next turn begins.
+        """The conversation as text; with ``answer`` it ends where the model's next turn begins.
 
         Raises:
-            OptionError: the template refuses these messages.
+            OptionError: the template does not take these messages.
         """
         try:
             return self.template.render(
@@ -74,8 +74,8 @@ class ChatTemplate:
             raise OptionError(f"the chat template does not take this conversation: {cause}") from cause
 
 
-def compile_template(source: str, place: str) -> Template:
-    """Compile a chat template; ``place`` is where it stands, for messages.
+def compile_template(source: str, origin: str) -> Template:
+    """Compile a chat template; messages say that it comes from ``origin``.
 
     Raises:
         BundleError: it is no valid Jinja.
@@ -89,7 +89,7 @@ def compile_template(source: str, place: str) -> Template:
     try:
         return environment.from_string(source)
     except TemplateSyntaxError as cause:
-        raise BundleError(f"{place}: its chat template is no valid Jinja ({cause}); take the model's own") from cause
+        raise BundleError(f"{origin}: its chat template is no valid Jinja ({cause}); take the model's own") from cause
 
 
 class _GenerationTag(Extension):
@@ -113,11 +113,11 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own filter escapes what is special in HTML.
+    # Jinja's own filter escapes for HTML.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """A token stands as text, or as an object that describes it."""
-    found = {name: config[name] for name in SPECIAL_TOKENS if config.get(name) is not None}
-    return {name: token["content"] if isinstance(token, dict) else token for name, token in found.items()}
+    """Special tokens by name. The configuration has a token as text, or as an object with that text."""
+    tokens = {name: config[name] for name in SPECIAL_TOKENS if config.get(name) is not None}
+    return {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items()}

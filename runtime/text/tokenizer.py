@@ -20,10 +20,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 class TextStream:
-    """Turns tokens into text as they come, and watches for stop strings.
+    """Turns tokens into text as they come, and looks for stop strings.
 
-    ``text`` is what has been released: whole characters only, and nothing that could still turn out to
-    be the beginning of a stop string.
+    ``text`` is what has been released: only whole characters, and nothing that may be the beginning of a stop string.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
@@ -34,31 +33,29 @@ class TextStream:
         self.text = ""
 
     def push(self, token: int) -> bool:
-        """Add a token; True if a stop string is now complete (``text`` then ends before it)."""
+        """Add a token; True if a stop string is now complete, and then ``text`` ends before it."""
         self._tokens.append(token)
         piece = self._stream.step(self._tokenizer, token)
         if piece is None:
             return False
         seen = max(0, len(self._decoded) - max((len(stop) for stop in self._stop), default=0))
         self._decoded += piece
-        found = [at for stop in self._stop if (at := self._decoded.find(stop, seen)) >= 0]
-        if found:
-            self.text = self._decoded[: min(found)]
+        stops = [at for stop in self._stop if (at := self._decoded.find(stop, seen)) >= 0]
+        if stops:
+            self.text = self._decoded[: min(stops)]
             return True
         self.text = self._decoded[: len(self._decoded) - self._held_back()]
         return False
 
-    def finish(self) -> None:
-        """No more tokens come: release what was held back, an incomplete character as U+FFFD."""
+    def finish(self) -> str:
+        """End the text: release what was held back, an incomplete character as U+FFFD, and return that part."""
+        released = len(self.text)
         text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
-        # A token can complete a stop string and begin a character that never comes.
+        # The last token can complete a stop string and also begin a character that never ends.
         self.text = text[: min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=len(text))]
+        return self.text[released:]
 
     def _held_back(self) -> int:
-        longest = 0
-        for stop in self._stop:
-            for length in range(min(len(stop) - 1, len(self._decoded)), longest, -1):
-                if self._decoded.endswith(stop[:length]):
-                    longest = length
-                    break
-        return longest
+        """Length of the longest end of the text that is the beginning of a stop string."""
+        beginnings = (stop[:length] for stop in self._stop for length in range(1, len(stop)))
+        return max((len(part) for part in beginnings if self._decoded.endswith(part)), default=0)

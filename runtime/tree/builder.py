@@ -47,8 +47,9 @@ class TreeBuilder:
         origins = []
         for index, (node, path) in enumerate(zip(self._frontier, self.frontier_logprobs, strict=True)):
             for rank, (token, logprob) in enumerate(zip(tokens[index][: self.top_k], logprobs[index], strict=False)):
-                if path + logprob > self._floor:
-                    self._add(token, node, depth, path + logprob, own[index][rank], rank)
+                cumulative = path + min(logprob, 0.0)
+                if cumulative > self._floor:
+                    self._add(token, node, depth, cumulative, own[index][rank], rank)
                     origins.append(index)
         best = list(range(first, len(self._tokens)))
         if len(best) > self.top_k:
@@ -59,12 +60,12 @@ class TreeBuilder:
     def graft(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
         """Merge a chain below the root, given its cumulative ``logprobs``, after all levels are grown.
 
-        A node that is already in the tree takes the larger of the two log-probabilities.
+        A node that is already in the tree takes the larger of the two log-probabilities, at most its parent's.
         """
         children = {pair: node for node, pair in enumerate(zip(self._parents, self._tokens, strict=True))}
         parent = 0
         for depth, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True), 1):
-            node = children.get((parent, token))
+            node, logprob = children.get((parent, token)), min(logprob, self._logprobs[parent])
             if node is None:
                 node = self._add(token, parent, depth, logprob)
             elif logprob > self._logprobs[node]:
@@ -77,8 +78,7 @@ class TreeBuilder:
 
         ``size`` is called with their log-probabilities in falling order, the root's 0 first, and may ask for fewer.
         """
-        best = self._best_path() if chain else self._by_logprob()
-        best = best[: self._shape.nodes]
+        best = self._best_path() if chain else self._by_logprob()[: self._shape.nodes]
         kept = sorted(best[: size([self._logprobs[node] for node in best])])
         renumbered = {node: index for index, node in enumerate(kept)} | {-1: -1}
         return Tree(
@@ -95,11 +95,14 @@ class TreeBuilder:
         return sorted(range(len(self._tokens)), key=self._logprobs.__getitem__, reverse=True)
 
     def _best_path(self) -> list[int]:
-        """The path whose tokens' probabilities of acceptance have the largest sum: its expected accepted tokens."""
+        """The path of at most ``shape.nodes`` nodes whose tokens' probabilities of acceptance have the largest sum: its
+        expected accepted tokens.
+        """
         expected, best = [0.0], 0
         for node in range(1, len(self._tokens)):
             expected.append(expected[self._parents[node]] + math.exp(self._logprobs[node]))
-            best = node if expected[node] > expected[best] else best
+            if self._depths[node] < self._shape.nodes and expected[node] > expected[best]:
+                best = node
         path = [best]
         while path[-1] > 0:
             path.append(self._parents[path[-1]])

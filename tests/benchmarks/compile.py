@@ -16,13 +16,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.builder import BuildRequest, build, describe
 from export.checkpoint import Checkpoint
 from export.encoding import QUANTIZED_FORMATS, Encoding
-from export.isolation import peak_memory
 from export.layout import BHSD
 from export.options import add_plan_options, read_plan_options
+from export.pipeline import BuildRequest, build, describe
 from export.precision import FP16, PRECISIONS
+from export.tensorrt.isolation import peak_memory
 from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, positive_int, run_command
 from tests.benchmarks.checkpoint import add_shape_options, read_shape, write_random_checkpoint
 

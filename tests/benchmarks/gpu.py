@@ -115,7 +115,7 @@ def numbers(target: Target, reference: Target) -> dict[str, Any]:
     ours, theirs = found
     return {
         "target": target.name,
-        "place": target.engine.place,
+        "place": target.engine.location,
         "largest difference": float(np.abs(ours - theirs).max()),
         "largest logit": float(np.abs(theirs).max()),
         "same choice": f"{int((ours.argmax(1) == theirs.argmax(1)).sum())}/{len(ours)}",
@@ -139,7 +139,7 @@ def outputs(pair: Pair, prompts: Sequence[Prompt], new_tokens: int, exact: bool)
             margins = [difference["margin"] for difference in summary["differences"]]
             yield {
                 "target": pair.target.name,
-                "place": pair.target.engine.place,
+                "place": pair.target.engine.location,
                 "tree": name,
                 "temperature": temperature,
                 "identical": f"{summary['identical']}/{summary['prompts']}",
@@ -157,7 +157,12 @@ def calls(pair: Pair, costs: Costs, graphs: bool) -> Iterator[dict[str, Any]]:
     engines |= {f"segment {index}": found for index, found in enumerate(costs.segments)}
     for engine, found in engines.items():
         times = {f"{rows} rows": milliseconds for rows, milliseconds in zip(WIDTHS, found, strict=True)}
-        yield {"engine": engine, "place": pair.target.engine.place, "CUDA graphs": "yes" if graphs else "no", **times}
+        yield {
+            "engine": engine,
+            "place": pair.target.engine.location,
+            "CUDA graphs": "yes" if graphs else "no",
+            **times,
+        }
 
 
 def drafting(draft: SortedDraft, decides: str) -> Iterator[dict[str, Any]]:
@@ -184,7 +189,7 @@ def drafting(draft: SortedDraft, decides: str) -> Iterator[dict[str, Any]]:
             draft.release(sequence)
             wall, clock = median(walls), median(clocks)
             yield {
-                "place": draft.engines.place,
+                "place": draft.engines.location,
                 "decides": decides,
                 "tree": name,
                 "exits": exits,
@@ -243,13 +248,13 @@ def _measure(
         report.add("numbers", [numbers(target, reference) for target in same])
     rows = [row for pair in pairs for row in calls(pair, measure(pair.target, pair.draft), graphs=True)]
     for name, pair in zip(names, pairs, strict=True):
-        if pair.target.engine.place.startswith("TensorRT"):
+        if pair.target.engine.location.startswith("TensorRT"):
             direct = Pair.open(name, pair.target.placement.device or CUDA, cuda_graphs=False)
             rows += calls(direct, measure(direct.target, direct.draft), graphs=False)
     report.add("calls", rows)
     rows = [row for pair in pairs for row in drafting(pair.draft, "host")]
     for pair in pairs:
-        if pair.target.engine.place.startswith("TensorRT"):
+        if pair.target.engine.location.startswith("TensorRT"):
             placement = replace(pair.target.placement, device_cascade=True)
             rows += drafting(SortedDraft(pair.draft.bundle, placement), "device")
     report.add("drafting", rows)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.bundle import check_space
-from export.weights import weight_bytes
+from export.weight_spec import WeightSpec
 from s2d_trt.cli import ArgumentParser, byte_size, run_command
 from s2d_trt.errors import OptionError
 from tests.benchmarks.checkpoint import add_shape_options, read_shape, write_sparse_checkpoint
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     spec = read_shape(options)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         checkpoint, bundle = Path(folder) / "checkpoint", Path(folder) / "target.engine"
-        check_space(bundle, weight_bytes(spec, 4096))
+        check_space(bundle, WeightSpec(spec, 4096).bytes)
         checkpoint.mkdir()
         source = write_sparse_checkpoint(checkpoint, spec, 4096)
         print(f"checkpoint        {byte_size(source)} in bfloat16", flush=True)

@@ -145,7 +145,7 @@ def test_a_disk_that_fills_up_on_the_way_leaves_nothing(draft_checkpoint, tmp_pa
 
 
 def test_parity_of_a_large_model_is_left_to_the_user(draft_checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("export.builder.PARITY_BYTES", 1000)
+    monkeypatch.setattr("export.pipeline.PARITY_BYTES", 1000)
     arguments = ["--checkpoint", str(draft_checkpoint), "--out", str(tmp_path / "draft.engine")]
     build.main(arguments)
     assert "--parity does it all the same" in capsys.readouterr().out

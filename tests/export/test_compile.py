@@ -17,8 +17,8 @@ import pytest
 
 import export.compile
 from export import build, target
-from export.plans import PlanOptions
-from export.tensorrt import (
+from export.tensorrt.bundle_plans import PlanOptions
+from export.tensorrt.plan import (
     FLAVORS,
     CompileError,
     PlanRequest,
@@ -201,7 +201,7 @@ def compile_in(mib: int, order: PlanRequest) -> None:
 @pytest.mark.parametrize("mib", [2, 24])
 def test_too_little_memory_is_an_error_that_says_so(bundle, monkeypatch, mib):
     """Where it is missed differs from run to run, and so whether the builder can still say so or just ends."""
-    monkeypatch.setattr("export.plans.compile_plan", functools.partial(compile_in, mib))
+    monkeypatch.setattr("export.tensorrt.bundle_plans.compile_plan", functools.partial(compile_in, mib))
     with pytest.raises(CompileError, match=r"not enough memory to compile|crashed on .* with more memory free"):
         export.compile.main([str(bundle)])
 
@@ -214,7 +214,8 @@ def left_by_the_loader(_: PlanRequest) -> None:
 def test_a_builder_that_dies_leaves_the_bundle_as_it_was(bundle, snapshot, monkeypatch, death):
     before = snapshot(bundle)
     monkeypatch.setattr(
-        "export.plans.compile_plan", {"SIGKILL": killed, "SIGSEGV": crashed, "loader": left_by_the_loader}[death]
+        "export.tensorrt.bundle_plans.compile_plan",
+        {"SIGKILL": killed, "SIGSEGV": crashed, "loader": left_by_the_loader}[death],
     )
     message = {"SIGSEGV": "tensorrt_rtx crashed on .*SIGSEGV"}.get(death, "not enough memory")
     with pytest.raises(CompileError, match=message):
@@ -247,11 +248,11 @@ def test_a_builder_that_is_too_old_is_refused_with_its_version(monkeypatch):
 
 def test_tensorrt_proper_is_refused_where_there_is_no_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", types.SimpleNamespace(__version__="11.4.0.1"))
-    monkeypatch.setattr("export.tensorrt.gpu_compute_capability", lambda: None)
+    monkeypatch.setattr("export.tensorrt.plan.gpu_compute_capability", lambda: None)
     with pytest.raises(OptionError, match="tensorrt compiles only on a machine with a GPU"):
         find_flavor("tensorrt")
     assert find_flavor()[0] == "tensorrt_rtx"
-    monkeypatch.setattr("export.tensorrt.gpu_compute_capability", lambda: "9.0")
+    monkeypatch.setattr("export.tensorrt.plan.gpu_compute_capability", lambda: "9.0")
     assert find_flavor() == ("tensorrt", "11.4.0.1")
 
 

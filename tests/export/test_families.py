@@ -13,6 +13,7 @@ from export import build, target
 from export.checkpoint import Checkpoint
 from export.config import Config
 from export.parity import measure
+from export.weight_spec import WeightSpec
 from export.weights import write_weights
 from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
@@ -150,7 +151,7 @@ def test_sharded_weights_are_the_same_weights(tmp_path: Path) -> None:
     assert len(set(many.tensor_files.values())) > 2
     for name in one.tensor_files:
         np.testing.assert_array_equal(one.read(name), many.read(name))
-    files = [write_weights(checkpoint, checkpoint.spec, 64, tmp_path / "w", fold=2) for checkpoint in (one, many)]
+    files = [write_weights(checkpoint, WeightSpec(checkpoint.spec, 64), tmp_path / "w") for checkpoint in (one, many)]
     assert files[0] == files[1]
 
 

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from export import isolation
-from export.isolation import DiedError, StalledError, isolated
+from export.tensorrt import isolation
+from export.tensorrt.isolation import DiedError, StalledError, isolated
 from s2d_trt.errors import OptionError
 
 

@@ -11,6 +11,7 @@ from export.graph import GraphBuilder
 from export.layout import BSH
 from export.nodes import Graph
 from export.precision import FP32
+from export.weight_spec import WeightSpec
 from export.weights import write_weights
 from s2d_trt import names
 from s2d_trt.bundle import SCRATCH_ROWS, Bundle
@@ -26,15 +27,12 @@ class Counting:
     def __init__(self) -> None:
         self.layers: list[int] = []
 
-    def fold(self, spec):
-        return BSH().fold(spec)
+    def mask(self, graph, weights, readable):
+        return BSH().mask(graph, weights, readable)
 
-    def mask(self, graph, spec, readable):
-        return BSH().mask(graph, spec, readable)
-
-    def attention(self, graph: Graph, spec, layer, query, key, value, mask):
+    def attention(self, graph: Graph, weights, layer, query, key, value, mask):
         self.layers.append(layer)
-        return BSH().attention(graph, spec, layer, query, key, value, mask)
+        return BSH().attention(graph, weights, layer, query, key, value, mask)
 
 
 @pytest.fixture
@@ -42,8 +40,8 @@ def builder(draft_checkpoint, tmp_path):
     from export.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(draft_checkpoint)
-    weights = write_weights(checkpoint, checkpoint.spec, 64, tmp_path / "weights.bin")
-    return GraphBuilder(checkpoint.spec, weights, "weights.bin", Counting(), FP32)
+    weights = write_weights(checkpoint, WeightSpec(checkpoint.spec, 64), tmp_path / "weights.bin")
+    return GraphBuilder(weights, "weights.bin", Counting(), FP32)
 
 
 def test_a_layout_is_asked_once_for_each_layer_and_decides_all_that_touches_the_cache(builder):

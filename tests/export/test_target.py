@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from export import target
@@ -59,3 +61,8 @@ def test_both_paths_are_required(tmp_path, capsys, missing):
         target.main([part for pair in argv.items() for part in pair])
     assert stopped.value.code == 2
     assert missing in capsys.readouterr().err
+
+
+def test_the_example_of_the_help_names_a_checkpoint_of_the_demo():
+    first = next(line for line in (target.__doc__ or "").splitlines() if "--checkpoint" in line).split()
+    assert (Path(__file__).resolve().parents[2] / first[first.index("--checkpoint") + 1] / "config.json").is_file()

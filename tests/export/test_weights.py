@@ -11,7 +11,8 @@ import pytest
 from export.checkpoint import Checkpoint
 from export.rotary import COS_CACHE, Rotary
 from export.tensors import EMBEDDING, checkpoint_shapes, layer_tensor
-from export.weights import ALIGNMENT, weight_bytes, write_weights
+from export.weight_spec import WeightSpec
+from export.weights import ALIGNMENT, write_weights
 from s2d_trt.bundle import file_sha256
 from s2d_trt.errors import CheckpointError
 
@@ -20,7 +21,7 @@ from s2d_trt.errors import CheckpointError
 def written(draft_checkpoint, tmp_path):
     checkpoint = Checkpoint.open(draft_checkpoint)
     path = tmp_path / "weights.bin"
-    return checkpoint, path, write_weights(checkpoint, checkpoint.spec, 128, path)
+    return checkpoint, path, write_weights(checkpoint, WeightSpec(checkpoint.spec, 128), path)
 
 
 def stored(path, weights, name):
@@ -50,7 +51,7 @@ def test_linear_weights_are_transposed_and_the_embedding_is_not(written):
 def test_tied_weights_are_stored_once(other_target_checkpoint, tmp_path):
     checkpoint = Checkpoint.open(other_target_checkpoint)
     assert checkpoint.spec.tie_word_embeddings
-    weights = write_weights(checkpoint, checkpoint.spec, 64, tmp_path / "weights.bin")
+    weights = write_weights(checkpoint, WeightSpec(checkpoint.spec, 64), tmp_path / "weights.bin")
     tables = [name for name, place in weights.tensors.items() if place.shape == (300, 96)]
     assert tables == [EMBEDDING]
 
@@ -78,7 +79,7 @@ def test_memory_holds_one_block_at_a_time(draft_checkpoint, tmp_path, monkeypatc
     checkpoint = Checkpoint.open(draft_checkpoint)
     tracemalloc.start()
     try:
-        weights = write_weights(checkpoint, checkpoint.spec, 64, tmp_path / "weights.bin")
+        weights = write_weights(checkpoint, WeightSpec(checkpoint.spec, 64), tmp_path / "weights.bin")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -90,12 +91,12 @@ def test_memory_holds_one_block_at_a_time(draft_checkpoint, tmp_path, monkeypatc
 def test_the_size_of_a_block_changes_nothing(written, tmp_path, monkeypatch, block):
     checkpoint, _, weights = written
     monkeypatch.setattr("export.checkpoint.BLOCK_NUMBERS", block)
-    assert write_weights(checkpoint, checkpoint.spec, 128, tmp_path / "again.bin") == weights
+    assert write_weights(checkpoint, WeightSpec(checkpoint.spec, 128), tmp_path / "again.bin") == weights
 
 
 def test_the_size_is_known_before_anything_is_written(written):
     checkpoint, _, weights = written
-    expected = weight_bytes(checkpoint.spec, 128)
+    expected = WeightSpec(checkpoint.spec, 128).bytes
     assert expected == sum(place.length for place in weights.tensors.values())
     assert expected <= weights.bytes < expected + ALIGNMENT * len(weights.tensors)
 
@@ -104,7 +105,7 @@ def test_nothing_is_written_when_a_tensor_is_wrong(draft_checkpoint, tmp_path):
     checkpoint = Checkpoint.open(draft_checkpoint)
     wider = dataclasses.replace(checkpoint.spec, intermediate_size=97)
     with pytest.raises(CheckpointError, match="has shape"):
-        write_weights(checkpoint, wider, 64, tmp_path / "weights.bin")
+        write_weights(checkpoint, WeightSpec(wider, 64), tmp_path / "weights.bin")
     assert not (tmp_path / "weights.bin").exists()
 
 

@@ -29,6 +29,7 @@ FIGURES = {
     "mean_accepted_tokens",
     "exit_shares",
     "identical",
+    "bit_identical",
     "differences",
     "overhead",
     "seconds",
@@ -64,7 +65,7 @@ def test_the_report_says_how_many_outputs_are_identical(
 ) -> None:
     report = bench(capsys, [*engines_given, "--prompts", str(prompts)])
     assert report.startswith("target, temperature 0, 2 prompts\n")
-    assert "identical       2/2" in report
+    assert "identical       2/2, 2 with scores equal in every bit" in report
     for row in ("target alone ", "S2D ", "speed-up ", "mean accepted ", "exits ", "overhead "):
         assert f"\n  {row}" in report
 
@@ -151,7 +152,7 @@ def test_one_new_token_can_be_measured(decoder: Decoder) -> None:
 def test_outputs_that_differ_are_found_with_their_place_and_margin(decoder: Decoder) -> None:
     ours = generate(decoder, [5, 9], Options(6, Sampling(1.0, seed=1)))
     theirs = target_alone(decoder, [5, 9], Options(6, Sampling(1.0, seed=1)))
-    assert compare(decoder, ours, theirs) == Comparison(identical=True)
+    assert compare(decoder, ours, theirs) == Comparison(identical=True, bits=True)
     ours.tokens[3] = (theirs.tokens[3] + 1) % 300
     found = compare(decoder, ours, theirs)
     assert (found.identical, found.position) == (False, 3)
@@ -170,7 +171,7 @@ def test_the_report_says_where_outputs_differ_and_by_how_little(
 ) -> None:
     result = run_prompts(decoder, [Prompt("", ("a tree",))], Options(4), 0.0)
     (pair,) = result.pairs
-    pair = type(pair)(pair.category, pair.drafted, pair.alone, Comparison(False, 2, margin))
+    pair = type(pair)(pair.category, pair.drafted, pair.alone, Comparison(False, False, 2, margin))
     report = "\n".join(report_lines(Result("target", 0.0, [pair])))
     assert "identical       0/1" in report
     assert said in report.splitlines()[-1]

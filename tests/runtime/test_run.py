@@ -22,6 +22,7 @@ KEYS = {
     "new_tokens",
     "finish_reason",
     "seed",
+    "exact",
     "steps",
     "mean_accepted_tokens",
     "accept_lengths",
@@ -67,9 +68,9 @@ def test_json_has_the_documented_keys(capsys: pytest.CaptureFixture[str], usual:
 
 def test_json_with_a_baseline_adds_the_comparison(capsys: pytest.CaptureFixture[str], usual: list[str]) -> None:
     result = as_json(capsys, [*usual, "--baseline", "--temperature", "1"])
-    assert set(result) == KEYS | {"baseline", "speedup", "identical"}
+    assert set(result) == KEYS | {"baseline", "speedup", "identical", "bit_identical"}
     assert set(result["baseline"]) == {"tokens", "tokens_per_second"}
-    assert result["identical"] is True
+    assert result["exact"] is result["identical"] is result["bit_identical"] is True
     assert result["baseline"]["tokens"] == result["tokens"]
     assert result["speedup"] == pytest.approx(result["tokens_per_second"] / result["baseline"]["tokens_per_second"])
 
@@ -86,7 +87,28 @@ def test_the_text_comes_first_and_the_table_after_it(capsys: pytest.CaptureFixtu
     assert "new tokens      12 after 5 of prompt, reached max-new-tokens, seed 7" in table
     for row in ("speed ", "mean accepted ", "by depth ", "exits ", "milliseconds ", "target alone ", "speed-up "):
         assert f"\n{row}" in table
-    assert "tokens identical" in table
+    assert "tokens identical, scores bit for bit" in table
+
+
+def test_a_tree_is_told_apart_from_an_exact_text(capsys: pytest.CaptureFixture[str], usual: list[str]) -> None:
+    assert "but for ties" in output(capsys, [*usual, "--tree", "paper"])
+    assert "but for ties" in output(capsys, [*usual, "--no-exact"])
+    assert "but for ties" not in output(capsys, usual)
+
+
+def test_without_a_draft_model_the_text_is_the_same(capsys: pytest.CaptureFixture[str], usual: list[str]) -> None:
+    result = as_json(capsys, [*usual, "--draft", "none", "--verify"])
+    assert result["tokens"] == as_json(capsys, usual)["tokens"]
+    assert result["exit_counts"] == {}
+
+
+def test_measure_measures_again_and_says_so(capsys: pytest.CaptureFixture[str], usual: list[str]) -> None:
+    main(usual)
+    capsys.readouterr()
+    main(usual)
+    assert capsys.readouterr().err == ""
+    main([*usual, "--measure"])
+    assert capsys.readouterr().err == "measuring what calls cost on this machine ...\n"
 
 
 def test_color_marks_the_drafted_text_and_changes_nothing_else(

@@ -17,10 +17,10 @@ from s2d_trt.bundle import SCRATCH_ROWS, Bundle, Manifest
 from s2d_trt.spec import ModelSpec
 
 MAX_ROWS = SCRATCH_ROWS
-"""Most rows in one call: what the cache has to spare for a tree."""
+"""Most rows in one call: the cache rows that are spare for a tree."""
 COMPARED_ROWS = 3
 COMPARED_STOPS = (BUCKET, 2 * BUCKET, 4 * BUCKET)
-"""Lengths of the text at which one row alone is compared with several; matrix products change their path with it."""
+"""Lengths of the text at which one row alone is compared with several: attention's kernels depend on the length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +30,16 @@ class OnnxRuntime:
     threads: int | None = None
 
     def draft(self, bundle: Bundle) -> OnnxDraft:
-        """See ``Backend``."""
+        """Open a session for each segment and the head. Raises BundleError."""
         return OnnxDraft(bundle, self.threads)
 
     def target(self, bundle: Bundle) -> OnnxTarget:
-        """See ``Backend``."""
+        """Open the session. Raises BundleError."""
         return OnnxTarget(bundle, self.threads)
 
 
-def place(threads: int | None) -> str:
-    """See ``DraftEngines``."""
+def location(threads: int | None) -> str:
+    """The library and its number of threads, in words."""
     return f"ONNX Runtime, {threads or physical_cores()} threads"
 
 
@@ -49,17 +49,17 @@ class OnnxDraft:
     max_rows = max_head_rows = MAX_ROWS
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
-        self.manifest, self.place = bundle.manifest, place(threads)
+        self.manifest, self.location = bundle.manifest, location(threads)
         self.segments = [Engine(bundle, names.segment(index), threads) for index in range(len(self.manifest.exits))]
         self.head = Engine(bundle, names.HEAD, threads)
 
     def context(self) -> OnnxDraftContext:
-        """See ``DraftEngines``."""
+        """Zeroed caches and hidden states."""
         return OnnxDraftContext(self)
 
 
 class OnnxDraftContext:
-    """Caches, hidden states and buffers of one text in a draft."""
+    """Caches, hidden states and buffers of one sequence in a draft."""
 
     cascade: Cascade | None = None
 
@@ -70,7 +70,7 @@ class OnnxDraftContext:
         starts = (0, *manifest.exits[:-1])
         layers = [range(start, stop) for start, stop in zip(starts, manifest.exits, strict=True)]
         self._caches = [_cache(manifest, len(part)) for part in layers]
-        # Row r of _hidden[k] is the output of segment k at row r, and what segment k + 1 waits for.
+        # Row r of _hidden[k] is the output of segment k at row r, and the input of segment k + 1.
         self._hidden = [np.zeros((self._caches[0].slots, self._spec.hidden_size), np.float32) for _ in layers]
         self._bindings = [
             segment.binding(
@@ -86,20 +86,20 @@ class OnnxDraftContext:
     def forward(
         self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
     ) -> None:
-        """See ``DraftContext``."""
+        """Run rows through a segment and keep their hidden states."""
         rows = len(tokens)
         stop = start + rows
         call = self._bindings[segment].call(self._caches[segment].hold(stop), rows)
-        source, places, write_index, mask, hidden = call.buffers
+        source, position_ids, write_index, mask, hidden = call.buffers
         source[0] = tokens if segment == 0 else self._hidden[segment - 1][start:stop]
-        places[0] = positions
+        position_ids[0] = positions
         write_index[0] = start
         _fill(mask, base, visible)
         call.run()
         self._hidden[segment][start:stop] = hidden[0]
 
     def candidates(self, segment: int, start: int, stop: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See ``DraftContext``."""
+        """Run the head; a row of noise is copied only if it is another array than at the last call."""
         call = self._head.call(stop - start)
         hidden, noise_row, tokens, logprobs = call.buffers
         hidden[0] = self._hidden[segment][start:stop]
@@ -128,12 +128,12 @@ class OnnxTarget:
     max_rows = MAX_ROWS
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
-        self.manifest, self.place = bundle.manifest, place(threads)
+        self.manifest, self.location = bundle.manifest, location(threads)
         self.engine = Engine(bundle, names.TARGET, threads)
         self.needs_company: bool | None = None
 
     def context(self) -> OnnxTargetContext:
-        """See ``TargetEngine``."""
+        """A zeroed cache."""
         return OnnxTargetContext(self)
 
     def lone_rows_agree(self) -> bool:
@@ -157,14 +157,14 @@ class OnnxTarget:
         return True
 
     def adds_dummies(self) -> bool:
-        """Whether exact calls of one row take a dummy row along."""
+        """Whether exact calls of one row add a dummy row."""
         if self.needs_company is None:
             self.needs_company = not self.lone_rows_agree()
         return self.needs_company
 
 
 class OnnxTargetContext:
-    """Cache and buffers of one text in a target."""
+    """Cache and buffers of one sequence in a target."""
 
     def __init__(self, engine: OnnxTarget) -> None:
         self.clock, self._engine = Clock(), engine
@@ -184,16 +184,16 @@ class OnnxTargetContext:
     ) -> np.ndarray:
         """Run rows ``[start, start + n)``; a row has the same bits in every call of two rows or more.
 
-        An exact call of one row takes a masked dummy row along where one row alone has other bits.
+        Where one row alone has other bits, an exact call of one row adds a masked dummy row.
         """
         asked = len(logit_rows)
         if exact_rows and 1 in (len(tokens), asked) and self._engine.adds_dummies():
             tokens, positions, visible, logit_rows = _joined_by_dummy(tokens, positions, visible, logit_rows)
         rows = len(tokens)
         call = self._binding.call(self.cache.hold(start + rows), rows, len(logit_rows))
-        ids, places, mask, write_index, wanted, logits = call.buffers
+        ids, position_ids, mask, write_index, wanted, logits = call.buffers
         ids[0] = tokens
-        places[0] = positions
+        position_ids[0] = positions
         _fill(mask, start, visible)
         write_index[0] = start
         wanted[:] = logit_rows
@@ -201,7 +201,7 @@ class OnnxTargetContext:
         return logits[:asked]
 
     def move(self, sources: np.ndarray, start: int) -> None:
-        """See ``TargetContext``."""
+        """Move the rows at once."""
         self.cache.move(sources, start)
 
     def reset(self) -> None:
@@ -223,10 +223,10 @@ def _fill(mask: np.ndarray, base: int, visible: np.ndarray) -> None:
 def _joined_by_dummy(
     tokens: np.ndarray, positions: np.ndarray, visible: np.ndarray, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Two rows at least through the layers, and two at least through the head."""
+    """At least two rows through the layers, and at least two through the head."""
     if len(tokens) == 1:
         tokens, positions = tokens.repeat(2), positions.repeat(2)
-        # The dummy reads itself alone among the new rows, and no row reads it.
+        # Of the new rows, the dummy reads only itself, and no other row reads it.
         visible = np.eye(2, dtype=bool)
     if len(rows) == 1:
         rows = rows.repeat(2)

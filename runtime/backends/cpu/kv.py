@@ -1,15 +1,15 @@
-"""Key/value caches in layout BSH: one block of memory whose prefix every layer can be shown."""
+"""Key/value caches in layout BSH: one block of memory, of which calls bind a prefix of each layer."""
 
 from __future__ import annotations
 
 import numpy as np
 
 BUCKET = 64
-"""Prefix views grow by this many positions, so that cost follows the used length."""
+"""Prefixes grow by this many slots, so that the cost of a call follows the used length."""
 
 
 class KVCache:
-    """Keys and values of ``layers`` layers over ``slots`` positions, zeroed (a NaN in a masked slot would leak)."""
+    """Keys and values of ``layers`` layers over ``slots`` slots, zeroed (a NaN in a masked slot would leak)."""
 
     def __init__(self, layers: int, slots: int, width: int) -> None:
         self.slots = -(-slots // BUCKET) * BUCKET
@@ -27,12 +27,12 @@ class KVCache:
         return self._block[2 * layer + (part == "value"), :, :bucket]
 
     def fill(self, rng: np.random.Generator, stop: int) -> None:
-        """Fill the first ``stop`` slots with random numbers, as if a text had been read."""
+        """Fill the slots before ``stop``, and the rest of their bucket, with random numbers."""
         part = self._block[:, :, : self.hold(stop)]
         part[:] = rng.standard_normal(part.shape, np.float32)
 
     def move(self, sources: np.ndarray, start: int) -> None:
-        """Bring rows ``sources`` (int64 ``[n]``) to ``start ..``; all are read before any is written."""
+        """Move rows ``sources`` (int64 ``[n]``) to slots ``start ..``; all are read before any is written."""
         self._block[:, :, start : start + len(sources)] = self._block[:, :, sources]
 
     def reset(self) -> None:

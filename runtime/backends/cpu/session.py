@@ -32,29 +32,29 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 def session_options(threads: int | None = None, int8: bool = False) -> ort.SessionOptions:
     """Settings measured to be fastest for small calls to several sessions in turn.
 
-    ``int8`` says that the graph multiplies bytes. Where such products overflow its weights become unsigned: exact, and
-    1.4 times slower; elsewhere that would make calls several times slower.
+    ``int8`` says that the graph multiplies bytes. Where such products overflow, its weights become unsigned, which is
+    exact and 1.4 times slower. Where they do not, unsigned weights would make calls several times slower.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or physical_cores()
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Idle sessions would otherwise spin and steal cores from the one that runs.
+    # The threads of idle sessions would otherwise spin on the cores that the running session needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry(UNSIGNED_WEIGHTS, "1" if int8 and byte_products_overflow() else "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors
     return options
 
 
 def graph_path(bundle: Bundle, graph: str) -> Path:
-    """Where a bundle keeps a graph. Raises BundleError."""
+    """Path of a bundle's graph. Raises BundleError."""
     if graph not in bundle.manifest.graphs:
         raise BundleError(f"{bundle.directory} has no graph {graph}; build the bundle again")
     return bundle.path(bundle.manifest.graphs[graph])
 
 
 class Engine:
-    """One compiled graph; any number of bindings can take turns on it."""
+    """One graph in a session, for any number of bindings in turn."""
 
     def __init__(self, bundle: Bundle, graph: str, threads: int | None = None) -> None:
         path, options = graph_path(bundle, graph), session_options(threads, bundle.manifest.precision == "int8")
@@ -65,26 +65,26 @@ class Engine:
             raise BundleError(f"{path} cannot be loaded ({cause}); build the bundle again") from cause
 
     def binding(self, clock: Clock, shapes: Callable[..., Shapes], cache: LayerCache | None = None) -> Binding:
-        """Buffers to run this graph on; its time is added to ``clock``. See ``Binding``."""
+        """Buffers to run this graph on; ``clock`` counts the time of its runs."""
         return Binding(self._session, clock, shapes, cache)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """The part of a cache that a graph reads and writes: its own ``layers``, which are the first of ``cache``."""
+    """The cache of a graph: the model's ``layers`` are the first of ``cache``, in order."""
 
     cache: KVCache
     layers: range
 
     def views(self, bucket: int) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-        """For each layer's keys and values, the names of past and present and their first ``bucket`` slots."""
+        """For each layer's keys and values: the names of past and present, and the first ``bucket`` slots."""
         for index, layer in enumerate(self.layers):
             for part in ("key", "value"):
                 yield (names.past(layer, part), names.present(layer, part)), self.cache.view(index, part, bucket)
 
 
 class Call:
-    """Everything bound for calls of one size: fill the inputs among ``buffers``, ``run``, read the outputs."""
+    """The bound tensors of calls of one size: write the inputs among ``buffers``, ``run``, read the outputs."""
 
     def __init__(self, session: ort.InferenceSession, inputs: frozenset[str], clock: Clock) -> None:
         self._session, self._inputs, self._clock = session, inputs, clock
@@ -93,7 +93,7 @@ class Call:
         self.buffers: list[np.ndarray] = []
 
     def bind(self, value: ort.OrtValue, *names: str) -> None:
-        """Let the graph use ``value``, whose array must outlive this, under these names: two share it in place."""
+        """Bind ``value``, whose array must outlive this call, to inputs and outputs of these names."""
         self._values.append(value)
         for name in names:
             if name in self._inputs:
@@ -102,18 +102,18 @@ class Call:
                 self._io.bind_ortvalue_output(name, value)
 
     def run(self) -> None:
-        """Run the graph on what is bound."""
+        """Run the graph."""
         started = time.perf_counter()
         self._session.run_with_iobinding(self._io)
         self._clock.seconds += time.perf_counter() - started
 
 
 class Binding:
-    """A graph's inputs and outputs in memory of their own, each as large as its largest call so far.
+    """A graph's inputs and outputs in buffers, each as large as its largest call so far.
 
-    ``shapes`` gives the names and shapes of the buffers for a call of some sizes; of ``cache``, the first of these
-    sizes is how many slots are bound, as past and present both: updates are in place. What was bound once is kept, so
-    that the next call of the same sizes allocates and binds nothing.
+    ``shapes`` gives the names and shapes of the buffers for a call of some sizes. The first of these sizes is the
+    number of slots of ``cache`` that are bound, as past and as present: updates are in place. Calls are kept, so that
+    the next one of the same sizes allocates and binds nothing.
     """
 
     MOST_CALLS = 512
@@ -130,7 +130,7 @@ class Binding:
         self._views: dict[int, list[tuple[tuple[str, str], ort.OrtValue]]] = {}
 
     def call(self, *sizes: int) -> Call:
-        """What to run for these sizes. All calls share their memory: the next one overwrites it."""
+        """The call of these sizes. All calls share their buffers: the next one overwrites them."""
         return self._calls.get(sizes) or self._bound(sizes)
 
     def _bound(self, sizes: tuple[int, ...]) -> Call:
@@ -148,13 +148,13 @@ class Binding:
         return call
 
     def _cached(self, cache: LayerCache, bucket: int) -> list[tuple[tuple[str, str], ort.OrtValue]]:
-        """The cache's views, which all calls of a bucket share: wrapping them takes longer than binding them."""
+        """Views of the cache for all calls of a bucket; to wrap them takes longer than to bind them."""
         if bucket not in self._views:
             self._views[bucket] = [(pair, ort.OrtValue.ortvalue_from_numpy(view)) for pair, view in cache.views(bucket)]
         return self._views[bucket]
 
     def _make_room(self, shapes: Shapes) -> None:
-        """Calls that were bound to a block that has grown, or that are too many, are forgotten."""
+        """Grow buffers that are too small, and drop the calls bound to the old ones, or all where they are too many."""
         needed = {name: math.prod(shape) for name, shape in shapes}
         grown = {name: size for name, size in needed.items() if size > self._blocks[name].size}
         for name, size in grown.items():

@@ -1,4 +1,4 @@
-"""What the GPU backends have in common: a bundle's graphs, each loaded in the backend's own way."""
+"""The base of the GPU backends: each loads a bundle's graphs in its own way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2d_trt.bundle import Bundle
 
 
 class GpuBackend(ABC):
-    """See ``Backend``; ``name`` is the library's. ``device_cascade`` lets the GPU decide which exit answers."""
+    """Loads bundles with one library, ``name``. ``device_cascade`` lets the GPU decide which exit answers."""
 
     name: str
 
@@ -25,11 +25,11 @@ class GpuBackend(ABC):
         """Load one graph. Raises BundleError where its file does not fit this backend or this GPU."""
 
     def draft(self, bundle: Bundle) -> GpuDraft:
-        """See ``Backend``."""
+        """Load the segments and the head. Raises BundleError."""
         segments = [self.load(bundle, names.segment(index)) for index in range(len(bundle.manifest.exits))]
         head = self.load(bundle, names.HEAD)
         return GpuDraft(self.gpu, bundle.manifest, segments, head, self.name, self._device_cascade)
 
     def target(self, bundle: Bundle) -> GpuTarget:
-        """See ``Backend``."""
+        """Load the graph. Raises BundleError."""
         return GpuTarget(self.gpu, bundle.manifest, self.load(bundle, names.TARGET), self.name)

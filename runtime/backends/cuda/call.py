@@ -1,4 +1,4 @@
-"""Calls of a graph on a GPU: bring what the host wrote, prepare the inputs, run the graph, keep what it gave.
+"""Calls of a graph on a GPU: copy what the host wrote, prepare the inputs, run the graph, keep its results.
 
 A call has a fixed number of rows and fixed addresses, so that it can be recorded once and replayed with one launch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,12 +18,12 @@ from s2d_trt import names
 from s2d_trt.bundle import SCRATCH_ROWS
 
 START, BASE, WIDTH, ROWS, SOURCE, DESTINATION = range(6)
-"""Places in the control block; ``kernels.cu`` has the same."""
+"""Offsets in the control block; ``kernels.cu`` has the same."""
 Steps = Callable[[], None]
 
 
 class Work:
-    """Steps that are queued again and again: as they are, or recorded at their first run."""
+    """Steps that are queued many times: one by one, or with one launch once their first run has recorded them."""
 
     def __init__(self, gpu: Gpu, steps: Steps, recordable: bool) -> None:
         self._gpu, self._steps = gpu, steps
@@ -31,15 +32,15 @@ class Work:
     def queue(self) -> None:
         """Queue the steps once."""
         if self._replay is None:
-            # Steps read what is staged and write rows in place: running them twice gives the same.
+            # Recording may run the steps too: they read staged inputs and write rows in place, so twice is as once.
             self._replay = self._gpu.record(self._steps)
         self._replay()
 
 
 class LayerInputs:
-    """The staged inputs of a call through layers, and the mask that is made of them on the device.
+    """The staged inputs of a call through layers, and the attention mask that the device expands from them.
 
-    ``mask`` is memory for at least ``rows * view`` bytes that calls take turns on.
+    ``mask`` is memory of at least ``rows * view`` bytes, which calls share.
     """
 
     def __init__(self, gpu: Gpu, rows: int, view: int, mask: Memory, logit_rows: int = 0) -> None:
@@ -87,14 +88,23 @@ class LayerInputs:
         self._visible[: count * width].reshape(count, width)[:] = visible
 
     def queue(self) -> None:
-        """Queue the transfer and the making of the mask."""
+        """Queue the transfer and the expansion of the mask."""
         self.staging.upload()
         arguments = (self._mask.address, self.staging.addresses["visible"], self.control, self._view)
         self._gpu.launch("expand_mask", self._rows * self._view, *arguments)
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A call whose inputs the host has written: its key among the calls, its inputs, and what queues it."""
+
+    key: tuple[int, int, int]
+    inputs: LayerInputs
+    steps: Steps
+
+
 class Timed:
-    """Adds what passes inside a ``with`` to a clock."""
+    """Adds the time inside a ``with`` block to a clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -1,64 +1,53 @@
-"""A whole depth of drafting in one launch: the deeper segments stand in conditional nodes of the CUDA graph.
+"""One launch for a whole depth of drafting: conditional nodes of a CUDA graph hold the deeper segments.
 
-After each exit's head a kernel decides, by the thresholds that the host staged, whether the next segment's node runs;
-the host waits once, for the candidates of the exit that answered. Needs CUDA 12.4 or later.
+After each exit's head a kernel compares the confidence with the threshold that the host wrote, and enables the node of
+the next segment or not. The host waits once, for the candidates of the exit that answers. Needs CUDA 12.4 or later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.backends.cuda.call import LayerInputs, Work
-from runtime.backends.cuda.memory import Staging
-
-if TYPE_CHECKING:
-    from runtime.backends.cuda.draft import GpuDraftContext
+from runtime.backends.cuda.call import Staged, Timed, Work
+from runtime.backends.cuda.head import HeadCalls
+from runtime.backends.cuda.memory import Gpu, Staging
 
 COUNT, LARGEST, THRESHOLDS, PATHS = 0, 1, 2, 16
-"""Places in a decision block; ``cascade.cu`` has the same."""
+"""Offsets in a decision block; ``cascade.cu`` has the same."""
 MOST_EXITS = PATHS - THRESHOLDS
 Key = tuple[tuple[tuple[int, int, int], ...], int]
 """The keys of the segments' calls, and the rows of the head's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
-    """A segment's call as far as the host has written it: its key, its inputs and what queues it."""
-
-    key: tuple[int, int, int]
-    inputs: LayerInputs
-    steps: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
 class Depth:
-    """The recorded graph of a depth for one combination of rows, and what it reads and gives."""
+    """The recorded graph of a depth for one combination of rows, its inputs and its results."""
 
     decision: Staging
     controls: list[Staging]
-    found: Staging
+    candidates: Staging
     work: Work
 
 
 class DeviceCascade:
-    """See ``runtime.backends.Cascade``."""
+    """The cascade of one sequence. ``stage`` writes the inputs of a segment's call."""
 
-    def __init__(self, context: GpuDraftContext) -> None:
-        self._context = context
+    def __init__(self, gpu: Gpu, head: HeadCalls, stage: Callable[..., Staged], timed: Timed) -> None:
+        self._gpu, self._head, self._stage, self._timed = gpu, head, stage, timed
         self._staged: list[Staged] = []
         self._depths: dict[Key, Depth] = {}
 
     def stage(
         self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
     ) -> None:
-        """See ``Cascade``."""
+        """Write the inputs of a segment's call; segment 0 begins a depth."""
         if segment == 0:
             self._staged.clear()
-        self._staged.append(self._context.staged(segment, tokens, positions, start, base, visible))
+        with self._timed:
+            self._staged.append(self._stage(segment, tokens, positions, start, base, visible))
 
     def run(
         self,
@@ -69,34 +58,34 @@ class DeviceCascade:
         thresholds: Sequence[float],
         largest: bool,
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """See ``Cascade``."""
-        context, count = self._context, stop - start
-        with context.timed:
-            rows = context.head_rows(start, count)
+        """Launch the graph of this depth, recorded at its first run, and wait for its candidates."""
+        head, count = self._head, stop - start
+        with self._timed:
+            rows = head.rows(start, count)
             key = tuple(staged.key for staged in self._staged), rows
             depth = self._depths.get(key) or self._prepare(key, rows)
-            context.upload_noise(noise)
+            head.upload_noise(noise)
             depth.decision.open()
             decision = depth.decision.arrays["decision"]
             decision[COUNT], decision[LARGEST] = count, largest
             decision[THRESHOLDS : THRESHOLDS + len(thresholds)] = thresholds
             decision[PATHS : PATHS + count] = paths
             for segment, control in enumerate(depth.controls):
-                context.point(control, segment, start)
+                head.point(control, segment, start)
             depth.work.queue()
-            context.wait()
-        found = depth.found.arrays
-        return found["tokens"][:count], found["logprobs"][:count], int(found["exit"][0])
+            self._gpu.wait()
+        result = depth.candidates.arrays
+        return result["tokens"][:count], result["logprobs"][:count], int(result["exit"][0])
 
     def _prepare(self, key: Key, rows: int) -> Depth:
-        context, gpu = self._context, self._context.gpu
+        head, gpu = self._head, self._gpu
         segments = [staged.steps for staged in self._staged]
         decision = Staging(gpu, {"decision": (np.float64, (PATHS + rows,))})
-        controls = [context.new_control() for _ in segments]
-        found = context.new_candidates(rows)
-        logprobs, answer = found.addresses["logprobs"], found.addresses["exit"]
-        heads = [context.head_steps(rows, control, found) for control in controls]
-        top_k, last = found.arrays["tokens"].shape[1], len(segments) - 1
+        controls = [head.new_control() for _ in segments]
+        candidates = head.new_candidates(rows)
+        logprobs, answer = candidates.addresses["logprobs"], candidates.addresses["exit"]
+        heads = [head.steps(rows, control, candidates) for control in controls]
+        top_k, last = candidates.arrays["tokens"].shape[1], len(segments) - 1
 
         def ask(index: int) -> None:
             """Queue segment ``index``, the head on it, and the node that holds the rest."""
@@ -110,7 +99,7 @@ class DeviceCascade:
         def steps() -> None:
             decision.upload()
             ask(0)
-            found.download()
+            candidates.download()
 
-        self._depths[key] = Depth(decision, controls, found, Work(gpu, steps, recordable=True))
+        self._depths[key] = Depth(decision, controls, candidates, Work(gpu, steps, recordable=True))
         return self._depths[key]

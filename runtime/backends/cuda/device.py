@@ -1,4 +1,4 @@
-"""A GPU through cuda.core: memory, one stream, kernels compiled on first use, and recorded CUDA graphs."""
+"""A GPU, through cuda.core: memory, one stream, kernels compiled at first use, and recorded CUDA graphs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2d_trt.errors import OptionError, S2DError
 
 INSTALL = "pip install 's2d-trt[gpu]'"
 SOURCES = {"kernels.cu": ("expand_mask", "fetch_rows", "store_rows", "move_rows"), "cascade.cu": ("decide",)}
-"""The package's sources and the kernels in each; one is compiled when a kernel of it is first launched."""
+"""The package's sources and the kernels in each; the first launch of a kernel compiles its source."""
 _BLOCK = 256
 
 
@@ -39,7 +39,7 @@ def open_gpu(index: int) -> CudaGpu:
 
 
 class CudaGpu:
-    """See ``Gpu``. All work goes to one stream, in order, from one thread."""
+    """A GPU with one stream, which takes all work in order, from one thread."""
 
     def __init__(self, index: int) -> None:
         try:
@@ -54,7 +54,7 @@ class CudaGpu:
             self._device.set_current()
         except Exception as cause:  # no driver, no device, or a device that cannot be used: the library's own classes
             raise OptionError(
-                f"no GPU number {index} can be used here ({_first_line(cause)}); check nvidia-smi, name another with"
+                f"no GPU number {index} can be used here ({_first_line(cause)}); check nvidia-smi, choose another with"
                 " --device cuda:N, or run bundles built for ONNX Runtime on the CPU"
             ) from cause
         self.index, self.name = index, str(self._device.name)
@@ -68,11 +68,11 @@ class CudaGpu:
 
     @property
     def stream(self) -> int:
-        """See ``Gpu``."""
+        """Handle of the stream, or of the one that is being recorded."""
         return int(self._queue.stream.handle if self._queue is not self._stream else self._stream.handle)
 
     def allocate(self, size: int) -> Memory:
-        """See ``Gpu``."""
+        """Allocate and zero memory in stream order. Raises S2DError."""
         try:
             buffer = self._device.allocate(max(size, 1), stream=self._stream)
         except Exception as cause:  # cuda.core raises a class of its own
@@ -84,29 +84,29 @@ class CudaGpu:
         return Memory(int(buffer.handle), size, buffer)
 
     def pinned(self, size: int) -> Memory:
-        """See ``Gpu``."""
+        """Allocate and zero page-locked memory."""
         buffer = self._pinned.allocate(max(size, 1))
         memory = Memory(int(buffer.handle), size, buffer)
         memory.array()[:] = 0
         return memory
 
     def copy(self, destination: Memory, source: Memory) -> None:
-        """See ``Gpu``."""
+        """Queue a copy. Raises S2DError."""
         assert destination.size == source.size
         self._check(self._driver.cuMemcpyAsync(destination.address, source.address, source.size, self.stream))
         self.sent += 1
 
     def clear(self, memory: Memory) -> None:
-        """See ``Gpu``."""
+        """Queue a fill with zeros. Raises S2DError."""
         self._check(self._driver.cuMemsetD8Async(memory.address, 0, memory.size, self.stream))
         self.sent += 1
 
     def _check(self, result: tuple[Any]) -> None:
         if result[0] != self._driver.CUresult.CUDA_SUCCESS:
-            raise S2DError(f"a copy on {self.name} failed ({result[0].name}); check the GPU with nvidia-smi")
+            raise S2DError(f"a copy or fill on {self.name} failed ({result[0].name}); check the GPU with nvidia-smi")
 
     def launch(self, kernel: str, threads: int, *arguments: int) -> None:
-        """See ``Gpu``."""
+        """Queue a kernel, compiled at first use."""
         grid = self._core.LaunchConfig(grid=-(-threads // _BLOCK), block=_BLOCK)
         self._core.launch(self._queue, grid, self._kernel(kernel), *arguments, threads)
         self.sent += 1
@@ -119,7 +119,7 @@ class CudaGpu:
         return self._kernels[name]
 
     def condition(self) -> int:
-        """See ``Gpu``."""
+        """A condition of the graph that is being recorded; 0 where none is."""
         if self._queue is self._stream:
             return 0
         condition = self._queue.create_condition(default_value=0)
@@ -127,7 +127,7 @@ class CudaGpu:
         return int(condition.handle)
 
     def when(self, condition: int, steps: Callable[[], None]) -> None:
-        """See ``Gpu``."""
+        """Record the steps in a conditional node, or queue them where there is no condition."""
         if not condition:
             steps()
             return
@@ -142,10 +142,7 @@ class CudaGpu:
             body.end_building()
 
     def record(self, steps: Callable[[], None]) -> Callable[[], None]:
-        """See ``Gpu``.
-
-        The first run is not recorded: it loads kernels and sets a graph's context up, which a recording may not.
-        """
+        """Run the steps, then record them: a first run loads kernels, which is forbidden during a recording."""
         steps()
         self.wait()
         builder = self._stream.create_graph_builder()
@@ -158,7 +155,7 @@ class CudaGpu:
             builder.end_building()
             self._conditions.clear()
         graph = builder.complete()
-        builder.close()  # left to the collector, it would end whatever recording is under way then
+        builder.close()  # its finalizer would end whatever recording is under way at that time
         graph.upload(self._stream)
 
         def replay() -> None:
@@ -168,7 +165,7 @@ class CudaGpu:
         return replay
 
     def wait(self) -> None:
-        """See ``Gpu``."""
+        """Wait for the stream."""
         self._stream.sync()
         self.done = self.sent
 

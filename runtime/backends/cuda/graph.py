@@ -1,4 +1,4 @@
-"""A bundle's graph on a GPU, as its backend loads it, and how the caches that it works on lie in memory."""
+"""What a backend makes of a bundle's graph on a GPU, and the memory layout of the caches that graphs update."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from s2d_trt.bundle import SCRATCH_ROWS, Manifest
 
 ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 WORD = 4
-"""Bytes of the words that the kernels move rows in."""
+"""Bytes of a word; the kernels move rows word by word."""
 VIEW = 256
-"""Where a graph takes prefixes of its caches (layout BSH), they grow by this many slots."""
+"""In layout BSH a graph takes a prefix of its caches, which grows by this many slots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A graph's input or output: where it is and its shape in this call."""
+    """Address and shape of a graph's input or output in one kind of call."""
 
     address: int
     shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class DeviceGraph(Protocol):
     max_rows: int
     """Most rows in one call."""
     edges: tuple[int, ...]
-    """Numbers of rows at which the graph changes its kernels, or was tuned for."""
+    """Numbers of rows that the graph was tuned for, or above which it takes other kernels."""
     recordable: bool
     """Whether calls may be recorded into a CUDA graph."""
 
@@ -66,7 +66,7 @@ class CacheForm:
         return cls(manifest.cache.layout, planes, slots, width, width * element)
 
     def view(self, stop: int) -> int:
-        """How many slots a call binds that uses the first ``stop``."""
+        """How many slots a call binds that uses the slots before ``stop``."""
         return self.slots if self.layout == "BHSD" else min(self.slots, -(-stop // VIEW) * VIEW)
 
     def shape(self, view: int) -> tuple[int, ...]:
@@ -75,7 +75,7 @@ class CacheForm:
 
 
 class DeviceCache:
-    """Keys and values of some layers in one block of the device's memory, zeroed (NaN in a masked slot leaks)."""
+    """Keys and values of some layers in one zeroed block of device memory (a NaN in a masked slot would leak)."""
 
     def __init__(self, gpu: Gpu, form: CacheForm, layers: range) -> None:
         self._gpu, self._form, self._layers = gpu, form, layers
@@ -84,7 +84,7 @@ class DeviceCache:
         self._moves = Staging(gpu, {"move": (np.int64, (2 + SCRATCH_ROWS,))})
 
     def tensors(self, view: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Past inputs and present outputs, which are the same memory."""
+        """Past inputs and present outputs; both are the same memory, so that updates are in place."""
         past, present = {}, {}
         for index, layer in enumerate(self._layers):
             for offset, part in enumerate(("key", "value")):
@@ -97,7 +97,7 @@ class DeviceCache:
         self._gpu.clear(self._block)
 
     def move(self, sources: np.ndarray, start: int) -> None:
-        """Bring rows ``sources`` (rising, none below its destination) to ``start ..`` in every cache."""
+        """Move rows ``sources`` (rising, none below its destination) to slots ``start ..`` of every layer."""
         form, moves = self._form, self._moves
         moves.open()
         move = moves.arrays["move"]

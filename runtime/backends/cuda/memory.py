@@ -1,4 +1,4 @@
-"""What the contexts ask of a GPU, and blocks of memory that both sides know by field."""
+"""What the contexts ask of a GPU, and blocks of named fields that host and device share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Memory:
         return Memory(self.address + offset, size, self.owner)
 
     def array(self) -> npt.NDArray[np.uint8]:
-        """The bytes themselves, where they are in the host's memory."""
+        """The bytes, if they are in the host's memory."""
         return np.ctypeslib.as_array((ctypes.c_uint8 * self.size).from_address(self.address))
 
 
@@ -53,10 +53,10 @@ class Gpu(Protocol):
         """Zeroed memory on the device, aligned. Raises S2DError where there is not enough."""
 
     def pinned(self, size: int) -> Memory:
-        """Zeroed memory of the host that the device copies from and to on its own."""
+        """Zeroed, page-locked memory of the host, which copies need not pass through a buffer."""
 
     def copy(self, destination: Memory, source: Memory) -> None:
-        """Queue a copy between blocks of equal size, wherever they are."""
+        """Queue a copy between blocks of equal size, on the host or the device."""
 
     def clear(self, memory: Memory) -> None:
         """Queue the zeroing of a block on the device."""
@@ -68,13 +68,13 @@ class Gpu(Protocol):
         """Handle of a new condition of the graph that is being recorded; 0 where none is."""
 
     def when(self, condition: int, steps: Callable[[], None]) -> None:
-        """Queue ``steps`` in a node that runs only if a kernel has set ``condition``; with 0, like any others."""
+        """Queue ``steps`` in a node that runs only if a kernel has set ``condition``; with 0 they always run."""
 
     def record(self, steps: Callable[[], None]) -> Callable[[], None]:
-        """Run ``steps``, which queue work, once; what comes back queues the same work again in one launch."""
+        """Run ``steps``, which queue work; the returned function queues the same work again with one launch."""
 
     def wait(self) -> None:
-        """Until all that was queued is done."""
+        """Wait until all queued work is done."""
 
 
 Field = tuple[npt.DTypeLike, tuple[int, ...]]
@@ -82,12 +82,12 @@ Field = tuple[npt.DTypeLike, tuple[int, ...]]
 
 
 def aligned(size: int) -> int:
-    """The next multiple of the alignment."""
+    """``size`` rounded up to a multiple of ``ALIGNMENT``."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 class Staging:
-    """Named arrays in pinned memory and their mirror on the device, copied either way in one piece."""
+    """Named arrays in pinned memory and their copy on the device, transferred as one block in either direction."""
 
     def __init__(self, gpu: Gpu, fields: Mapping[str, Field]) -> None:
         self._gpu, self._sent = gpu, 0
@@ -103,12 +103,12 @@ class Staging:
             offset += aligned(sizes[name])
 
     def open(self) -> None:
-        """Wait, if need be, until the last transfer has read the host's side, so that it can be written again."""
+        """Make the host's arrays writable: wait until the last transfer has read them."""
         if self._sent > self._gpu.done:
             self._gpu.wait()
 
     def close(self) -> None:
-        """The host's side is written, and the work that reads it queued."""
+        """Note that the work which reads the host's arrays has been queued."""
         self._sent = self._gpu.sent
 
     def upload(self) -> None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU: the same graphs, bound to the device's memory, on the stream that everything goes to."""
+"""ONNX Runtime on a GPU: the same graphs, bound to device memory, on the one stream that takes all work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from s2d_trt.bundle import SCRATCH_ROWS, Bundle
 from s2d_trt.errors import BundleError, OptionError
 
 _BFLOAT16 = 16
-"""Its number in ONNX; NumPy has no such type."""
+"""The type's number in ONNX; NumPy has no such type."""
 _ELEMENTS: dict[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -36,12 +36,12 @@ class OnnxRuntimeCuda(GpuBackend):
         super().__init__(gpu)
         if PROVIDER not in ort.get_available_providers():
             raise OptionError(
-                "this onnxruntime has no CUDA provider; put onnxruntime-gpu in its place: pip uninstall onnxruntime,"
-                " then pip install onnxruntime-gpu"
+                "this onnxruntime has no CUDA provider; replace it: pip uninstall onnxruntime, then pip install"
+                " onnxruntime-gpu"
             )
 
     def load(self, bundle: Bundle, graph: str) -> OnnxDeviceGraph:
-        """See ``GpuBackend``."""
+        """Open a session on the GPU's stream. Raises BundleError, OptionError."""
         options = {
             "device_id": str(self.gpu.index),
             "user_compute_stream": str(self.gpu.stream),
@@ -52,7 +52,7 @@ class OnnxRuntimeCuda(GpuBackend):
 
 
 class OnnxDeviceGraph:
-    """See ``DeviceGraph``; any number of rows, and never recorded: ONNX Runtime queues its kernels itself."""
+    """A session for any number of rows; never recorded, because ONNX Runtime queues its kernels itself."""
 
     max_rows = SCRATCH_ROWS
     edges: tuple[int, ...] = ()
@@ -69,15 +69,14 @@ class OnnxDeviceGraph:
             raise OptionError(f"{wanted} cannot be used here (only {loaded}); check the CUDA and cuDNN libraries")
         nodes = (*self._session.get_inputs(), *self._session.get_outputs())
         self._elements = {node.name: _ELEMENTS[node.type] for node in nodes}
-        # The stream orders what follows; whoever reads a result waits for it.
+        # Later work on the stream follows in order, and the reader of a result waits for the stream.
         self._options = ort.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def bind(self, rows: int, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Callable[[], None]:
-        """See ``DeviceGraph``."""
+        """Bind the tensors' addresses."""
         io = self._session.io_binding()
         for bind, tensors in ((io.bind_input, inputs), (io.bind_output, outputs)):
             for name, tensor in tensors.items():
-                shape, place = list(tensor.shape), (self._device, self._index)
-                bind(name, *place, self._elements[name], shape, tensor.address)
+                bind(name, self._device, self._index, self._elements[name], list(tensor.shape), tensor.address)
         return lambda: self._session.run_with_iobinding(io, self._options)

@@ -1,4 +1,4 @@
-"""A target on a GPU: logits stay there, and the walk fetches the rows that it visits."""
+"""A target on a GPU: logits stay there, and acceptance fetches the rows that it visits."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FLOAT = 4
 
 
 class GpuTarget:
-    """See ``TargetEngine``."""
+    """The loaded graph of a target."""
 
     device: Literal["cpu", "cuda"] = "cuda"
 
     def __init__(self, gpu: Gpu, manifest: Manifest, graph: DeviceGraph, backend: str) -> None:
-        self.place = f"{backend}, {gpu.name}"
+        self.location = f"{backend}, {gpu.name}"
         self.gpu, self.manifest, self.graph = gpu, manifest, graph
         self.form = CacheForm.of(manifest)
         self.buckets = Buckets(graph.max_rows, graph.edges)
@@ -33,7 +33,7 @@ class GpuTarget:
         self.mask = gpu.allocate(self.max_rows * self.form.slots)
 
     def context(self) -> GpuTargetContext:
-        """See ``TargetEngine``."""
+        """A cache on the device, zeroed."""
         return GpuTargetContext(self)
 
     def lone_rows_agree(self) -> bool:
@@ -42,7 +42,7 @@ class GpuTarget:
 
 
 class GpuTargetContext:
-    """Cache, calls and logits of one text in a target."""
+    """Cache, calls and logits of one sequence in a target."""
 
     def __init__(self, engine: GpuTarget) -> None:
         self.clock = Clock()
@@ -63,11 +63,14 @@ class GpuTargetContext:
         logit_rows: np.ndarray,
         exact_rows: int = 0,
     ) -> DeviceLogits:
-        """See ``TargetContext``. A row's bits depend on how many rows a call has: ``exact_rows`` fixes that number."""
+        """Queue a call, padded to a bucket.
+
+        A row's bits depend on the number of rows in the call: ``exact_rows`` fixes that number.
+        """
         with self._timed:
             form, count, asked = self._engine.form, len(tokens), len(logit_rows)
             rows = self._engine.buckets.fit(max(count, exact_rows), form.slots - start)
-            # One row of logits, or all: no more kinds of calls than that.
+            # One row of logits or all of them, so that there are few kinds of calls.
             wanted = 1 if asked == 1 and not exact_rows else rows
             key = rows, form.view(start + rows), wanted
             inputs, work = self._calls.get(key) or self._prepare(key)
@@ -79,7 +82,7 @@ class GpuTargetContext:
         return self._logits
 
     def move(self, sources: np.ndarray, start: int) -> None:
-        """See ``TargetContext``."""
+        """Queue the move."""
         with self._timed:
             self._cache.move(sources, start)
 
@@ -108,7 +111,7 @@ class GpuTargetContext:
 
 
 class DeviceLogits:
-    """See ``Logits``."""
+    """Logits on the device, and a pinned buffer for one row of them."""
 
     def __init__(self, gpu: Gpu, rows: int, vocab_size: int, timed: Timed) -> None:
         self._gpu, self._timed, self._row_bytes = gpu, timed, vocab_size * FLOAT
@@ -117,7 +120,7 @@ class DeviceLogits:
         self._array = self._row.array().view(np.float32)
 
     def __getitem__(self, row: int, /) -> np.ndarray:
-        """See ``Logits``."""
+        """Copy a row to the host and wait for it."""
         with self._timed:
             self._gpu.copy(self._row, self.memory.part(row * self._row_bytes, self._row_bytes))
             self._gpu.wait()

@@ -28,17 +28,17 @@ class TensorRT(GpuBackend):
         self._cuda_graphs = cuda_graphs
 
     def load(self, bundle: Bundle, graph: str) -> Plan:
-        """See ``GpuBackend``."""
+        """Check a graph's plan against this machine, and load it. Raises BundleError, OptionError."""
         plan = find_plan(bundle, graph)
         check_plan(bundle, plan, installed_flavors(), self.gpu.name, self.gpu.capability)
         return Plan(self.gpu, import_flavor(plan), bundle, plan, self._cuda_graphs)
 
 
 class Plan:
-    """See ``DeviceGraph``.
+    """A deserialized plan.
 
-    A CUDA graph that was recorded from an execution context forbids to change that context: each number of rows has
-    a context of its own. They run one after another, so they share one block of memory for activations.
+    An execution context must not change once a CUDA graph was recorded from it, so each number of rows has a context of
+    its own. Contexts run one after another and share one block of memory for activations.
     """
 
     def __init__(self, gpu: Gpu, trt: Any, bundle: Bundle, plan: PlanEntry, cuda_graphs: bool) -> None:
@@ -90,8 +90,8 @@ class Plan:
                 )
 
     def _runtime_config(self) -> Any:
-        """How contexts are made. RTX compiles kernels here, on this machine: at once, because a recorded graph keeps
-        the kernels that it was recorded with."""
+        """How contexts are made. RTX compiles kernels on this machine, and does so eagerly: a recorded graph keeps the
+        kernels that it was recorded with."""
         trt, config = self._trt, self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if hasattr(trt, "CudaGraphStrategy"):
@@ -104,7 +104,7 @@ class Plan:
         return config
 
     def bind(self, rows: int, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Callable[[], None]:
-        """See ``DeviceGraph``."""
+        """Make an execution context for these tensors. Raises S2DError."""
         gpu, context = self._gpu, self._engine.create_execution_context(self._config)
         if context is None:
             raise S2DError(f"no execution context on {gpu.name} ({self._log.reason}); free the GPU's memory")
@@ -136,11 +136,11 @@ class Plan:
 def make_log(trt: Any) -> Any:
     """A logger that keeps the last error as its ``reason`` and prints nothing.
 
-    One for each flavour: the first that TensorRT meets is the one that it goes on using.
+    One for each flavour: TensorRT keeps using the first logger that it is given.
     """
 
     class Log(trt.ILogger):  # type: ignore[misc]
-        """See ``make_log``."""
+        """Keeps the last error."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -155,7 +155,7 @@ def make_log(trt: Any) -> Any:
 
 
 def invalidity(trt: Any, runtime: Any, plan: Any) -> str | None:
-    """Why a plan cannot be loaded here, in the flavour's own terms; None where it can, or cannot be told before."""
+    """Why this machine cannot load a plan, in the flavour's own terms; None where it can, or the flavour cannot say."""
     if not hasattr(runtime, "get_engine_validity"):
         return None
     validity, diagnostics = runtime.get_engine_validity(plan)

@@ -1,4 +1,4 @@
-"""Whether a compiled plan fits what is installed and the GPU that is here; said before anything is loaded."""
+"""Checks a compiled plan against the installed TensorRT and the GPU, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from s2d_trt.bundle import Bundle, PlanEntry
 from s2d_trt.errors import BundleError, OptionError
 
 FLAVORS = ("tensorrt", "tensorrt_rtx")
-"""Python modules, under the names that manifests have for them."""
+"""Names of the Python modules, which manifests use too."""
 
 
 def installed_flavors() -> dict[str, str]:
     """Version of each flavour of TensorRT that can be imported."""
-    found = {}
+    versions = {}
     for flavor in FLAVORS:
         try:
-            found[flavor] = str(importlib.import_module(flavor).__version__)
+            versions[flavor] = str(importlib.import_module(flavor).__version__)
         except (ImportError, OSError, AttributeError):  # absent, or a stub without its libraries
             continue
-    return found
+    return versions
 
 
 def find_plan(bundle: Bundle, graph: str) -> PlanEntry:
@@ -42,8 +42,8 @@ def check_plan(bundle: Bundle, plan: PlanEntry, installed: Mapping[str, str], gp
 
     Raises:
         OptionError: no TensorRT is installed.
-        BundleError: another flavour or version, or compiled for other GPUs; the message has what was built, what is
-            here, and the command that compiles again.
+        BundleError: another flavour or version, or compiled for other GPUs; the message names what built the plan,
+            what is installed, and the command that compiles again.
     """
     built = f"{bundle.path(plan.file)} was built by {plan.flavor} {plan.builder_version}"
     if not installed:
@@ -68,5 +68,5 @@ def check_plan(bundle: Bundle, plan: PlanEntry, installed: Mapping[str, str], gp
 
 
 def import_flavor(plan: PlanEntry) -> ModuleType:
-    """The module that built a plan; only after ``check_plan``."""
+    """The module that built a plan, which ``check_plan`` has found installed."""
     return importlib.import_module(plan.flavor)

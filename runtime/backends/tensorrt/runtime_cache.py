@@ -1,19 +1,17 @@
-"""TensorRT-RTX's runtime cache on disk: the kernels that it compiled for this GPU, kept from one start to the next."""
+"""TensorRT-RTX's runtime cache on disk: the kernels that it compiled for this GPU, for the next start."""
 
 from __future__ import annotations
 
 import atexit
-import contextlib
-import os
 from typing import Any
 
 from runtime.backends.cuda.memory import Gpu
-from runtime.machine.cache import cache_directory
+from runtime.machine.cache import cache_directory, write_cache
 from s2d_trt.bundle import Bundle, PlanEntry
 
 
 class RuntimeCacheFile:
-    """The cache of one plan on one kind of GPU; never an error: without it the next start compiles again."""
+    """The cache of one plan on one kind of GPU. No failure is an error: the next start only compiles again."""
 
     def __init__(self, bundle: Bundle, plan: PlanEntry, gpu: Gpu) -> None:
         digest = bundle.manifest.files[plan.file].sha256[:16]
@@ -23,28 +21,20 @@ class RuntimeCacheFile:
         self._read = b""
 
     def open(self, config: Any) -> None:
-        """Give an engine's runtime configuration what an earlier start kept, and keep what this one adds."""
+        """Load what an earlier start kept into an engine's runtime configuration, and save it when the process ends."""
         self._cache = config.create_runtime_cache()
         try:
             self._read = self.path.read_bytes()
         except OSError:
             self._read = b""
         if self._read:
-            self._cache.deserialize(self._read)  # False where the machine has changed: it is then written anew
+            self._cache.deserialize(self._read)  # False if the machine has changed; save() then writes it anew
         config.set_runtime_cache(self._cache)
         atexit.register(self.save)
 
     def save(self) -> None:
-        """Write the cache if it has grown; whoever writes last wins, and no reader sees half a file."""
+        """Replace the file if the cache has changed; the last of several writers wins."""
         content = bytes(self._cache.serialize())
-        if content == self._read:
-            return
-        scratch = self.path.with_suffix(f".{os.getpid()}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_bytes(content)
-            scratch.replace(self.path)
+        if content != self._read:
+            write_cache(self.path, content)
             self._read = content
-        except OSError:
-            with contextlib.suppress(OSError):
-                scratch.unlink()

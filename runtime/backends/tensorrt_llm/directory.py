@@ -1,4 +1,4 @@
-"""A TensorRT-LLM engine directory, checked before anything is loaded: each mistake names the flag that mends it."""
+"""A TensorRT-LLM engine directory, checked before anything is loaded; messages name the flag that mends a mistake."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _EXTERNAL = (2, "2", "DRAFT_TOKENS_EXTERNAL", "draft_tokens_external")
 class EngineDirectory:
     """What ``config.json`` says of an engine.
 
-    ``max_length`` is the longest text: each step asks anew with the text so far as the prompt, so it is bounded by
-    max_input_len, and the draft and the target's own token must fit behind it. ``ranks`` is the number of GPUs.
+    ``max_length`` is the longest text. Each step sends the whole text as its prompt, so max_input_len bounds it, and
+    max_seq_len must also hold the draft and the target's own token. ``ranks`` is the number of GPUs.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class EngineDirectory:
 
 
 def is_engine_directory(path: Path) -> bool:
-    """Whether a directory's ``config.json`` is that of an engine, and not of a checkpoint."""
+    """Whether a directory's ``config.json`` describes an engine and not a checkpoint."""
     try:
         return "build_config" in json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
@@ -84,7 +84,7 @@ def is_engine_directory(path: Path) -> bool:
 
 
 def _problems(build: Mapping[str, Any]) -> Iterator[str]:
-    """What the engine was built without, each with the flag of trtllm-build."""
+    """What the engine lacks, each with the flag of trtllm-build that adds it."""
     if int(build.get("max_draft_len") or 0) < 1:
         yield "max_draft_len is 0: --max_draft_len 8"
     mode = build.get("speculative_decoding_mode")

@@ -1,4 +1,4 @@
-"""The sorted draft as a drafter of TensorRT-LLM's PyTorch runtime, for versions that no longer have engines.
+"""The sorted draft as a drafter in TensorRT-LLM's PyTorch runtime, for versions that no longer run engines.
 
   from tensorrt_llm import LLM
   from tensorrt_llm.llmapi import UserProvidedDecodingConfig
@@ -59,7 +59,7 @@ def make_drafter(draft: SortedDraft, depth: int = 4, policy: FixedThresholds | N
     """A ``Drafter`` of the installed library.
 
     Raises:
-        OptionError: the library is not there, or its ``Drafter`` wants arguments unknown here.
+        OptionError: the library is not installed, or its ``Drafter`` wants arguments that this version does not have.
     """
     try:
         base: Any = importlib.import_module("tensorrt_llm._torch.speculative.drafter").Drafter
@@ -87,7 +87,7 @@ def make_drafter(draft: SortedDraft, depth: int = 4, policy: FixedThresholds | N
 
 
 def _constructor_arguments(base: Any, depth: int) -> dict[str, int | None]:
-    """The base class's constructor has grown over the versions: what it asks for is given, if it is known."""
+    """Arguments for the base class, whose constructor has grown over the versions. Raises OptionError."""
     known = {"max_draft_len": depth, "max_total_draft_tokens": depth, "max_concurrency": None}
     parameters = [p for p in inspect.signature(base.__init__).parameters.values() if p.name != "self"]
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

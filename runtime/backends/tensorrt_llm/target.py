@@ -1,8 +1,8 @@
 """A TensorRT-LLM engine as a target: drafts are verified by its executor, as chains, greedily.
 
-Each step is a request of its own, with the text so far as the prompt and the draft beside it; the blocks of the
-prompt's cache are found again, so that only what is new is computed. What comes back are tokens, not logits: the
-target's own choices at each node of the chain that it walked.
+Each step is a request of its own, with the text so far as its prompt and the draft beside it. The executor reuses the
+cache blocks of the prompt, so it computes only new rows. It returns tokens, not logits: the target's own choice at each
+node that it accepts, and one more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from s2d_trt.errors import CapacityError, OptionError, S2DError
 
 
 class TensorRTLLMTarget:
-    """See ``TargetModel``."""
+    """A target of chains, decoded greedily by the library's executor."""
 
     drafts: Literal["tree", "chain"] = "chain"
 
@@ -37,12 +37,12 @@ class TensorRTLLMTarget:
 
     @classmethod
     def open(cls, directory: Path) -> TensorRTLLMTarget:
-        """Check the directory, then load it on as many GPUs as it was built for.
+        """Check the directory, then load the engine on as many GPUs as it was built for.
 
-        Under mpirun the processes that do not lead serve the leader here, and end with it.
+        Under mpirun the processes that do not lead serve the leader inside this call, and exit with it.
 
         Raises:
-            BundleError, OptionError: the engine, or the installed TensorRT-LLM, does not do.
+            BundleError, OptionError: the engine, or the installed TensorRT-LLM, cannot be used.
         """
         engine = EngineDirectory.open(directory)
         library, _ = import_library()
@@ -67,42 +67,42 @@ class TensorRTLLMTarget:
         return cls(engine, executor, trtllm)
 
     def companion(self, name: str) -> Path | None:
-        """See ``TargetModel``: what was copied there beside the engine."""
+        """A file that the user copied into the engine's directory, or None."""
         path = self.tokenizer_path.parent / name
         return path if path.is_file() else None
 
     def check_shape(self, shape: TreeShape) -> None:
-        """Every shape will do: of a tree the best path is taken, and no deeper than the engine was built for."""
+        """Accept every shape: of a tree only the best path is verified, cut to the engine's draft length."""
 
     def check_sampling(self, sampling: Sampling) -> None:
-        """Raise OptionError for all but greedy decoding: the engine gives tokens, and no logits to sample from."""
+        """Raise OptionError for all but greedy decoding: the engine returns no logits to sample from."""
         if sampling.temperature != 0 or sampling.repetition_penalty != 1:
             raise OptionError(
-                f"engine {self.name} of TensorRT-LLM decodes greedily alone; leave --temperature and"
+                f"engine {self.name} of TensorRT-LLM decodes only greedily; leave --temperature and"
                 " --repetition-penalty out, or build the target with python -m export.target"
             )
 
     exact_by_default = False
 
     def check_exact(self, progress: Callable[[str], None] = lambda _: None) -> None:
-        """Always raises S2DError: nothing is known of the bits of its calls."""
+        """Always raise S2DError: the library promises nothing about the bits of its calls."""
         raise S2DError(f"engine {self.name} of TensorRT-LLM cannot promise --exact; leave it out")
 
     def lease(self, exact_rows: int = 0) -> EngineSequence:
-        """A new text; the executor keeps the caches."""
+        """A sequence without tokens; the executor keeps the caches."""
         return EngineSequence(self)
 
-    def release(self, slot: object) -> None:
-        """The blocks of its cache are the executor's to reuse or to drop."""
+    def release(self, sequence: object) -> None:
+        """Do nothing: the executor reuses or drops the sequence's cache blocks."""
 
     def choices(self, text: Sequence[int], draft: Sequence[int]) -> list[int]:
-        """The target's greedy tokens after ``text``, as far as ``draft`` is right and one more.
+        """The target's greedy tokens after ``text``: those of ``draft`` that it accepts, and one more.
 
         Raises:
-            S2DError: the executor answers with an error.
+            S2DError: the executor reports an error.
         """
         trtllm = self._trtllm
-        # An empty draft is no draft: the library asserts against one.
+        # The library asserts that a draft is not empty.
         config = trtllm.ExternalDraftTokensConfig(tokens=list(draft)) if draft else None
         request = trtllm.Request(
             input_token_ids=list(text),
@@ -125,7 +125,7 @@ class TensorRTLLMTarget:
 
 
 class EngineSequence:
-    """See ``TargetSequence``: the text itself."""
+    """The text itself: each request sends all of it."""
 
     def __init__(self, target: TensorRTLLMTarget) -> None:
         self._target, self.clock = target, Clock()
@@ -139,7 +139,7 @@ class EngineSequence:
         return len(self._text)
 
     def prefill(self, tokens: Sequence[int]) -> np.ndarray:
-        """See ``TargetSequence``. Raises CapacityError where the text outgrows the engine."""
+        """Add a prompt and ask for the token after it. Raises CapacityError where the text outgrows the engine."""
         if self.length + len(tokens) > self._target.max_length:
             raise CapacityError(
                 f"the prompt needs {self.length + len(tokens)} positions and engine {self._target.name} has"
@@ -150,14 +150,14 @@ class EngineSequence:
         return self._ask(self._text, ())[0]
 
     def verify(self, tree: Tree) -> Choices:
-        """See ``TargetSequence``; ``tree`` is a chain."""
+        """Ask for the target's choices along ``tree``, which is a chain."""
         assert tree.is_chain
         self._tree = tree.tokens
         root, *draft = tree.tokens.tolist()
         return self._ask([*self._text, root], draft)
 
     def commit(self, path: Sequence[int]) -> None:
-        """See ``TargetSequence``."""
+        """Add the tokens of the accepted nodes to the text."""
         self._text += self._tree[list(path)].tolist()
 
     def _ask(self, text: Sequence[int], draft: Sequence[int]) -> Choices:
@@ -168,7 +168,7 @@ class EngineSequence:
 
 
 class Choices:
-    """Greedy choices as logits: 0 at the chosen token and -inf elsewhere. See ``Logits``."""
+    """Greedy choices as logits: 0 at the chosen token and -inf at every other."""
 
     def __init__(self, vocab_size: int) -> None:
         self.tokens: list[int] = []
@@ -176,7 +176,7 @@ class Choices:
         self._shown = 0
 
     def __getitem__(self, row: int, /) -> np.ndarray:
-        """See ``Logits``."""
+        """The row of a node, float32 ``[V]``, overwritten by the next."""
         self._row[self._shown] = -np.inf
         self._shown = self.tokens[row]
         self._row[self._shown] = 0.0
@@ -184,7 +184,7 @@ class Choices:
 
 
 def _parallel_config(library: Any, trtllm: Any, ranks: int) -> Any:
-    """How the GPUs of one engine work together: under mpirun one process each, else the library starts them."""
+    """How the processes of an engine start, one for each GPU: by mpirun, or else by the library."""
     if ranks == 1:
         return None
     started = int(library.mpi_world_size())

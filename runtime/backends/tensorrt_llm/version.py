@@ -1,4 +1,4 @@
-"""Which TensorRT-LLM is installed, and what it can do."""
+"""Which TensorRT-LLM is installed, and whether it can run an engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from s2d_trt.errors import OptionError
 
 LAST_WITH_ENGINES = (1, 2)
-"""Later versions run PyTorch models alone."""
+"""Later versions run only PyTorch models."""
 
 
 def import_library() -> tuple[Any, tuple[int, int]]:

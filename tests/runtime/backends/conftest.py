@@ -1,7 +1,7 @@
-"""A stand-in for the GPU: its memory is the host's, its kernels are the real source, compiled for the CPU.
+"""A stand-in for the GPU: its memory is the host's, its kernels are the real sources, compiled for the CPU.
 
-ONNX Runtime's CPU provider runs the graphs, bound to addresses as on a GPU. So everything that the contexts do is
-tested for real but for the calls into CUDA itself, which the tests marked ``gpu`` make.
+ONNX Runtime's CPU provider runs the graphs, bound to addresses as on a GPU. These tests cover all that the contexts do
+except for the calls into CUDA itself, which the tests marked ``gpu`` make.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CPU = [("CPUExecutionProvider", {})]
 
 
 class HostGpu:
-    """See ``runtime.backends.cuda.memory.Gpu``. Counts its allocations, recordings and replays."""
+    """The host as a ``Gpu``. Counts its allocations, recordings and replays."""
 
     name, index, capability, stream = "the host", 0, "0.0", 0
 
@@ -110,7 +110,7 @@ class HostGpu:
 
 
 class RecordableGraph(OnnxDeviceGraph):
-    """ONNX Runtime's CPU provider in the place of a graph that may be recorded."""
+    """ONNX Runtime's CPU provider, as a graph that may be recorded."""
 
     recordable = True
 

@@ -35,13 +35,13 @@ def trees(draw: st.DrawFn) -> Tree:
             tokens.append(draw(st.sampled_from(free)))
             parents.append(parent)
             depths.append(depths[parent] + 1)
-    return Tree(np.array(tokens), np.array(parents), np.array(depths), np.zeros(len(tokens)))
+    return Tree(np.array(tokens), np.array(parents), np.array(depths))
 
 
 def chooser(sampling: Sampling, text: list[int]) -> Chooser:
     assert sampling.seed is not None
     made = Chooser(sampling, Noise(sampling.seed, sampling.temperature, VOCAB), VOCAB)
-    made.see(text)
+    made.observe(text)
     return made
 
 
@@ -57,15 +57,16 @@ def node_logits(model: np.ndarray, tree: Tree, before_root: int) -> np.ndarray:
 
 def walk_by_hand(tree: Tree, logits: np.ndarray, sampling: Sampling, text: list[int]) -> Acceptance:
     """The rule word for word: a fresh chooser at each node, and a search through all children."""
-    path, node = [0], 0
+    path, tokens, node = [0], list[int](), 0
     while True:
         token = chooser(sampling, text).choose(logits[node], len(text))
         text = [*text, token]
+        tokens.append(token)
         children = [
             child for child in range(1, len(tree)) if tree.parents[child] == node and tree.tokens[child] == token
         ]
         if not children:
-            return Acceptance(path, token)
+            return Acceptance(path, tokens)
         node = children[0]
         path.append(node)
 
@@ -83,9 +84,9 @@ def test_the_tokens_are_those_the_target_alone_chooses(tree: Tree, sampling: Sam
     text = [1, 2, int(tree.tokens[0])]
     result = accept(tree, node_logits(model, tree, 2), chooser(sampling, text), len(text) - 1)
     alone = chooser(sampling, text)
-    for token in [*tree.tokens[result.path[1:]].tolist(), result.token]:
+    assert result.tokens[:-1] == tree.tokens[result.path[1:]].tolist()
+    for token in result.tokens:
         assert token == alone.choose(model[text[-2], text[-1]], len(text))
-        alone.see((token,))
         text.append(token)
 
 
@@ -96,20 +97,20 @@ def test_the_path_descends_from_the_root_and_ends_where_no_child_carries_the_tok
     result = accept(tree, node_logits(table_model(model_seed), tree, 2), chooser(sampling, [2]), 2)
     assert result.path[0] == 0
     assert tree.parents[result.path[1:]].tolist() == result.path[:-1]
-    assert (result.path[-1], result.token) not in tree.children()
+    assert (result.path[-1], result.tokens[-1]) not in tree.children()
 
 
 def test_a_repetition_penalty_counts_the_tokens_accepted_on_the_way() -> None:
-    tree = Tree(np.array([0, 3, 3]), np.array([-1, 0, 1]), np.array([0, 1, 2]), np.zeros(3))
+    tree = Tree(np.array([0, 3, 3]), np.array([-1, 0, 1]), np.array([0, 1, 2]))
     logits = np.full((3, VOCAB), -9.0, np.float32)
     logits[:, 3], logits[:, 4] = 2.0, 1.5
-    assert accept(tree, logits, chooser(Sampling(seed=0), [0]), 0) == Acceptance([0, 1, 2], 3)
+    assert accept(tree, logits, chooser(Sampling(seed=0), [0]), 0) == Acceptance([0, 1, 2], [3, 3, 3])
     penalised = Sampling(repetition_penalty=2.0, seed=0)
-    assert accept(tree, logits, chooser(penalised, [0]), 0) == Acceptance([0, 1], 4)
+    assert accept(tree, logits, chooser(penalised, [0]), 0) == Acceptance([0, 1], [3, 4])
 
 
 def test_the_walk_leaves_the_chooser_having_seen_what_was_accepted() -> None:
-    tree = Tree(np.array([0, 3]), np.array([-1, 0]), np.array([0, 1]), np.zeros(2))
+    tree = Tree(np.array([0, 3]), np.array([-1, 0]), np.array([0, 1]))
     logits = np.full((2, VOCAB), -9.0, np.float32)
     logits[0, 3], logits[1, 5] = 2.0, 2.0
     walked = chooser(Sampling(repetition_penalty=2.0, seed=0), [0])
@@ -120,4 +121,4 @@ def test_the_walk_leaves_the_chooser_having_seen_what_was_accepted() -> None:
 
 def test_a_root_alone_accepts_one_token() -> None:
     logits = np.eye(VOCAB, dtype=np.float32)[[2]]
-    assert accept(Tree.root_only(1), logits, chooser(Sampling(seed=0), [1]), 0) == Acceptance([0], 2)
+    assert accept(Tree.chain([1]), logits, chooser(Sampling(seed=0), [1]), 0) == Acceptance([0], [2])

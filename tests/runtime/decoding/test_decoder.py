@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.backends.placement import Placement
 from runtime.bench import ROUNDING
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.decoding.request import Request
 from runtime.drafting.adaptive import Adaptive
 from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.ngram import LONGEST_DRAFT
 from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import SortedDraft
-from runtime.evaluation.comparison import compare, generate, target_alone
+from runtime.evaluation.comparison import Comparison, compare, generate, target_alone
 from runtime.sampling.options import Sampling
 from runtime.targets.target import Target
+from runtime.text.tokenizer import TextStream
 from runtime.tree.shape import PAPER_TREE, TreeShape
+from runtime.tree.tree import Tree
+from s2d_trt.errors import S2DError
 
 CHAINS = st.builds(TreeShape, depth=st.integers(0, 6), top_k=st.just(1))
 SHAPES = st.one_of(
@@ -92,8 +99,8 @@ def test_exact_chains_are_bit_identical_to_the_target_alone(
     chosen = decoder if agreeing else other_decoder
     options = Options(25, sampling, policy=policy, exact=True)
     request, reference = generate(chosen, prompt, options), target_alone(chosen, prompt, options, exact=True)
-    assert request.tokens == reference.tokens
-    assert request.finish_reason == reference.finish_reason
+    assert request.exact
+    assert compare(chosen, request, reference) == Comparison(identical=True, bits=True)
 
 
 @settings(max_examples=15)
@@ -112,7 +119,8 @@ def test_accept_lengths_count_every_token_but_the_prefills(
     if request.finish_reason == "length":
         assert 1 + sum(lengths) == len(request.tokens)
     assert request.stats.steps == len(lengths)
-    assert all(1 <= accepted <= policy.tree.verify_rows for accepted in lengths)
+    assert policy.tree is not None
+    assert all(1 <= accepted <= policy.tree.verify_rows(LONGEST_DRAFT) for accepted in lengths)
 
 
 def test_a_draft_that_agrees_saves_steps(decoder: Decoder) -> None:
@@ -270,7 +278,7 @@ def test_two_targets_share_one_draft_object(decoder: Decoder, other_decoder: Dec
     assert decoder.target is not other_decoder.target
 
 
-def test_a_cancelled_request_frees_its_slots_and_leaves_the_others_intact(
+def test_a_cancelled_request_frees_its_sequences_and_leaves_the_others_intact(
     decoder: Decoder, other_decoder: Decoder
 ) -> None:
     alone, together = several(decoder, other_decoder), several(decoder, other_decoder)
@@ -285,23 +293,25 @@ def test_a_cancelled_request_frees_its_slots_and_leaves_the_others_intact(
 
 
 @pytest.mark.parametrize("ending", ["cancelled", "closed", "finished"])
-def test_slots_are_free_when_a_request_is_over(target: Target, draft: SortedDraft, ending: str) -> None:
+def test_sequences_are_free_when_a_request_is_over(target: Target, draft: SortedDraft, ending: str) -> None:
     decoder = Decoder(target, draft)
-    request = decoder.request([5, 9], Options(6))
+    request = decoder.request([5, 9], Options(6, policy=WIDE))
     steps = decoder.run(request)
     next(steps)
-    target_sequence, draft_sequence = request.target_sequence, request.draft_sequence
+    assert request.sequence is not None
+    assert request.drafting is not None
+    held, drafting = request.sequence, request.drafting.sequences[0]
     if ending == "cancelled":
         request.cancel()
-        assert next(steps, None) is None
+        assert not any(step.tokens for step in steps)
     elif ending == "closed":
         steps.close()  # type: ignore[attr-defined]
     else:
         list(steps)
     assert request.finish_reason == ("length" if ending == "finished" else "cancelled")
-    leased, drafted = target.lease(), draft.lease()
-    assert leased is target_sequence
-    assert drafted is draft_sequence
+    leased, drafted = target.lease(), draft.empty_sequence()
+    assert leased is held
+    assert drafted is drafting
     target.release(leased)
     draft.release(drafted)
 
@@ -313,13 +323,147 @@ def test_a_request_cancelled_before_it_runs_does_nothing(decoder: Decoder) -> No
     assert (request.tokens, request.finish_reason) == ([], "cancelled")
 
 
-def test_a_cancelled_text_shows_what_was_held_back(decoder: Decoder) -> None:
-    request = decoder.request([5, 9], Options(30, WARM, stop=("\x1e\x1e\x1e",)))
+def test_the_last_step_of_a_cancelled_text_releases_what_was_held_back(decoder: Decoder) -> None:
+    full = target_alone(decoder, [5, 9], Options(30, WARM)).text
+    request = decoder.request([5, 9], Options(30, WARM, stop=(full[:2] + "\x00",)))
     steps = decoder.run(request)
-    while len(request.tokens) < 6:
-        next(steps)
+    shown = [next(steps)]
+    assert shown[0].text == ""
     request.cancel()
-    assert request.text == decoder.tokenizer.decode(request.tokens)
+    shown += steps
+    assert shown[-1].tokens == []
+    assert "".join(step.text for step in shown) == request.text == decoder.tokenizer.decode(request.tokens)
+
+
+def test_a_request_may_be_cancelled_from_another_thread(decoder: Decoder) -> None:
+    request = decoder.request([5, 9], Options(200))
+    steps = decoder.run(request)
+    next(steps)
+    other = threading.Thread(target=request.cancel)
+    other.start()
+    other.join()
+    assert not any(step.tokens for step in steps)
+    assert request.finish_reason == "cancelled"
+
+
+# An engine that fails
+
+
+def test_an_engines_error_ends_its_own_request_and_no_other(
+    target: Target, draft: SortedDraft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Tree) -> None:
+        raise RuntimeError("the engine is gone")
+
+    decoder, options = Decoder(target, draft), Options(20, policy=WIDE)
+    expected = generate(decoder, [5, 9], options).tokens
+    failing, healthy = decoder.request([5, 9], options), decoder.request([5, 9], options)
+    failed, going = decoder.run(failing), decoder.run(healthy)
+    for steps in (failed, going, failed):
+        next(steps)
+    sequence = failing.sequence
+    monkeypatch.setattr(sequence, "verify", broken)
+    with pytest.raises(RuntimeError, match="the engine is gone"):
+        next(failed)
+    monkeypatch.delattr(sequence, "verify")
+    assert failing.finish_reason == "error"
+    assert failing.sequence is None
+    assert failing.tokens == expected[: len(failing.tokens)]
+    list(going)
+    assert healthy.tokens == expected
+
+
+def test_sequences_are_free_even_if_held_back_text_cannot_be_decoded(
+    target: Target, draft: SortedDraft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: TextStream) -> None:
+        raise RuntimeError("no text")
+
+    decoder = Decoder(target, draft)
+    request = decoder.request([5, 9], Options(20, policy=WIDE))
+    steps = decoder.run(request)
+    next(steps)
+    assert request.drafting is not None
+    held, drafting = request.sequence, request.drafting.sequences[0]
+    monkeypatch.setattr(TextStream, "finish", broken)
+    with pytest.raises(RuntimeError, match="no text"):
+        steps.close()  # type: ignore[attr-defined]
+    leased, drafted = target.lease(), draft.empty_sequence()
+    assert leased is held
+    assert drafted is drafting
+    target.release(leased)
+    draft.release(drafted)
+
+
+# Exactness
+
+
+def test_a_cpu_decodes_exactly_unless_a_tree_is_asked_for(decoder: Decoder) -> None:
+    asked = [Options(4), Options(4, exact=False), Options(4, policy=WIDE), Options(4, draft=False)]
+    assert [generate(decoder, [5, 9], options).exact for options in asked] == [True, False, False, True]
+
+
+def test_where_exactness_cannot_be_promised_it_is_the_default_no_more_and_an_error_when_asked_for(
+    target: Target, draft: SortedDraft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inexact(*_: object) -> None:
+        raise S2DError("other bits")
+
+    monkeypatch.setattr(target, "check_exact", inexact)
+    decoder = Decoder(target, draft)
+    assert not generate(decoder, [5, 9], Options(4)).exact
+    with pytest.raises(S2DError, match="other bits"):
+        generate(decoder, [5, 9], Options(4, exact=True))
+
+
+# Preparation
+
+
+def test_making_a_request_measures_and_checks_nothing(
+    target: Target, draft: SortedDraft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("not now")
+
+    decoder = Decoder(target, draft)
+    monkeypatch.setattr("runtime.decoding.preparation.measured_costs", never)
+    monkeypatch.setattr(target, "check_exact", never)
+    decoder.request([5, 9])
+
+
+def test_preparation_says_what_it_does_and_does_it_once(
+    target_bundle: Path, draft_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for expected in (["checking", "measuring"], []):
+        decoder, said = Decoder.open(target_bundle, draft_bundle, Placement(threads=1)), list[str]()
+        decoder.prepare(Options(), said.append)
+        decoder.prepare(Options(), said.append)
+        assert [line.split()[0] for line in said] == expected
+    decoder.prepare(Options(), said.append, measure=True)
+    assert len(said) == 1
+
+
+def test_a_target_with_a_short_cache_is_drafted_for(
+    target_checkpoint: Path, draft: SortedDraft, tmp_path: Path
+) -> None:
+    from export import target as export_target
+
+    out = tmp_path / "short.engine"
+    export_target.main(["--checkpoint", str(target_checkpoint), "--out", str(out), "--max-length", "64", "--no-parity"])
+    decoder = Decoder(Target.open(out, Placement(threads=1)), draft)
+    assert len(generate(decoder, [5, 9], Options(30)).tokens) == 30
+
+
+# N-gram lookup
+
+
+def test_ngram_lookup_drafts_without_a_draft_model(target: Target) -> None:
+    decoder, prompt = Decoder(target), [5, 9, 8, 7] * 12
+    request = generate(decoder, prompt, Options(40))
+    assert compare(decoder, request, target_alone(decoder, prompt, Options(40))).bits
+    assert request.stats.drafted_at_depth
+    assert not request.stats.exit_counts
 
 
 # A draft whose cache ends before the target's
@@ -352,7 +496,6 @@ def test_a_prompt_about_as_long_as_the_drafts_cache_is_answered(
     assert bool(request.stats.exit_counts) == (length < 63)
 
 
-def test_a_decoder_without_a_draft_is_the_target_alone(decoder: Decoder, target: Target) -> None:
+def test_a_decoder_without_a_draft_gives_the_targets_text(decoder: Decoder, target: Target) -> None:
     request = generate(Decoder(target), [5, 9], Options(12))
     assert request.tokens == target_alone(decoder, [5, 9], Options(12)).tokens
-    assert set(request.stats.accept_lengths) == {1}

@@ -1,75 +1,50 @@
-"""Which exit answers: the confidence of a depth and the published thresholds."""
+"""The confidence of a depth, and the budget that drafts all it may."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.drafting.fixed import FixedThresholds
-from runtime.drafting.policy import confidence
-from s2d_trt.errors import OptionError
+from runtime.drafting.policy import StepBudget, confidence
 
 LOGPROBS = st.floats(-30.0, 0.0)
 FRONTIERS = st.lists(st.tuples(LOGPROBS, LOGPROBS), min_size=1, max_size=8)
 
 
-def arrays(frontier: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    paths, children = zip(*frontier, strict=True)
-    return np.array(paths), np.array(children)
+def lists(frontier: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [path for path, _ in frontier], [child for _, child in frontier]
 
 
 @given(FRONTIERS)
 def test_mean_confidence_weighs_each_path_by_its_probability(frontier: list[tuple[float, float]]) -> None:
     total = math.fsum(math.exp(path) for path, _ in frontier)
     expected = math.fsum(math.exp(path + child) for path, child in frontier) / total
-    assert confidence(*arrays(frontier), "mean") == pytest.approx(expected)
+    assert confidence(*lists(frontier), "mean") == pytest.approx(expected)
 
 
 @given(FRONTIERS)
 def test_max_confidence_is_the_best_child_of_any_path(frontier: list[tuple[float, float]]) -> None:
-    assert confidence(*arrays(frontier), "max") == pytest.approx(math.exp(max(child for _, child in frontier)))
+    assert confidence(*lists(frontier), "max") == pytest.approx(math.exp(max(child for _, child in frontier)))
 
 
 @given(path=LOGPROBS, child=LOGPROBS)
 def test_confidence_of_a_chain_is_the_maximum_probability_under_both_rules(path: float, child: float) -> None:
-    paths, children = arrays([(path, child)])
-    assert confidence(paths, children, "mean") == confidence(paths, children, "max") == pytest.approx(math.exp(child))
+    assert confidence([path], [child], "mean") == confidence([path], [child], "max") == math.exp(child)
 
 
 def test_confidence_of_improbable_paths_does_not_underflow() -> None:
-    assert confidence(np.array([-5000.0, -5001.0]), np.log([0.5, 0.5]), "mean") == pytest.approx(0.5)
+    assert confidence([-5000.0, -5001.0], [math.log(0.5)] * 2, "mean") == pytest.approx(0.5)
 
 
-def test_an_exit_answers_when_its_confidence_is_above_its_threshold() -> None:
-    policy = FixedThresholds((0.5, 0.25, 0.0))
-    root = np.zeros(1)
-    assert policy.answers(0, root, np.log([0.51]), 1)
-    assert not policy.answers(0, root, np.log([0.49]), 1)
-    assert policy.answers(1, root, np.log([0.49]), 1)
-
-
-def test_a_confidence_that_equals_its_threshold_is_not_above_it() -> None:
-    assert not FixedThresholds((1.0, 0.0)).answers(0, np.zeros(1), np.zeros(1), 1)
-
-
-def test_the_last_exit_always_answers() -> None:
-    assert FixedThresholds((2.0, 2.0)).answers(1, np.zeros(1), np.array([-100.0]), 0)
-
-
-def test_default_thresholds_are_one_half_at_every_exit_but_the_last() -> None:
-    assert FixedThresholds().fit((6, 9, 12)).thresholds == (0.5, 0.5, 0.0)
-    assert FixedThresholds().fit((12,)).thresholds == (0.0,)
-
-
-def test_fitting_keeps_the_rule() -> None:
-    assert FixedThresholds(rule="max").fit((6, 12)).rule == "max"
-
-
-@pytest.mark.parametrize("thresholds", [(), (0.5,), (0.5, 0.5, 0.5, 0.0)])
-def test_a_wrong_number_of_thresholds_is_refused(thresholds: tuple[float, ...]) -> None:
-    with pytest.raises(OptionError, match="thresholds for 3 exits 6,9,12"):
-        FixedThresholds(thresholds).fit((6, 9, 12))
+def test_without_a_rule_of_its_own_a_budget_drafts_as_large_as_the_shape_allows() -> None:
+    budget = StepBudget()
+    assert budget.drafts
+    assert budget.floor == -math.inf
+    assert budget.calibrated(0, [[-1.0, -2.0]]) == [[-1.0, -2.0]]
+    assert not budget.answers(0, [0.0], [0.0], 1)
+    assert budget.continues([-100.0])
+    assert not budget.continues([])
+    assert budget.size([0.0, -50.0]) == 2

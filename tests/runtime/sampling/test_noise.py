@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,8 +17,8 @@ POSITIONS = st.integers(0, 100_000)
 
 
 def gumbel(seed: int, position: int, vocab_size: int) -> np.ndarray:
-    found: np.ndarray = Gumbel(seed).rows(range(position, position + 1), vocab_size)[0]
-    return found
+    row: np.ndarray = Gumbel(seed).rows(range(position, position + 1), vocab_size)[0]
+    return row
 
 
 @pytest.mark.parametrize(
@@ -27,8 +30,7 @@ def gumbel(seed: int, position: int, vocab_size: int) -> np.ndarray:
 )
 def test_philox_gives_the_known_answers_of_random123(counter: int, key: int, words: list[int]) -> None:
     # NumPy counts up before each block.
-    found = np.random.Philox(key=key, counter=(counter - 1) % 2**256).random_raw(4)
-    assert found.tolist() == words
+    assert np.random.Philox(key=key, counter=(counter - 1) % 2**256).random_raw(4).tolist() == words
 
 
 def test_a_token_takes_its_word_of_the_positions_stream() -> None:
@@ -78,6 +80,34 @@ def test_other_seeds_and_positions_give_other_noise() -> None:
     assert len({row.tobytes() for row in rows}) == len(rows)
 
 
+@pytest.mark.parametrize("vocab_size", [9, 5000, 40_000])
+def test_a_row_is_the_same_however_many_are_made_together_or_were_forgotten(vocab_size: int) -> None:
+    noise = Noise(4, 1.0, vocab_size)
+    first = noise.row(3).copy()
+    for position in range(0, 400, 7):
+        assert np.array_equal(noise.row(position), gumbel(4, position, vocab_size))
+    assert np.array_equal(noise.row(3), first)
+
+
+def test_the_noise_of_a_long_text_is_not_kept_as_a_whole() -> None:
+    noise = Noise(4, 1.0, 10_000)
+    rows = [weakref.ref(noise.row(position).base) for position in range(200)]
+    assert sum(row() is not None for row in rows) <= 32
+    assert rows[-1]() is not None
+
+
+def test_noise_is_freed_with_its_text_without_the_garbage_collector() -> None:
+    noise = Noise(4, 1.0, 100)
+    block, alive = weakref.ref(noise.row(0).base), weakref.ref(noise)
+    gc.disable()
+    try:
+        del noise
+        assert alive() is None
+        assert block() is None
+    finally:
+        gc.enable()
+
+
 def test_greedy_noise_is_zero() -> None:
     row = Noise(5, 0.0, 9).row(3)
     assert row.dtype == np.float32
@@ -88,9 +118,7 @@ def test_greedy_noise_is_zero() -> None:
 def test_adding_noise_samples_from_the_softmax(temperature: float) -> None:
     logits = np.array([2.0, 1.0, 0.0, -0.5, -1.0, 1.5], np.float32)
     positions = 20_000
-    scores = logits + np.float32(temperature) * np.stack(
-        [gumbel(11, position, len(logits)) for position in range(positions)]
-    )
+    scores = logits + np.float32(temperature) * Gumbel(11).rows(range(positions), len(logits))
     counts = np.bincount(scores.argmax(axis=1), minlength=len(logits))
     weights = np.exp(logits.astype(np.float64) / temperature)
     expected = positions * weights / weights.sum()
@@ -100,6 +128,6 @@ def test_adding_noise_samples_from_the_softmax(temperature: float) -> None:
 
 
 def test_noise_of_neighbouring_positions_is_uncorrelated() -> None:
-    noise = np.stack([gumbel(3, position, 4) for position in range(2_000)])
+    noise = Gumbel(3).rows(range(2_000), 4)
     correlation = np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1]
     assert abs(correlation) < 0.04

@@ -14,6 +14,7 @@ from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
 from runtime.run import PROG, main
 from runtime.targets.target import Target
+from runtime.text import chat
 from runtime.text.chat import ChatTemplate
 from s2d_trt.cli import run_command
 from s2d_trt.errors import BundleError, OptionError
@@ -85,7 +86,7 @@ TOOLS = [{"type": "function", "function": {"name": "clock", "description": "Zeit
 
 @pytest.fixture
 def chat_bundle(target_checkpoint: Path, tmp_path: Path) -> Any:
-    """Builds the target with a chat template, standing where a checkpoint may have it."""
+    """Builds the target with a chat template, in a file of its own or in the tokenizer's configuration."""
 
     def built(template: object, in_config: bool = False) -> Path:
         checkpoint = Path(shutil.copytree(target_checkpoint, tmp_path / "checkpoint", dirs_exist_ok=True))
@@ -136,12 +137,12 @@ def test_tool_calls_are_rendered_as_transformers_renders_them(target_checkpoint:
 @pytest.mark.parametrize(
     "template", [HEADERS, [{"name": "default", "template": HEADERS}, {"name": "tool_use", "template": "x"}]]
 )
-def test_a_template_may_stand_in_the_tokenizers_config(chat_bundle: Any, template: object) -> None:
-    found = ChatTemplate.of(Target.open(chat_bundle(template, in_config=True)))
-    assert found.render([QUESTION]).startswith("<|endoftext|>")
+def test_a_template_may_be_in_the_tokenizers_configuration(chat_bundle: Any, template: object) -> None:
+    template_ = ChatTemplate.of(Target.open(chat_bundle(template, in_config=True)))
+    assert template_.render([QUESTION]).startswith("<|endoftext|>")
 
 
-def test_the_tokens_of_a_conversation_are_its_text_alone(chat_bundle: Any) -> None:
+def test_the_tokens_of_a_conversation_are_those_of_its_text(chat_bundle: Any) -> None:
     decoder = Decoder(Target.open(chat_bundle(HEADERS), Placement(threads=1)))
     request = decoder.chat_request([QUESTION], max_new_tokens=4)
     text = ChatTemplate.of(decoder.target).render([QUESTION])
@@ -149,7 +150,7 @@ def test_the_tokens_of_a_conversation_are_its_text_alone(chat_bundle: Any) -> No
     assert request.prompt.count(0) == 1  # the template's own beginning of text, not a second one
 
 
-def test_what_a_template_refuses_is_said(chat_bundle: Any) -> None:
+def test_a_conversation_that_the_template_refuses_is_an_error_with_its_reason(chat_bundle: Any) -> None:
     template = ChatTemplate.of(Target.open(chat_bundle(BRACKETS)))
     with pytest.raises(OptionError, match="does not take this conversation: roles must alternate"):
         template.render([{"role": "assistant", "content": "I begin."}])
@@ -160,6 +161,15 @@ def test_a_template_cannot_reach_out_of_its_sandbox(chat_bundle: Any, source: st
     template = ChatTemplate.of(Target.open(chat_bundle(source)))
     with pytest.raises(OptionError, match="does not take"):
         template.render([QUESTION])
+
+
+def test_a_decoder_compiles_its_template_once(chat_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, compiled = Decoder(Target.open(chat_bundle(HEADERS), Placement(threads=1))), []
+    compile_ = chat.compile_template
+    monkeypatch.setattr(chat, "compile_template", lambda *given: compiled.append(given) or compile_(*given))
+    for _ in range(2):
+        decoder.chat_request([QUESTION])
+    assert len(compiled) == 1
 
 
 def test_a_template_that_is_no_jinja_is_refused(chat_bundle: Any) -> None:

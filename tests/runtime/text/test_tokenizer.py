@@ -19,7 +19,7 @@ END = "<end>"
 
 
 def byte_tokenizer() -> Tokenizer:
-    """A byte-level tokenizer that knows single bytes, some pairs of them, and a special end token."""
+    """A byte-level tokenizer of single bytes, some longer pieces, and a special end token."""
     merges = [("a", "b"), ("ab", "c"), ("Ã", "©"), ("S", "T"), ("ST", "O"), ("STO", "P"), ("Ġ", "ð"), ("P", "å")]
     symbols = ALPHABET + ["".join(pair) for pair in merges]
     tokenizer = Tokenizer(BPE({symbol: index for index, symbol in enumerate(symbols)}, merges))
@@ -30,34 +30,32 @@ def byte_tokenizer() -> Tokenizer:
 
 
 TOKENIZER = byte_tokenizer()
-SIZE = TOKENIZER.get_vocab_size()
+VOCABULARY = TOKENIZER.get_vocab()
 TEXTS = st.text(st.sampled_from("abcé図🙂 STOP\n"), max_size=12)
-ANY_TOKENS = st.lists(st.integers(0, SIZE - 1), max_size=16)
+ANY_TOKENS = st.lists(st.sampled_from(sorted(VOCABULARY.values())), max_size=16)
 
 
 def byte_ids(text: str) -> list[int]:
     """One token a byte."""
-    visible = [TOKENIZER.pre_tokenizer.pre_tokenize_str(text)] if text else []
-    return [TOKENIZER.token_to_id(char) for parts in visible for part, _ in parts for char in part]
+    parts = TOKENIZER.pre_tokenizer.pre_tokenize_str(text) if text else []
+    return [TOKENIZER.token_to_id(char) for part, _ in parts for char in part]
 
 
 @st.composite
 def splits(draw: st.DrawFn, texts: st.SearchStrategy[str] = TEXTS) -> tuple[str, list[int]]:
-    """A text and one of the many ways to split its bytes into tokens."""
+    """A text, and some way to split its bytes into tokens."""
     text = draw(texts)
-    pieces = byte_ids(text)
-    at, tokens = 0, []
-    symbols = [TOKENIZER.id_to_token(token) for token in pieces]
-    while at < len(symbols):
-        fits = [size for size in (1, 2, 3, 4) if TOKENIZER.token_to_id("".join(symbols[at : at + size])) is not None]
-        size = draw(st.sampled_from([size for size in fits if at + size <= len(symbols)]))
-        tokens.append(TOKENIZER.token_to_id("".join(symbols[at : at + size])))
-        at += size
+    symbols, tokens = [TOKENIZER.id_to_token(token) for token in byte_ids(text)], []
+    while symbols:
+        beginnings = ["".join(symbols[:size]) for size in range(1, min(4, len(symbols)) + 1)]
+        piece = draw(st.sampled_from([piece for piece in beginnings if piece in VOCABULARY]))
+        tokens.append(VOCABULARY[piece])
+        del symbols[: len(piece)]
     return text, tokens
 
 
 def stream(tokens: Sequence[int], stop: Sequence[str] = ()) -> tuple[list[str], bool]:
-    """The released text after each token, the last entry being final, and whether a stop string was met."""
+    """The text released before and after each token and at the end, and whether a stop string was met."""
     made, released = TextStream(TOKENIZER, stop), [""]
     for token in tokens:
         stopped = made.push(token)
@@ -70,7 +68,7 @@ def stream(tokens: Sequence[int], stop: Sequence[str] = ()) -> tuple[list[str], 
 
 
 def first_stop(text: str, stop: Sequence[str]) -> int:
-    """Where the first stop string begins; the text's length if there is none."""
+    """Index of the first stop string; the text's length if there is none."""
     return min([at for one in stop if (at := text.find(one)) >= 0], default=len(text))
 
 
@@ -144,12 +142,35 @@ def test_what_was_held_back_is_released_at_the_end() -> None:
     assert released[-1] == "aSTO"
 
 
+def test_ending_a_text_returns_what_was_held_back() -> None:
+    cut_short = TextStream(TOKENIZER, ["STOP"])
+    for token in byte_ids("aSTO図")[:-1]:
+        cut_short.push(token)
+    assert cut_short.text == "a"
+    assert cut_short.finish() == "STO\ufffd"
+    assert cut_short.text == "aSTO\ufffd"
+    assert cut_short.finish() == ""
+
+
+@given(ANY_TOKENS, st.lists(st.sampled_from(["STOP", "ab", "é", "\n\n"]), max_size=2))
+def test_what_each_token_releases_and_the_end_make_up_the_text(tokens: list[int], stop: list[str]) -> None:
+    made, pieces = TextStream(TOKENIZER, stop), []
+    for token in tokens:
+        before = len(made.text)
+        stopped = made.push(token)
+        pieces.append(made.text[before:])
+        if stopped:
+            break
+    pieces.append(made.finish())
+    assert "".join(pieces) == made.text
+
+
 def test_the_longest_beginning_of_any_stop_string_is_held_back() -> None:
     released, _ = stream(byte_ids("aab"), ["bc", "aabc"])
     assert released[-2] == ""
 
 
-def test_of_two_stop_strings_that_one_token_completes_the_earlier_place_ends_the_text() -> None:
+def test_of_two_stop_strings_that_one_token_completes_the_earlier_one_ends_the_text() -> None:
     token = TOKENIZER.token_to_id("abc")
     released, stopped = stream([*byte_ids("x"), token], ["c", "b"])
     assert stopped

@@ -1,4 +1,4 @@
-"""What the GPU backends do around a graph's call, on a stand-in for the GPU: the same tokens as on the CPU."""
+"""Contexts of the GPU backends, on a stand-in for the GPU: they give the tokens of the CPU."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from runtime.evaluation.comparison import generate, target_alone
 from runtime.sampling.noise import Noise
 from runtime.sampling.options import Sampling
 from runtime.targets.target import Target
+from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import PAPER_TREE, TreeShape
 from runtime.tree.tree import Tree
 from s2d_trt.bundle import Bundle
@@ -28,7 +29,7 @@ PROMPT = [0, *range(40, 60)]
 
 @dataclasses.dataclass(frozen=True)
 class HostPlacement(Placement):
-    """Everything on the stand-in."""
+    """Runs every bundle on the stand-in."""
 
     host: Any = None
 
@@ -63,7 +64,7 @@ def test_prefix_caches_give_the_tokens_of_the_cpu(
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("tree", [CHAIN, PAPER_TREE])
-def test_drafting_does_not_change_what_a_static_target_says(
+def test_drafting_does_not_change_the_text_of_a_static_target(
     static_bundles: tuple[Path, Path], place: Placement, tree: TreeShape, temperature: float
 ) -> None:
     draft, target = static_bundles
@@ -87,18 +88,18 @@ def test_a_static_cache_gives_the_logits_of_the_cpu(
     static_bundles: tuple[Path, Path], target: Target, place: Placement
 ) -> None:
     there = Target.open(static_bundles[1], place)
-    tree = Tree(np.array([7, 8, 9, 10]), np.array([-1, 0, 0, 2]), np.array([0, 1, 1, 2]), np.zeros(4))
-    slots = [each.lease() for each in (target, there)]
+    tree = Tree(np.array([7, 8, 9, 10]), np.array([-1, 0, 0, 2]), np.array([0, 1, 1, 2]))
+    sequences = [each.lease() for each in (target, there)]
     bound = 1e-4 if there.bundle.manifest.precision == "fp32" else 0.05
     for path in ([0, 2, 3], [0, 1]):
         if path == [0, 2, 3]:
-            first, second = (np.array(slot.prefill(PROMPT)) for slot in slots)
+            first, second = (np.array(sequence.prefill(PROMPT)) for sequence in sequences)
             assert second == pytest.approx(first, abs=bound)
-        ours, theirs = (slot.verify(tree) for slot in slots)
+        ours, theirs = (sequence.verify(tree) for sequence in sequences)
         for node in range(len(tree)):
             assert theirs[node] == pytest.approx(ours[node], abs=bound)
-        for slot in slots:
-            slot.commit(path)
+        for sequence in sequences:
+            sequence.commit(path)
 
 
 def test_a_text_up_to_the_last_slot_pads_no_call_beyond_the_cache(
@@ -155,13 +156,13 @@ def test_where_the_device_decides_the_host_waits_once_a_depth(
     static_bundles: tuple[Path, Path], gpu: Any, deciding_backend: Any
 ) -> None:
     draft = SortedDraft.open(static_bundles[0], HostPlacement(host=deciding_backend))
-    slot = draft.lease()
-    policy = FixedThresholds((2.0, 2.0, 0.0))
+    sequence, budget = draft.empty_sequence(), FixedThresholds((2.0, 2.0, 0.0)).budget(draft.exits)
+    sequence.shape = CHAIN
     noise = Noise(0, 0.0, draft.vocab_size)
     for length in (10, 12):
-        slot.truncate(0)
-        slot.prefill(PROMPT[:length])
-        slot.enqueue([7])
+        sequence.truncate(0)
+        sequence.prefill(PROMPT[:length])
+        sequence.enqueue([7])
         before = gpu.replayed
-        slot.propose(noise, policy, CHAIN)
+        sequence.propose(TreeBuilder(7, CHAIN), budget, noise, 100)
     assert gpu.replayed - before == CHAIN.depth + 1

@@ -85,11 +85,12 @@ def test_drafting_changes_no_token_but_between_scores_of_rounding_size(
 def test_recorded_calls_give_the_bits_of_queued_ones(bundles: tuple[str, Path, Path]) -> None:
     logits = []
     for cuda_graphs in (True, False):
-        slot = opened(bundles, cuda_graphs).target.lease()
+        target = opened(bundles, cuda_graphs).target
         for _ in range(3):
-            slot.truncate(0)
-            row = slot.prefill(PROMPT)
-        logits.append(np.array(row))
+            sequence = target.lease()
+            row = np.array(sequence.prefill(PROMPT))
+            target.release(sequence)
+        logits.append(row)
     assert np.array_equal(*logits)
 
 

@@ -14,7 +14,7 @@ from runtime.backends.cuda.cascade import COUNT, LARGEST, PATHS, THRESHOLDS
 from runtime.backends.cuda.device import SOURCES, compile_kernels, kernel_source
 from runtime.backends.cuda.graph import CacheForm, DeviceCache
 from runtime.backends.cuda.memory import Memory, Staging
-from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.fixed import FixedBudget
 
 PLACES = ["gpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
@@ -107,13 +107,13 @@ def test_accepted_rows_move_into_place_in_every_cache(
 
 @shared
 @given(data=st.data(), rows=st.integers(1, 10), exit_index=st.integers(0, 2), rule=st.sampled_from(["mean", "max"]))
-def test_the_device_decides_as_the_policy_does(
+def test_the_device_decides_as_the_host_does(
     place: Any, data: st.DataObject, rows: int, exit_index: int, rule: Any
 ) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     thresholds = tuple(rng.random(3))
     paths, logprobs = -rng.exponential(size=rows), -rng.exponential(size=(rows, 4)).astype(np.float32)
-    policy = FixedThresholds((*thresholds, 0.0), rule)
+    budget = FixedBudget((*thresholds, 0.0), rule)
     decision = np.zeros(PATHS + rows)
     decision[COUNT], decision[LARGEST] = rows, rule == "max"
     decision[THRESHOLDS : THRESHOLDS + 3] = thresholds
@@ -130,7 +130,7 @@ def test_the_device_decides_as_the_policy_does(
     place.record(steps)()
     place.wait()
     asked = int(get(place, where[2], np.int64, (1,))[0]) == 7
-    assert asked != policy.answers(exit_index, paths, logprobs[:, 0], 0)
+    assert asked != budget.answers(exit_index, paths, logprobs[:, 0], 0)
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_89", "sm_90", "sm_120"])

@@ -79,9 +79,9 @@ class GreedyTarget:
         self.requests.append(request)
         text = list(request.input_token_ids)
         draft = request.external_draft_tokens_config
-        slot = self.target.lease()
+        sequence = self.target.lease()
         tokens: list[int] = []
-        logits = slot.prefill(text)
+        logits = sequence.prefill(text)
         # Past the first wrong token some versions stop and others go on: either is right.
         wrong = 0
         while len(tokens) < request.max_tokens:
@@ -91,13 +91,13 @@ class GreedyTarget:
             wrong += not matches
             if wrong > self.more:
                 break
-            logits = slot.prefill([token])
-        self.target.release(slot)
+            logits = sequence.prefill([token])
+        self.target.release(sequence)
         return tokens
 
 
 def library(answer: Any, ranks: int = 1, leads: bool = True, version: str = "1.2.1") -> ModuleType:
-    """The library, as far as it is recorded."""
+    """A module with the recorded part of the library."""
     module = ModuleType("tensorrt_llm")
     executor = SimpleNamespace()
     for name, record in RECORD["classes"].items():
@@ -137,13 +137,13 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     """The configuration with one entry changed; None removes it."""
     config = json.loads(json.dumps(CONFIG))
     *parents, last = path.split(".")
-    place = config
+    owner = config
     for parent in parents:
-        place = place[parent]
+        owner = owner[parent]
     if value is None:
-        del place[last]
+        del owner[last]
     else:
-        place[last] = value
+        owner[last] = value
     return dict(config)
 
 

@@ -60,8 +60,8 @@ def test_each_step_asks_with_the_text_so_far_and_at_most_one_token_beyond_the_dr
 @pytest.mark.parametrize(
     ("ask", "reason"),
     [
-        ({"sampling": Sampling(temperature=0.5)}, "decodes greedily alone"),
-        ({"sampling": Sampling(repetition_penalty=1.2)}, "decodes greedily alone"),
+        ({"sampling": Sampling(temperature=0.5)}, "decodes only greedily"),
+        ({"sampling": Sampling(repetition_penalty=1.2)}, "decodes only greedily"),
         ({"exact": True, "policy": Policy(tree=TreeShape(depth=2))}, "cannot promise --exact"),
     ],
 )
@@ -69,7 +69,7 @@ def test_what_an_engine_cannot_do_is_refused(
     engine: Path, draft: SortedDraft, ask: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(S2DError, match=reason):
-        Decoder(open_target(engine), draft).request(PROMPT, **ask)
+        generate(Decoder(open_target(engine), draft), PROMPT, Options(**ask))
 
 
 @pytest.mark.usefixtures("installed")

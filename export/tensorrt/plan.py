@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from export.tensorrt_log import BuildLog
+from export.tensorrt.log import BuildLog
 from s2d_trt import names
 from s2d_trt.bundle import QueryProfile
 from s2d_trt.errors import OptionError, S2DError

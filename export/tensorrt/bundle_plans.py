@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.bundle import BundleWriter
-from export.isolation import DiedError, StalledError, isolated
 from export.precision import FP32
-from export.tensorrt import (
+from export.tensorrt.isolation import DiedError, StalledError, isolated
+from export.tensorrt.plan import (
     CompileError,
     PlanReport,
     PlanRequest,

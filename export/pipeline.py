@@ -13,16 +13,16 @@ import onnx
 
 from export.bundle import BundleWriter, check_space, write_bundle
 from export.checkpoint import Checkpoint, check_tokenizer
-from export.encoding import Encoding
+from export.encoding import FP32_WEIGHTS, Encoding
 from export.graph import GraphBuilder, head_top_k
 from export.layout import BHSD, BSH, CacheLayout
 from export.nodes import OPSET
 from export.parity import check_parity
-from export.plans import PlanOptions, compile_graphs
 from export.precision import FP32
 from export.rounding import check_rounding
-from export.tensors import checkpoint_shapes
-from export.weights import DEFAULT_ENCODING, weight_bytes, write_weights
+from export.tensorrt.bundle_plans import PlanOptions, compile_graphs
+from export.weight_spec import WeightSpec
+from export.weights import write_weights
 from s2d_trt import __version__, names
 from s2d_trt.bundle import SCRATCH_ROWS, CacheSpec, FileEntry, Manifest, TokenizerSpec
 from s2d_trt.cli import byte_size
@@ -59,7 +59,7 @@ class BuildRequest:
     max_length: int | None = None
     parity: bool | None = None
     layout: str = BSH.name
-    encoding: Encoding = DEFAULT_ENCODING
+    encoding: Encoding = FP32_WEIGHTS
     plans: PlanOptions | None = None
     head_tokens: tuple[int, ...] = ()
 
@@ -80,27 +80,20 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
     # Layers above the last exit are never run, so they are not part of what is built.
     layers = request.exits[-1] if request.exits else checkpoint.spec.num_hidden_layers
     spec = dataclasses.replace(checkpoint.spec, num_hidden_layers=layers)
-    checkpoint.check_tensors(checkpoint_shapes(spec))
-    size = weight_bytes(spec, max_length, request.encoding, len(request.head_tokens))
-    check_space(request.out, size)
-    stored = byte_size(checkpoint.bytes_of(spec))
-    log(f"writing  {byte_size(size)} of {request.encoding.weight_format} weights, {stored} in the checkpoint")
+    cache = _cache(request.layout, max_length)
+    layout = _layout(cache)
+    stored = WeightSpec(
+        spec, max_length, request.encoding, request.head_tokens, layout.joins_layers, layout.folds_heads
+    )
+    checkpoint.check_tensors(stored.shapes)
+    check_space(request.out, stored.bytes)
+    source = byte_size(checkpoint.bytes_of(spec))
+    log(f"writing  {byte_size(stored.bytes)} of {request.encoding.weight_format} weights, {source} in the checkpoint")
     with write_bundle(request.out) as writer:
         scratch = writer.scratch("weights.bin")
-        cache = _cache(request.layout, max_length)
-        layout = _layout(cache)
-        weights = write_weights(
-            checkpoint,
-            spec,
-            max_length,
-            scratch,
-            request.encoding,
-            request.head_tokens,
-            layout.joins_layers,
-            layout.fold(spec),
-        )
+        weights = write_weights(checkpoint, stored, scratch)
         weights_name = writer.adopt("weights.bin", scratch, weights.sha256)
-        builder = GraphBuilder(spec, weights, weights_name, layout, request.encoding.precision)
+        builder = GraphBuilder(weights, weights_name, layout, request.encoding.precision)
         graphs = {name: writer.add(f"{name}.onnx", content) for name, content in _models(builder, request.exits)}
         log(f"graphs   {', '.join(graphs)}")
         log(f"weights  {byte_size(weights.bytes)}, {len(weights.tensors)} tensors")
@@ -173,7 +166,7 @@ def _parity(manifest: Manifest, writer: BundleWriter, builder: GraphBuilder, req
     if request.parity is False:
         yield "not checked (--no-parity)"
         return
-    in_torch = weight_bytes(manifest.model, manifest.cache.max_length)
+    in_torch = WeightSpec(manifest.model, manifest.cache.max_length).bytes
     if request.parity is None and in_torch > PARITY_BYTES:
         yield f"not checked, for that takes some {byte_size(2 * in_torch)} of memory; --parity does it all the same"
         return
@@ -185,7 +178,7 @@ def _parity(manifest: Manifest, writer: BundleWriter, builder: GraphBuilder, req
             path.write_bytes(content)
             graphs[name] = path.name
         wide = dataclasses.replace(manifest, precision=FP32.name, graphs=graphs)
-    yield check_parity(wide, writer.staging, request.checkpoint, request.encoding, request.head_tokens)
+    yield check_parity(wide, writer.staging, request.checkpoint, builder.weights.spec)
     if wide is not manifest:
         yield check_rounding(manifest, wide, writer.staging)
 

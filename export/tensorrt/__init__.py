@@ -1,0 +1,1 @@
+"""Graphs of a bundle -> TensorRT plans."""
