@@ -109,7 +109,7 @@ class Trainer:
         with bar:
             while self.step < self.recipe.steps:
                 try:
-                    losses = self._step()
+                    losses = self.train_step()
                 except torch.OutOfMemoryError as cause:
                     raise OptionError(
                         f"a pass does not fit {self.accelerator.device}; lower --micro-batch or --seq-length,"
@@ -122,7 +122,7 @@ class Trainer:
                     " ".join(f"exit{e}={v:.3f}" for e, v in zip(self.recipe.exits, smoothed, strict=True))
                 )
                 if self.step % save_every == 0 or self.step == self.recipe.steps:
-                    self._save()
+                    self.save()
         return smoothed
 
     def close(self) -> None:
@@ -136,7 +136,8 @@ class Trainer:
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
-    def _step(self) -> list[float]:
+    def train_step(self) -> list[float]:
+        """Train on the next batch; returns each exit's loss in nats. Only ``train`` advances ``step``."""
         recipe, accelerator = self.recipe, self.accelerator
         share = recipe.batch_windows // accelerator.num_processes
         first = self.step * recipe.batch_windows + accelerator.process_index * share
@@ -172,7 +173,8 @@ class Trainer:
         self.accelerator.backward(loss * (self.accelerator.num_processes / counted))
         return losses
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write ``state_file``, in the main process only. Raises OptionError if it cannot be written."""
         if not self.is_main:
             return
         state = {

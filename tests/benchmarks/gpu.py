@@ -71,8 +71,8 @@ class Pair:
         target, separator, draft = names.partition(",")
         if not separator:
             raise OptionError(f"--pair {names} is not TARGET,DRAFT; give both")
-        place = Placement(device=device, cuda_graphs=cuda_graphs)
-        return cls(Target.open(find_bundle(target), place), SortedDraft.open(find_bundle(draft), place))
+        placement = Placement(device=device, cuda_graphs=cuda_graphs)
+        return cls(Target.open(find_bundle(target), placement), SortedDraft.open(find_bundle(draft), placement))
 
 
 @dataclass(slots=True)
@@ -106,11 +106,11 @@ def numbers(target: Target, reference: Target) -> dict[str, Any]:
     tree = Tree(rng.integers(0, target.vocab_size, ROWS), parents, depths)
     found = []
     for each in (target, reference):
-        slot = each.lease()
-        rows = [np.array(slot.prefill(text))]
-        logits = slot.verify(tree)
+        sequence = each.lease()
+        rows = [np.array(sequence.prefill(text))]
+        logits = sequence.verify(tree)
         rows += [np.array(logits[node]) for node in range(ROWS)]
-        each.release(slot)
+        each.release(sequence)
         found.append(np.stack(rows))
     ours, theirs = found
     return {
@@ -255,8 +255,8 @@ def _measure(
     rows = [row for pair in pairs for row in drafting(pair.draft, "host")]
     for pair in pairs:
         if pair.target.engine.location.startswith("TensorRT"):
-            place = replace(pair.target.placement, device_cascade=True)
-            rows += drafting(SortedDraft(pair.draft.bundle, place), "device")
+            placement = replace(pair.target.placement, device_cascade=True)
+            rows += drafting(SortedDraft(pair.draft.bundle, placement), "device")
     report.add("drafting", rows)
     if not calls_only:
         report.add("outputs", [row for pair in pairs for row in outputs(pair, prompts, new_tokens, exact=False)])

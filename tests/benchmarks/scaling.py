@@ -43,14 +43,14 @@ Times = np.ndarray
 Row = dict[str, Any]
 
 
-def call_times(slot: BundleSequence, rows: int, repeats: int) -> list[float]:
+def call_times(sequence: BundleSequence, rows: int, repeats: int) -> list[float]:
     """Milliseconds of calls with ``rows`` rows (a chain) after the text that the cache holds."""
     tree = Tree.chain([0] * rows)
-    slot.verify(tree)
+    sequence.verify(tree)
     found = []
     for _ in range(repeats):
         started = time.perf_counter()
-        slot.verify(tree)
+        sequence.verify(tree)
         found.append((time.perf_counter() - started) * 1e3)
     return found
 
@@ -68,13 +68,13 @@ def alone_times(target: Target, text: Sequence[int], repeats: int) -> Times:
     """Milliseconds of a call with one row, ``[rounds, lengths]``; in each round one text grows through all lengths."""
     found = []
     for _ in range(ROUNDS):
-        slot, times = target.lease(), []
+        sequence, times = target.lease(), []
         try:
             for length in lengths(target.max_length):
-                slot.prefill(text[slot.length : length])
-                times.append(median(call_times(slot, 1, max(1, repeats // ROUNDS))))
+                sequence.prefill(text[sequence.length : length])
+                times.append(median(call_times(sequence, 1, max(1, repeats // ROUNDS))))
         finally:
-            target.release(slot)
+            target.release(sequence)
         found.append(times)
     return np.array(found)
 
@@ -142,10 +142,10 @@ def growth(x: Sequence[int], times: Times) -> Row:
 def trees(target: Target, text: Sequence[int], repeats: int) -> list[Row]:
     """A table row for each number of rows that the engine takes and that the cache has room for."""
     found: list[Row] = []
-    with _filled(target, text) as slot:
-        most = min(target.max_rows, target.max_length - slot.length)
+    with _filled(target, text) as sequence:
+        most = min(target.max_rows, target.max_length - sequence.length)
         for rows in (width for width in WIDTHS if width <= most):
-            times = call_times(slot, rows, repeats)
+            times = call_times(sequence, rows, repeats)
             first = found[0]["ms"] if found else float(np.median(times))
             found.append(
                 {
@@ -161,8 +161,8 @@ def trees(target: Target, text: Sequence[int], repeats: int) -> list[Row]:
 
 def size(target: Target, text: Sequence[int], bandwidth: float, repeats: int) -> Row:
     """A table row for one target."""
-    with _filled(target, text) as slot:
-        times = call_times(slot, 1, repeats)
+    with _filled(target, text) as sequence:
+        times = call_times(sequence, 1, repeats)
     weights = bytes_per_token(target.bundle)
     limit = weights / bandwidth * 1e3
     return {
@@ -179,12 +179,12 @@ def size(target: Target, text: Sequence[int], bandwidth: float, repeats: int) ->
 @contextmanager
 def _filled(target: Target, text: Sequence[int]) -> Iterator[BundleSequence]:
     """A sequence with ``CONTEXT`` tokens in its cache, or half of the cache where that is less."""
-    slot = target.lease()
+    sequence = target.lease()
     try:
-        slot.prefill(text[: min(CONTEXT, target.max_length // 2)])
-        yield slot
+        sequence.prefill(text[: min(CONTEXT, target.max_length // 2)])
+        yield sequence
     finally:
-        target.release(slot)
+        target.release(sequence)
 
 
 def _before(text: Sequence[int], end: int, length: int) -> list[int]:
@@ -210,9 +210,9 @@ def main(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     if options.out.exists() and not options.out.is_dir():
         raise OptionError(f"--out {options.out} is a file; name a folder")
-    place = Placement(threads=options.threads)
-    draft = SortedDraft.open(find_bundle(options.draft), place) if options.draft else None
-    targets = [Target.open(find_bundle(name), place) for name in options.target.split(",")]
+    placement = Placement(threads=options.threads)
+    draft = SortedDraft.open(find_bundle(options.draft), placement) if options.draft else None
+    targets = [Target.open(find_bundle(name), placement) for name in options.target.split(",")]
     options.out.mkdir(parents=True, exist_ok=True)
     bandwidth = read_bandwidth(options.threads)
     lines = [f"{options.threads} threads read {bandwidth / 1e9:.1f} GB/s"]

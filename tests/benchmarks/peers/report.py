@@ -93,12 +93,12 @@ def _margin(outcomes: Sequence[Outcome], threads: int) -> Margin:
             return float("inf")
         if not loaded:
             loaded.append(Target.open(reference.contender.models["target"].directory, Placement(threads=threads)))
-        slot = loaded[0].lease()
+        sequence = loaded[0].lease()
         try:
-            logits = slot.prefill([*prompt, *other[:common]])
+            logits = sequence.prefill([*prompt, *other[:common]])
             return float(abs(logits[one[common]] - logits[other[common]]))
         finally:
-            loaded[0].release(slot)
+            loaded[0].release(sequence)
 
     return margin
 

@@ -185,7 +185,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_draft(
 ) -> None:
     options = ("--from-target", target, "--exits", "1,2", "--data", tokens, "--teacher", target, "--save-every", "1")
     assert run(*options, "--out", tmp_path / "whole") == 0
-    save = Trainer._save
+    save = Trainer.save
 
     def save_and_die(trainer: Trainer) -> None:
         save(trainer)
@@ -193,7 +193,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_draft(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_save", save_and_die)
+        patch.setattr(Trainer, "save", save_and_die)
         assert run(*options, "--out", tmp_path / "parts") == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.state", "whole"]
     assert run(*options, "--out", tmp_path / "parts") == 0
@@ -247,7 +247,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing_half_written(
     limit, weights_only = (4096, "False") if place == "state" else (8192, "True")
     program = (
         "import resource, sys; from s2d_trt.cli import run_command; from s2d_trt.training import soft, trainer\n"
-        f"if {weights_only}: trainer.Trainer._save = lambda self: None\n"
+        f"if {weights_only}: trainer.Trainer.save = lambda self: None\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); run_command('soft', soft.main)"
     )
     done = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -46,9 +47,12 @@ def test_closing_takes_every_hook_off(vocabulary: Vocabulary) -> None:
 
 
 def test_nothing_is_kept_between_calls(vocabulary: Vocabulary) -> None:
-    exits = Exits(new_model(SPEC, 16, (2, 4), 0, vocabulary), (2, 4))
-    exits(IDS)
-    assert exits._hidden == {}
+    model = new_model(SPEC, 16, (2, 4), 0, vocabulary)
+    exits, outputs = Exits(model, (2, 4)), []
+    model.model.layers[1].register_forward_hook(lambda _module, _inputs, output: outputs.append(weakref.ref(output)))
+    with torch.no_grad():
+        exits(IDS)
+    assert [output() for output in outputs] == [None]
 
 
 def test_the_seed_decides_the_weights(vocabulary: Vocabulary) -> None:

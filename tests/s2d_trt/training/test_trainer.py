@@ -48,14 +48,14 @@ def trainer(
 
 def stop_after(run: Trainer, steps: int) -> None:
     """Train until ``steps`` are saved, then die as a killed process does."""
-    save = run._save
+    save = run.save
 
     def save_and_stop() -> None:
         save()
         if run.step == steps:
             raise StoppedError
 
-    run._save = save_and_stop  # type: ignore[method-assign]
+    run.save = save_and_stop  # type: ignore[method-assign]
     with pytest.raises(StoppedError):
         run.train(save_every=1, progress=False)
 
@@ -88,7 +88,7 @@ def test_a_finished_run_is_not_trained_further(tmp_path: Path, vocabulary: Vocab
 def test_training_lowers_the_loss_of_every_exit(tmp_path: Path, vocabulary: Vocabulary) -> None:
     recipe = dataclasses.replace(RECIPE, steps=8)
     run = trainer(tmp_path / "state", vocabulary, recipe)
-    start = run._step()
+    start = run.train_step()
     run.step = 0
     assert all(after < before - 0.2 for before, after in zip(start, run.train(progress=False), strict=True))
 
@@ -96,7 +96,7 @@ def test_training_lowers_the_loss_of_every_exit(tmp_path: Path, vocabulary: Voca
 def test_a_batch_is_the_same_step_however_it_is_split(tmp_path: Path, vocabulary: Vocabulary) -> None:
     one = trainer(tmp_path / "one", vocabulary, dataclasses.replace(RECIPE, micro_windows=4))
     two = trainer(tmp_path / "two", vocabulary)
-    assert one._step() == pytest.approx(two._step(), rel=1e-5)
+    assert one.train_step() == pytest.approx(two.train_step(), rel=1e-5)
 
 
 def test_the_hooks_are_gone_after_training(tmp_path: Path, vocabulary: Vocabulary) -> None:
@@ -142,7 +142,7 @@ def test_a_pass_that_does_not_fit_names_the_remedies(
     def no_memory() -> list[float]:
         raise torch.OutOfMemoryError("of a GPU")
 
-    monkeypatch.setattr(run, "_step", no_memory)
+    monkeypatch.setattr(run, "train_step", no_memory)
     with pytest.raises(OptionError, match="lower --micro-batch or --seq-length, or add --gradient-checkpointing"):
         run.train(progress=False)
 
@@ -172,10 +172,10 @@ def test_pre_training_leaves_the_shallow_exits_out(tmp_path: Path, vocabulary: V
     plain = dataclasses.replace(RECIPE, objective=Objective.last_exit(2), distill_from=0.0)
     run = trainer(tmp_path / "plain", vocabulary, plain)
     pretrained = trainer(tmp_path / "soft", vocabulary, dataclasses.replace(RECIPE, pretrain_steps=1))
-    assert run._step() == pretrained._step()
+    assert run.train_step() == pretrained.train_step()
     assert all(torch.equal(a, b) for a, b in zip(weights(run).values(), weights(pretrained).values(), strict=True))
     run.step = pretrained.step = 1
-    run._step(), pretrained._step()
+    run.train_step(), pretrained.train_step()
     ours, theirs = weights(run), weights(pretrained)
     assert not torch.equal(ours["model.layers.0.mlp.up_proj.weight"], theirs["model.layers.0.mlp.up_proj.weight"])
 
@@ -183,7 +183,7 @@ def test_pre_training_leaves_the_shallow_exits_out(tmp_path: Path, vocabulary: V
 def test_recomputing_the_layers_changes_no_gradient(tmp_path: Path, vocabulary: Vocabulary) -> None:
     kept, recomputed = (trainer(tmp_path / name, vocabulary) for name in ("kept", "recomputed"))
     recomputed.exits.model.activation_checkpointing_enable()
-    assert kept._step() == recomputed._step()
+    assert kept.train_step() == recomputed.train_step()
     assert all(torch.equal(a, b) for a, b in zip(weights(kept).values(), weights(recomputed).values(), strict=True))
 
 
@@ -201,7 +201,7 @@ def test_tokens_that_do_not_count_change_nothing(tmp_path: Path, vocabulary: Voc
             tmp_path / str(micro),
             compile_layers=False,
         )
-        return run._step(), weights(run)
+        return run.train_step(), weights(run)
 
     (losses, ours), (expected, theirs) = first_step(1), first_step(4)
     assert losses == pytest.approx(expected, rel=1e-5)
