@@ -53,14 +53,14 @@ def measured_costs(
     if kept is not None and not again and (kept.steady or kept.measurements >= MOST_MEASUREMENTS):
         return kept
     with exclusive(path):
-        kept_by_another = _read(path, draft)
-        if kept_by_another is not None and kept_by_another != kept and kept_by_another.steady:
-            return kept_by_another
+        latest = _read(path, draft)
+        if latest is not None and latest != kept and latest.steady:
+            return latest  # another process measured while this one waited
         progress("measuring what calls cost on this machine")
         costs = measure(target, draft, exact=exact)
         # Costs that no longer hold are replaced; costs that were never steady improve with each measurement.
-        if kept is not None and not again:
-            costs = costs.merged(kept)
+        if latest is not None and not again:
+            costs = costs.merged(latest)
         write_cache(path, json.dumps(asdict(costs)))
     return costs
 
