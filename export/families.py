@@ -1,4 +1,4 @@
-"""The model families that are read, and in what their layers differ from a plain Llama."""
+"""The model families that are read, and how their layers differ from Llama's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How a ``model_type`` fills in what its config leaves out.
+    """What a ``model_type`` implies where its config says nothing.
 
-    ``qkv_bias`` None: as ``attention_bias`` says, which then holds for the output projection too.
-    ``windowed``: which field, when true, says that attention reaches back only ``sliding_window`` positions; None where
-    it never does, "" where giving ``sliding_window`` is enough. ``window`` is what a config that is silent means.
+    ``qkv_bias`` None takes the config's ``attention_bias``, which then holds for the output projection too.
+    ``windowed`` names the config's field that limits attention to ``sliding_window`` positions: None if the family has
+    no window, "" if ``sliding_window`` needs no such field. ``window`` is the default of ``sliding_window``.
     """
 
     title: str
