@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
     tokens = choose_tokens(options.head_tokens, options.calibration, checkpoint)
     print(f"{describe(checkpoint)}, exits {','.join(map(str, exits))}")
     if not checkpoint.exits:
-        print("note     the checkpoint records no exits; that it was trained for these is taken on trust")
+        print("note     the checkpoint records no exits; it is assumed to be trained for these")
     if tokens:
         print(
             f"head     {len(tokens)} of {checkpoint.spec.vocab_size} tokens, the most frequent of {options.calibration}"

@@ -1,4 +1,4 @@
-"""Writing a bundle whole or not at all: files named by their content, and a manifest that is replaced last."""
+"""Writing a bundle atomically: files are named by their content, and the manifest is replaced last."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OWN_FILE = re.compile(rf"[\w.]+-[0-9a-f]{{{ID_LENGTH}}}\.\w+")
 
 
 def check_destination(out: Path) -> None:
-    """Refuse to write where something else than a bundle stands.
+    """Refuse to write to anything but a bundle or a new directory.
 
     Raises:
         OptionError: ``out`` is a file, or a directory that holds other things.
@@ -37,7 +37,7 @@ def check_destination(out: Path) -> None:
 
 
 def check_space(out: Path, size: int) -> None:
-    """Refuse to begin what the disk has no room for; an older bundle stays until the new one is whole.
+    """Refuse to begin a build that the disk has no room for; an older bundle is kept until the new one is complete.
 
     Raises:
         OptionError: fewer than ``size`` bytes are free.
@@ -60,7 +60,7 @@ class BundleWriter:
         self._files: dict[str, FileEntry] = {}
 
     def scratch(self, name: str) -> Path:
-        """Where to write a file whose content, and so whose name, is not yet known."""
+        """A path for a file whose content is not known yet, and so neither is its final name."""
         return self.staging / f"{name}.unnamed"
 
     def adopt(self, name: str, path: Path, sha256: str | None = None) -> str:
@@ -102,9 +102,9 @@ class BundleWriter:
 
 @contextmanager
 def write_bundle(out: Path) -> Iterator[BundleWriter]:
-    """A writer for the bundle at ``out``; what was not committed is removed, whatever ends the block.
+    """A writer for the bundle at ``out``; files that were not committed are removed when the block ends.
 
-    A directory that was made for a build that failed is removed as well.
+    A directory that was created for a build that failed is removed too.
 
     Raises:
         OptionError: ``out`` is not a bundle, cannot be written, or another build is writing it.

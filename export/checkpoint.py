@@ -27,7 +27,7 @@ BLOCK_NUMBERS = 2**24
 """Numbers of a tensor in memory at a time: 64 MiB as float32."""
 STRIP_ROWS = 256
 RECOMPUTED = "rotary_emb.inv_freq"
-"""Old checkpoints store it; it follows from the config."""
+"""Old checkpoints store these frequencies, which follow from the config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class HeadOrder:
 
 @dataclass(frozen=True, slots=True)
 class TensorView:
-    """A stored tensor that is read a block at a time; ``transposed`` as a linear layer is for MatMul.
+    """A stored tensor that is read a block at a time, ``transposed`` if a linear layer's weight is for MatMul.
 
-    ``order`` None leaves its heads, if it has any, in the checkpoint's order.
+    ``order`` None keeps the checkpoint's order of heads.
     """
 
     path: Path
@@ -95,24 +95,24 @@ class TensorView:
         return np.concatenate([stored[:, span] if self.transposed else stored[span] for span in spans], axis)
 
     def read(self) -> Float32Array:
-        """All of it, float32. Raises CheckpointError, see ``blocks``."""
+        """The whole tensor, float32. Raises CheckpointError."""
         return np.concatenate(list(self.blocks()))
 
 
 @dataclass(frozen=True, slots=True)
 class JoinedView:
-    """Tensors side by side, as ``TensorView``: columns of matrices, or numbers of vectors, follow one another."""
+    """Tensors side by side: the columns of matrices, or the numbers of vectors, follow one another."""
 
     name: str
     parts: tuple[TensorView, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole."""
+        """Shape of the joined tensor."""
         return (*self.parts[0].shape[:-1], sum(part.shape[-1] for part in self.parts))
 
     def blocks(self) -> Iterator[Float32Array]:
-        """See ``TensorView.blocks``."""
+        """Consecutive rows of the joined tensor, float32. Raises CheckpointError."""
         step = _rows_of_a_block(self.shape)
         if len(self.shape) == 1:
             yield from chain.from_iterable(part.blocks(step) for part in self.parts)
@@ -121,13 +121,13 @@ class JoinedView:
             yield np.concatenate(blocks, axis=1)
 
     def read(self) -> Float32Array:
-        """All of it, float32. Raises CheckpointError, see ``TensorView.blocks``."""
+        """The whole tensor, float32. Raises CheckpointError."""
         return np.concatenate(list(self.blocks()))
 
 
 @dataclass(frozen=True, slots=True)
 class RowsView:
-    """Some rows of a matrix, ``ids`` increasing; ``transposed`` as ``TensorView`` has it. All in memory when read."""
+    """Some rows of a matrix, by increasing ``ids``, and perhaps transposed. They are read into memory at once."""
 
     name: str
     source: TensorView
@@ -136,21 +136,21 @@ class RowsView:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what is left."""
+        """Shape of the kept rows."""
         shape = (len(self.ids), self.source.shape[1])
         return shape[::-1] if self.transposed else shape
 
     def blocks(self) -> Iterator[Float32Array]:
-        """See ``TensorView.blocks``."""
-        found, first, ids = [], 0, np.array(self.ids)
+        """One block with every kept row, float32. Raises CheckpointError."""
+        kept, first, ids = [], 0, np.array(self.ids)
         for block in self.source.blocks():
-            found.append(block[ids[(ids >= first) & (ids < first + len(block))] - first])
+            kept.append(block[ids[(ids >= first) & (ids < first + len(block))] - first])
             first += len(block)
-        rows = np.concatenate(found)
+        rows = np.concatenate(kept)
         yield _transposed(rows) if self.transposed else rows
 
     def read(self) -> Float32Array:
-        """All of it, float32. Raises CheckpointError, see ``TensorView.blocks``."""
+        """The whole tensor, float32. Raises CheckpointError."""
         return next(self.blocks())
 
 
@@ -187,7 +187,7 @@ class Checkpoint:
         return self.config.exits
 
     def bytes_of(self, spec: ModelSpec) -> int:
-        """Bytes that the tensors of ``spec`` take as they are stored; all are there (see ``check_tensors``)."""
+        """Bytes that the tensors of ``spec``, checked by ``check_tensors``, take in the checkpoint's files."""
         total = 0
         for name, shape in checkpoint_shapes(spec).items():
             with open_safetensors(self.directory / self.tensor_files[name]) as tensors:
@@ -244,11 +244,11 @@ class Checkpoint:
         return JoinedView(name, tuple(self.view(part, transposed, heads) for part in parts))
 
     def read(self, name: str) -> Float32Array:
-        """One tensor as float32, in its stored shape. Raises CheckpointError, see ``TensorView.blocks``."""
+        """One tensor as float32, in its stored shape. Raises CheckpointError."""
         return self.view(name).read()
 
     def _refuse_unread_tensors(self) -> None:
-        """A layer or bias that the config does not tell of would be left out, and the model would be another one."""
+        """Refuse a layer or bias that the config does not mention: leaving it out would change the model."""
         expected = checkpoint_shapes(self.spec)
         for name in self.tensor_files:
             if name.startswith("model.layers.") and name not in expected and not name.endswith(RECOMPUTED):
@@ -263,11 +263,11 @@ def _rows_of_a_block(shape: tuple[int, ...]) -> int:
 
 
 def _transposed(array: Float32Array) -> Float32Array:
-    """A contiguous transpose, in strips that a cache holds: four times as fast as all at once."""
-    found = np.empty(array.shape[::-1], array.dtype)
+    """A contiguous transpose, made in strips that fit a processor's cache: four times as fast as in one piece."""
+    result = np.empty(array.shape[::-1], array.dtype)
     for first in range(0, len(array), STRIP_ROWS):
-        found[:, first : first + STRIP_ROWS] = array[first : first + STRIP_ROWS].T
-    return found
+        result[:, first : first + STRIP_ROWS] = array[first : first + STRIP_ROWS].T
+    return result
 
 
 def check_tokenizer(path: Path, spec: ModelSpec) -> None:
@@ -323,7 +323,7 @@ def _list_tensors(directory: Path) -> dict[str, str]:
 
 
 def _refuse_foreign_link(path: Path) -> None:
-    """A link may lead to a file beside it, or from a snapshot of the Hugging Face cache to its own blobs."""
+    """Refuse a link, unless it leads to a file beside it or from a Hugging Face snapshot to that cache's blobs."""
     home, real = path.parent.resolve(), path.resolve()
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     if real.parent not in (home, blobs):

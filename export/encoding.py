@@ -1,4 +1,4 @@
-"""How a weight is stored in the weight file: its element type, and whether it is quantised."""
+"""The stored form of a weight: its element type, and whether it is quantised."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class StoredTensor:
 class Encoding:
     """What the weights of a bundle are stored as: ``weight_format`` is the precision's name, int8 or int4.
 
-    Only matrices that a MatMul or Gemm reads are quantised. The head is int8 in int4 bundles too: rounding it moves
-    every token's score, and it is a small part of the whole.
+    Only matrices that a MatMul or Gemm reads are quantised. The head is int8 in int4 bundles too: rounding it changes
+    every token's score, and it is a small part of the weights.
     """
 
     precision: Precision = FP32

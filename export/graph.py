@@ -60,7 +60,7 @@ class GraphBuilder:
         tokens = graph.output(names.TOP_TOKENS, TensorProto.INT64, [QUERY, k])
         best = graph.output(names.TOP_LOGPROBS, TensorProto.FLOAT, [QUERY, k])
         chosen = graph.ops("TopK", logprobs, graph.constant("top_k", [k]), results=[best, "chosen"], axis=-1)[1]
-        # With TopK's two results as outputs, TensorRT orders them by chance, and no two plans are the same.
+        # With both results of TopK as outputs, TensorRT orders them at random, and two plans differ.
         if self.weights.lacks_tokens:
             graph.op("Gather", graph.stored(HEAD_TOKENS), chosen, result=tokens)
         else:
@@ -113,7 +113,7 @@ class GraphBuilder:
         return graph.op("Add", hidden, narrowed, result=result)
 
     def _siblings(self, graph: Graph, rows: str, layer: int, owner: str, joined: str) -> Sequence[str]:
-        """What the layers that read the same ``rows`` give, by one product where the weight file has them joined."""
+        """Outputs of the layers that read the same ``rows``: one product where the weight file joins them."""
         parts = [f"{owner}.{part}" for part in JOINED[joined]]
         whole = f"{owner}.{joined}"
         if layer_tensor(layer, whole) not in self.weights.tensors:

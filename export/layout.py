@@ -1,4 +1,4 @@
-"""How a KV cache lies in memory, and the attention that reads and writes it so."""
+"""The shape of a KV cache, and the attention nodes that read and write it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CacheLayout(Protocol):
 
     @property
     def name(self) -> str:
-        """As the manifest states it."""
+        """The name that the manifest records."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class CacheLayout(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BSH:
-    """``[1, S, kv_width]``: the first rows of the cache are contiguous, so a call can bind just those in use."""
+    """``[1, S, kv_width]``: the first slots of a cache are contiguous, so a call can bind only those in use."""
 
     name: ClassVar[str] = "BSH"
     slots: ClassVar[Dim] = CACHE
@@ -103,8 +103,7 @@ class BSH:
 class BHSD:
     """``[1, num_key_value_heads, slots, head_dim]``: the form that TensorRT updates in place, its length fixed.
 
-    TensorRT joins layers itself; given joined ones, it orders what they are split into by chance, and no two plans
-    are the same.
+    TensorRT joins layers itself. Given joined layers, it orders their parts at random, and two plans differ.
     """
 
     slots: int

@@ -1,6 +1,6 @@
 """The product of rows and a weight: in floating point, or in integers with one scale for each row.
 
-A scale for the whole tensor, as dynamic quantisation has it, would make a row's result depend on the rows beside it.
+Dynamic quantisation has one scale for the whole tensor, so a row's result would depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SMALLEST_SCALE = 1e-30
 
 
 def linear(graph: Graph, rows: str, weight: str, row_axis: int = 1, result: str | None = None) -> str:
-    """``rows @ weight [in, out]`` in the graph's precision; its name is ``result`` where given.
+    """``rows @ weight [in, out]`` in the graph's precision; the output is named ``result`` where given.
 
     ``rows`` is ``[1, q, in]``, or ``[q, in]`` with ``row_axis`` 0.
     """

@@ -38,12 +38,12 @@ class Graph:
         return name
 
     def output(self, name: str, dtype: int, shape: Sequence[Dim]) -> str:
-        """Declare a graph output, to be given as ``result`` of some node."""
+        """Declare a graph output; a node computes it by taking its name as ``result``."""
         self._outputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
         return name
 
     def weight(self, name: str) -> str:
-        """A tensor of the shared weight file, in this graph's precision whatever it is stored as."""
+        """A tensor of the shared weight file, converted to this graph's precision."""
         if name not in self._values:
             place = self._weights.tensors[name]
             self._store(name, place)
@@ -56,14 +56,14 @@ class Graph:
         return self._values[name]
 
     def integer_weight(self, name: str) -> tuple[str, str]:
-        """An int8 matrix of the shared weight file as it is stored, and the scales of its columns."""
+        """An int8 matrix of the shared weight file, unconverted, and the scales of its columns."""
         place = self._weights.tensors[name]
         assert place.quantization is not None
         self._store(name, place)
         return name, self.weight(place.quantization.scale)
 
     def stored(self, name: str) -> str:
-        """A tensor of the shared weight file as it is."""
+        """A tensor of the shared weight file, unconverted."""
         self._store(name, self._weights.tensors[name])
         return name
 

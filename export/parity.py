@@ -32,7 +32,7 @@ TREE_PARENTS = (-1, 0, 0, 1, 1, 2, 5)
 
 
 class ParityError(S2DError):
-    """A graph disagrees with its checkpoint; nothing was published. A fault of the exporter: please report it."""
+    """A graph disagrees with its checkpoint, which is a fault of the exporter; nothing was published."""
 
 
 def check_parity(
@@ -131,7 +131,7 @@ class Reference:
 
 
 def _round(model: PreTrainedModel, encoding: Encoding) -> None:
-    """Put in place of every weight the numbers that a graph reads back from the weight file."""
+    """Replace every weight by the numbers that a graph reads from the weight file."""
     import torch
 
     embedding = model.model.embed_tokens.weight

@@ -32,11 +32,11 @@ from s2d_trt.tokenizer import tokenizer_fingerprint
 TOKENIZER = "tokenizer.json"
 COMPANIONS = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 DEFAULT_MAX_LENGTH = 4096
-"""Longest cache that is made without being asked for: models now reach far beyond what memory holds."""
+"""Default limit of a cache's length: many models allow contexts that no memory holds."""
 PARITY_BYTES = 2 * 2**30
-"""Weights in float32 up to which the comparison with PyTorch is made without being asked for."""
+"""Weights in float32 up to which graphs are compared with PyTorch by default."""
 SHORTEST_CACHE = 32
-"""A prompt and a tree must fit in it."""
+"""Fewest positions that hold a prompt and a tree."""
 SLOT_MULTIPLE = 64
 """A cache of fixed length is rounded up to whole tiles of an attention kernel."""
 
@@ -46,10 +46,9 @@ Log = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
     """What to build. ``exits`` is empty for a target; ``max_length`` None takes the checkpoint's own, up to
-    ``DEFAULT_MAX_LENGTH``. ``parity`` None compares with PyTorch where the model is small enough to do so in passing.
+    ``DEFAULT_MAX_LENGTH``. ``parity`` None compares with PyTorch where the weights are at most ``PARITY_BYTES``.
 
-    ``plans`` is how to compile the graphs, None not to. ``head_tokens`` are what a draft's head answers with, all
-    where none are named.
+    ``plans`` None compiles nothing. ``head_tokens`` are the tokens that a draft's head can give; empty means all.
     """
 
     kind: str
@@ -77,7 +76,7 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
     max_length = _checked_max_length(request, checkpoint, log)
     check_tokenizer(checkpoint.directory / TOKENIZER, checkpoint.spec)
     fingerprint = tokenizer_fingerprint(checkpoint.directory / TOKENIZER, CheckpointError)
-    # Layers above the last exit are never run, so they are not part of what is built.
+    # Layers above the last exit never run, so they are not built.
     layers = request.exits[-1] if request.exits else checkpoint.spec.num_hidden_layers
     spec = dataclasses.replace(checkpoint.spec, num_hidden_layers=layers)
     cache = _cache(request.layout, max_length)
@@ -168,7 +167,7 @@ def _parity(manifest: Manifest, writer: BundleWriter, builder: GraphBuilder, req
         return
     in_torch = WeightSpec(manifest.model, manifest.cache.max_length).bytes
     if request.parity is None and in_torch > PARITY_BYTES:
-        yield f"not checked, for that takes some {byte_size(2 * in_torch)} of memory; --parity does it all the same"
+        yield f"not checked, because PyTorch would take {byte_size(2 * in_torch)} of memory; --parity checks anyway"
         return
     wide = manifest
     if builder.precision is not FP32:
@@ -207,7 +206,7 @@ def _checked_max_length(request: BuildRequest, checkpoint: Checkpoint, log: Log)
 
 
 def _with_companions(writer: BundleWriter, directory: Path) -> dict[str, FileEntry]:
-    """Copy what the runtime may want beside the tokenizer; every file of the build, for the manifest."""
+    """Copy the checkpoint's small files that the runtime reads; returns every file of the build."""
     for name in COMPANIONS:
         if (directory / name).is_file():
             writer.add(name, (directory / name).read_bytes())

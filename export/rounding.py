@@ -21,10 +21,10 @@ REMEDIES = {
 
 
 def check_rounding(manifest: Manifest, wide: Manifest, directory: Path) -> str:
-    """Run every graph of ``manifest`` and its float32 form, named by ``wide``; one line on how far they are apart.
+    """Run every graph of ``manifest`` and its float32 form in ``wide``; one line with their differences.
 
     Raises:
-        ParityError: further than the precision's bound, or a number overflowed.
+        ParityError: a difference above the precision's bound, or a number overflowed.
     """
     if manifest.precision == "bf16":
         return "rounding in bf16 not measured: ONNX Runtime's CPU provider cannot run it"

@@ -1,4 +1,4 @@
-"""Running one graph of a bundle by hand, in ONNX Runtime."""
+"""Running one graph of a bundle in ONNX Runtime, to check it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class GraphRun:
     def __post_init__(self) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        # Few and small calls: waiting threads should leave the cores to PyTorch.
+        # Calls are few and small: idle threads should leave the cores to PyTorch.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Products of bytes overflow on processors without VNNI; this makes them exact there, and slower. It breaks
         # DequantizeLinear of int8 weights, so it is for integer rows alone.
         if self.manifest.precision == INT8.name:
             options.add_session_config_entry("session.x64quantprecision", "1")
-        # Quantised weights are meant to meet float activations; by default those would be rounded to int8 as well.
+        # Rows stay float where only weights are quantised; by default ONNX Runtime would round them to int8 too.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         path = self.directory / self.manifest.graphs[self.name]
         self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

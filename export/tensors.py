@@ -12,7 +12,7 @@ EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 LM_HEAD = "lm_head.weight"
 HEAD_TOKENS = "lm_head.tokens"
-"""Ids of the rows that a head has, where it lacks some."""
+"""Token ids of a head's rows, where it keeps only some."""
 JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 """Linear layers that read the same rows, which a weight file may hold as one, their outputs side by side."""
 
@@ -23,7 +23,7 @@ def layer_tensor(layer: int, part: str, kind: str = "weight") -> str:
 
 
 def head_tensor(spec: ModelSpec) -> str:
-    """The matrix that gives the logits, ``[V, H]``: the embedding itself where the two are tied."""
+    """The matrix ``[V, H]`` that computes the logits: the embedding where the two are tied."""
     return EMBEDDING if spec.tie_word_embeddings else LM_HEAD
 
 
@@ -63,12 +63,12 @@ def query_head_axis(name: str) -> int | None:
 
 
 def output_width(spec: ModelSpec, part: str) -> int:
-    """Width of what a layer's linear ``part`` gives."""
+    """Width of the output of a layer's linear ``part``."""
     return _layer_shapes(spec)[part][0]
 
 
 def stored_tensors(spec: ModelSpec, joined: bool) -> dict[str, tuple[str, ...]]:
-    """Name of every tensor of the weight file, in its order, and the checkpoint's tensors that it is made of.
+    """Name of every tensor of the weight file, in file order, and the checkpoint's tensors that it joins.
 
     With ``joined``, layers that read the same rows are one.
     """

@@ -1,7 +1,7 @@
-"""Which tokens a draft's head answers with: all, or those that a text uses most.
+"""The tokens that a draft's head can give: all, or those that a text uses most.
 
-A head of a large vocabulary is a large part of a draft, and most of its rows are hardly ever the answer (FR-Spec,
-arXiv 2502.14856). Leaving them out changes what is drafted, never what the target says.
+The head of a large vocabulary is a large part of a draft, and most of its tokens are rarely drafted (FR-Spec,
+arXiv 2502.14856). Leaving their rows out changes the draft's tokens, never the target's text.
 """
 
 from __future__ import annotations

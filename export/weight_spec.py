@@ -1,4 +1,4 @@
-"""What a bundle stores of a checkpoint's weights: decided once, and read by whatever writes, measures or runs them."""
+"""What a bundle stores of a checkpoint's weights, in which order, form and size."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from s2d_trt.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class WeightSpec:
-    """The weights of one bundle. ``model`` has as many layers as are built, ``max_length`` rotary positions.
+    """The weights of one bundle: what is written, how large it is, and what graphs and parity read.
 
-    ``head_tokens`` are the rows that the head keeps, all where none are named. With ``joined``, layers that read the
-    same rows are one matrix. With ``folded``, query heads lie in the order in which they are folded (see
-    ``export.heads``).
+    ``model`` has only the layers that are built. ``max_length`` is the number of rotary positions. ``head_tokens`` are
+    the token ids whose rows the head keeps; empty keeps all. ``joined`` makes layers that read the same rows one
+    matrix. ``folded`` stores the query heads in the order that ``export.heads`` folds.
     """
 
     model: ModelSpec
@@ -30,7 +30,7 @@ class WeightSpec:
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Name and shape of every tensor that is read of the checkpoint."""
+        """Name and shape of every tensor that is read from the checkpoint."""
         return checkpoint_shapes(self.model)
 
     @property

@@ -22,7 +22,7 @@ ALIGNMENT = 4096
 
 @dataclass(frozen=True, slots=True)
 class TensorLocation:
-    """Where a tensor lies in the weight file, offset and length in bytes, and what it is stored as."""
+    """A tensor's place in the weight file, offset and length in bytes, and its stored type."""
 
     shape: tuple[int, ...]
     offset: int
@@ -33,7 +33,7 @@ class TensorLocation:
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """A written weight file and what is in it, by tensor name."""
+    """A written weight file and its tensors by name."""
 
     spec: WeightSpec
     bytes: int
@@ -42,7 +42,7 @@ class WeightFile:
 
     @property
     def head(self) -> str:
-        """The matrix that gives the logits, ``[V, H]``: the embedding itself where nothing else is stored."""
+        """The matrix that computes the logits: the embedding where no other is stored."""
         return LM_HEAD if LM_HEAD in self.tensors else EMBEDDING
 
     @property
@@ -57,7 +57,7 @@ class WeightFile:
 
     @property
     def head_is_transposed(self) -> bool:
-        """Whether it lies as ``[H, V]`` instead."""
+        """Whether the head is stored as ``[H, V]`` instead of ``[V, H]``."""
         form = self.tensors[self.head].quantization
         return form is not None and form.axis == 1
 

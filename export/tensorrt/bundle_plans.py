@@ -1,4 +1,4 @@
-"""The plans of a bundle: which query lengths they serve, and one compilation for each graph."""
+"""Compiling every graph of a bundle: options, query lengths, and one process for each graph."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class PlanOptions:
         check_capabilities(self.flavor, self.compute_capabilities)
 
     def profiles(self, graph: str) -> tuple[QueryProfile, ...]:
-        """What to optimise ``graph`` for: a tree (in a chain, one row) and a chunk of the prompt.
+        """Query lengths to optimise ``graph`` for: a tree, which includes single rows, and a chunk of the prompt.
 
-        The draft's head never meets a chunk: candidates are taken of a frontier alone.
+        The draft's head runs on the frontier of a tree only, never on a chunk.
         """
         tree, chunk, profiles = self.tree_nodes, self.prefill_chunk, []
         if self.row_profile:

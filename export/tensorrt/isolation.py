@@ -1,4 +1,4 @@
-"""Running a function in a process of its own: its memory is given back, and its death is an error here and no more."""
+"""Running a function in its own process, which frees all memory at its end and whose crash is only an error here."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ R = TypeVar("R")
 
 
 STALLED_SECONDS = 60
-"""A process that uses no CPU time for so long waits for itself: TensorRT does where a thread of its finds no memory."""
+"""A process that uses no CPU time for so long never ends: TensorRT hangs so when a thread of it gets no memory."""
 
 
 LOADER_FAILED = 127
-"""What the dynamic loader ends a process with."""
+"""Exit code of the dynamic loader."""
 
 
 class StalledError(S2DError):
-    """The process neither ended nor worked."""
+    """The process used no CPU time and did not end."""
 
 
 class DiedError(S2DError):
-    """The process ended without an answer; ``signal_number`` ended it, or 0 where it left by itself.
+    """The process ended without an answer, by the signal ``signal_number`` or, where that is 0, by itself.
 
-    ``starved``: as it does for want of memory, killed by the system or by the dynamic loader, which had no room for a
-    library.
+    ``starved``: memory ran out, so the system killed it or the dynamic loader could not map a library.
     """
 
     def __init__(self, exit_code: int) -> None:

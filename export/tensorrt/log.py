@@ -1,4 +1,4 @@
-"""What a TensorRT builder says while it works: its messages, the reason of a failure, sizes, and how far it has got."""
+"""The messages of a TensorRT builder: errors, sizes and progress."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 from typing import Any
 
 LEVELS = ("none", "error", "warning", "info", "verbose")
-"""What a user may ask to see; the builder's severities are 1 (error) to 4 (verbose), and 0 for its own faults."""
+"""Levels that a user can ask for; the builder's severities are 1 (error) to 4 (verbose), and 0 for internal errors."""
 
 _SIZES = re.compile(r"Total (Weights|Activation) Memory: (\d+) bytes")
 
 
 class BuildLog:
-    """Collects what one build says."""
+    """Collects the messages of one build."""
 
     def __init__(self, graph: str, level: str, progress: bool) -> None:
         self._graph, self._level, self._progress = graph, LEVELS.index(level), progress
@@ -23,12 +23,12 @@ class BuildLog:
 
     @property
     def reason(self) -> str:
-        """The first error, without the place in the builder's source that each begins with."""
+        """The builder's first error."""
         return self._errors[0] if self._errors else "no reason given"
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether an error speaks of memory; a thread has no room for its stack where resources are unavailable."""
+        """Whether an error is about memory; one reads "temporarily unavailable" where a thread got no stack."""
         signs = r"out ?of ?memory|bad_alloc|allocat|temporarily unavailable"
         return any(re.search(signs, error, re.IGNORECASE) for error in self._errors)
 
@@ -52,7 +52,7 @@ class BuildLog:
             self._write(f"{self._graph}: {text}\n")
 
     def phase(self, name: str, step: int, steps: int) -> None:
-        """Show how far a phase has got, on a terminal."""
+        """Show the progress of a phase on a terminal."""
         if self._progress:
             line = f"compile  {self._graph}: {name} {step}/{steps}"
             self._write(f"\r{line:<{self._shown}}")
@@ -64,7 +64,7 @@ class BuildLog:
             self._write(f"\r{'':<{self._shown}}\r")
 
     def logger(self, trt: Any) -> Any:
-        """An ``ILogger`` that tells this log."""
+        """An ``ILogger`` that writes to this log."""
         log = self
 
         class Logger(trt.ILogger):  # type: ignore[misc]
@@ -77,7 +77,7 @@ class BuildLog:
         return Logger()
 
     def monitor(self, trt: Any) -> Any:
-        """An ``IProgressMonitor`` that tells this log."""
+        """An ``IProgressMonitor`` that writes to this log."""
         log = self
 
         class Monitor(trt.IProgressMonitor):  # type: ignore[misc]

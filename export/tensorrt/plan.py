@@ -50,7 +50,7 @@ class PlanRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """What came of it: bytes on disk, of the weights and of the largest profile's activations on the device."""
+    """Sizes of a plan: bytes on disk, of its weights and of the largest profile's activations on the device."""
 
     bytes: int
     weight_bytes: int
@@ -100,7 +100,7 @@ def check_capabilities(flavor: str, capabilities: tuple[str, ...]) -> None:
     unknown = [capability for capability in capabilities if capability not in known]
     if unknown:
         raise OptionError(
-            f"{flavor} does not compile for compute capability {unknown[0]}; it knows {', '.join(known)}"
+            f"{flavor} does not compile for compute capability {unknown[0]}; it supports {', '.join(known)}"
             + (": take --trt-flavor tensorrt on a machine with that GPU" if flavor == "tensorrt_rtx" else "")
         )
 
@@ -128,12 +128,12 @@ def compile_plan(request: PlanRequest) -> PlanReport:
         CompileError: the graph has something that this TensorRT refuses, or memory ran out.
     """
     trt: Any = _load(request.flavor)
-    # TensorRT writes some tensors in the order of their addresses. A new thread allocates from memory of its own, and
-    # so in the order of its requests, whatever Python left behind; a path without its directory is as long each time.
+    # TensorRT writes some tensors in the order of their addresses. A new thread allocates from an arena of its own, so
+    # the order does not depend on what Python freed before; a path without its directory has the same length each time.
     with ThreadPoolExecutor(1) as thread:
         try:
             compiling = thread.submit(_compile, trt, request)
-        except RuntimeError:  # not even a thread can be had
+        except RuntimeError:  # there is no memory for a thread
             raise out_of_memory(request.graph) from None
         return compiling.result()
 

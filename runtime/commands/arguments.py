@@ -15,7 +15,7 @@ from runtime.drafting.options import Policy
 from runtime.drafting.policy import DraftingPolicy
 from runtime.sampling.options import Sampling
 from runtime.tree.shape import PAPER_TREE, TreeShape
-from s2d_trt.cli import comma_floats, positive_int
+from s2d_trt.cli import add_verify_option, comma_floats, positive_int
 from s2d_trt.errors import OptionError
 
 NO_DRAFT = "none"
@@ -37,7 +37,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--device-cascade", action="store_true", help="TensorRT, fixed policy: the GPU decides which exit answers"
     )
     group.add_argument("--threads", type=positive_int, help="CPU threads (default: the physical cores)")
-    group.add_argument("--verify", action="store_true", help="check the hash of every file of a large bundle too")
+    add_verify_option(group)
     group.add_argument("--measure", action="store_true", help="measure again what calls cost on this machine")
 
 

@@ -257,7 +257,7 @@ def test_tensorrt_proper_is_refused_where_there_is_no_gpu(monkeypatch):
 
 
 def test_capabilities_that_the_builder_does_not_know_are_refused_with_those_it_does():
-    with pytest.raises(OptionError, match=r"compute capability 9\.0; it knows .*8\.9.*--trt-flavor tensorrt"):
+    with pytest.raises(OptionError, match=r"compute capability 9\.0; it supports .*8\.9.*--trt-flavor tensorrt"):
         check_capabilities("tensorrt_rtx", ("8.9", "9.0"))
     with pytest.raises(OptionError, match="tensorrt compiles for the GPU that is here"):
         check_capabilities("tensorrt", ("8.9",))
