@@ -30,7 +30,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
-def add_verify_option(parser: argparse.ArgumentParser) -> None:
+def add_verify_option(parser: argparse._ActionsContainer) -> None:
     """Add ``--verify``, for commands that load bundles: the ``verify`` of ``Bundle.open``."""
     size = byte_size(ALWAYS_HASH_BELOW)
     parser.add_argument(

@@ -1,8 +1,4 @@
-<<<<<<< HEAD:s2d_trt/families.py
 """The supported model families, and how each differs from a plain Llama."""
-=======
-"""The model families that are read, and how their layers differ from Llama's."""
->>>>>>> export:export/families.py
 
 from __future__ import annotations
 
@@ -11,20 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Family:
-<<<<<<< HEAD:s2d_trt/families.py
     """What a ``model_type`` implies for fields that its config does not hold.
 
     ``qkv_bias`` None means that the config's ``attention_bias`` decides, for the output projection too. ``windowed``
     names the config field that, if true, limits attention to the last ``sliding_window`` positions; it is None if the
     family has no such limit, and "" if ``sliding_window`` alone sets it. ``window`` and ``head_dim`` are the values
     that hold if the config has none.
-=======
-    """What a ``model_type`` implies where its config says nothing.
-
-    ``qkv_bias`` None takes the config's ``attention_bias``, which then holds for the output projection too.
-    ``windowed`` names the config's field that limits attention to ``sliding_window`` positions: None if the family has
-    no window, "" if ``sliding_window`` needs no such field. ``window`` is the default of ``sliding_window``.
->>>>>>> export:export/families.py
     """
 
     title: str
