@@ -120,13 +120,13 @@ class CostAware(StepPlanner):
         assert isinstance(budget, AdaptiveBudget)
         learned, times, accepted = self.learned, outcome.times, len(outcome.path)
         rows = len(outcome.proposal.tree)
-        learned.steps += 1
         learned.earnings[budget.kind].observe(accepted, times.total * 1e3)
         learned.verify_slowness.observe(times.verify * 1e3 / learned.costs.verify_ms(rows))
         if not outcome.proposal.exits:
             learned.trial_ms += learned.trial_share * times.total * 1e3
             learned.host_ms.observe((times.total - times.verify) * 1e3)
             return
+        learned.drafted_steps += 1
         # Host work between the draft's calls is part of the cost of drafting.
         drafting = max(times.draft * 1e3, (times.total - times.verify) * 1e3 - learned.host_ms.value)
         learned.draft_slowness.observe(drafting / budget.predicted_ms)

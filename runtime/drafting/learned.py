@@ -15,7 +15,7 @@ FIRST_TRIAL_SHARE, LEAST_TRIAL_SHARE = 0.02, 0.0025
 DISAGREEMENT = 1.5
 """Ratio of observed to measured time, or of the draft's ratio to the target's, from which costs are measured again."""
 LEAST_STEPS = 24
-"""Steps before the observed times are held against the measured ones."""
+"""Steps with drafting before the observed times are held against the measured ones."""
 
 
 class Earnings:
@@ -63,7 +63,7 @@ class Learned:
         """Milliseconds saved up for trying a draft that has not paid."""
         self.trial_share = FIRST_TRIAL_SHARE
         """Share of the time that is saved up; each failed trial halves it."""
-        self.steps = 0
+        self.drafted_steps = 0
 
     def rate(self, kind: int) -> float:
         """Tokens per millisecond of steps of this kind, at least those of plain decoding."""
@@ -75,7 +75,7 @@ class Learned:
 
         A machine that is evenly slower changes no decision, so what counts is the draft's slowness over the target's.
         """
-        if self.steps < LEAST_STEPS:
+        if self.drafted_steps < LEAST_STEPS:
             return 1.0
         ratio = self.draft_slowness.value / self.verify_slowness.value
         return max(ratio, 1.0 / ratio)
