@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from export.checkpoint import JoinedView, RowsView
-from export.precision import FP32, Precision
+from export.precision import FP32, INT8, Precision
 from export.quantize import quantize
 from export.rotary import Float32Array
 from s2d_trt.errors import CheckpointError
 
 QUANTIZED_FORMATS = ("int8", "int4")
+"""Formats that ``--weights`` offers: DequantizeLinear undoes them in front of a product in floating point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What the weights of a bundle are stored as: ``weight_format`` is the precision's name, int8 or int4.
+    """What the weights of a bundle are stored as: ``weight_format`` is the precision's name, int8, int7 or int4.
 
     Only matrices that a MatMul or Gemm reads are quantised. The head is int8 in int4 bundles too: rounding it changes
     every token's score, and it is a small part of the weights.
@@ -55,13 +56,16 @@ class Encoding:
     @property
     def quantizes(self) -> bool:
         """Whether the linear layers are stored as integers."""
-        return self.weight_format in QUANTIZED_FORMATS
+        return self.weight_format in (*QUANTIZED_FORMATS, INT8.weight_format)
 
     def bits(self, matrix: bool, head: bool = False) -> int:
         """Bits of a stored number, of a ``matrix`` that a linear layer reads or of something else."""
         if not matrix or not self.quantizes:
             return self.precision.dtype.itemsize * 8
-        return 8 if head or self.weight_format == "int8" else 4
+        return 4 if self._format(head) == "int4" else 8
+
+    def _format(self, head: bool) -> str:
+        return "int8" if head and self.weight_format == "int4" else self.weight_format
 
     def stored(
         self, source: JoinedView | RowsView, input_axis: int | None, head: bool = False
@@ -77,7 +81,7 @@ class Encoding:
             blocks = (self._cast(name, block) for block in source.blocks())
             yield StoredTensor(name, blocks, source.shape, self.precision.onnx_type)
             return
-        found = quantize(source.read(), "int8" if head else self.weight_format, input_axis, self.precision)
+        found = quantize(source.read(), self._format(head), input_axis, self.precision)
         scale = f"{name}.scale"
         quantization = Quantization(scale, found.axis, found.block_size)
         yield StoredTensor(name, [found.content()], source.shape, found.onnx_type, quantization)
@@ -87,7 +91,7 @@ class Encoding:
         """The numbers that a graph reads back, float32, for a weight in any orientation."""
         if input_axis is None or not self.quantizes:
             return self._cast(name, array).astype(np.float32)
-        return quantize(array, "int8" if head else self.weight_format, input_axis, self.precision).dequantized()
+        return quantize(array, self._format(head), input_axis, self.precision).dequantized()
 
     def _cast(self, name: str, array: Float32Array) -> NDArray[Any]:
         with np.errstate(over="ignore"):

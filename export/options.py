@@ -77,7 +77,7 @@ def read_form(options: argparse.Namespace) -> tuple[str, Encoding, PlanOptions |
     """
     compiled = options.backend == "tensorrt"
     precision = PRECISIONS[options.precision] if options.precision else FP16 if compiled else FP32
-    encoding = Encoding(precision, options.weights or precision.name)
+    encoding = Encoding(precision, options.weights or precision.weight_format)
     if compiled:
         if precision.integer_rows:
             raise OptionError("--precision int8 is for the CPU; for --backend tensorrt take --weights int8")

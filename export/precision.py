@@ -20,6 +20,11 @@ class Precision:
     """Whether linear layers round the rows that they read to integers, each with a scale of its own."""
 
     @property
+    def weight_format(self) -> str:
+        """What linear layers' weights are stored as unless ``--weights`` says otherwise."""
+        return "int7" if self.integer_rows else self.name
+
+    @property
     def smallest(self) -> float:
         """The smallest positive number that is not subnormal."""
         return float(ml_dtypes.finfo(self.dtype).tiny)

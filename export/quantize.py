@@ -1,4 +1,4 @@
-"""Symmetric weight-only quantisation: int8 with one scale a channel, int4 with one a block of inputs.
+"""Symmetric quantisation of weights: int8 and int7 with one scale a channel, int4 with one a block of inputs.
 
 Both are what DequantizeLinear undoes in front of a MatMul; TensorRT keeps these forms compressed in the plan.
 """
@@ -15,6 +15,9 @@ from export.precision import Precision
 from export.rotary import Float32Array
 from s2d_trt.errors import OptionError
 
+LARGEST = {"int8": 127, "int7": 63}
+"""Largest integer of a weight that is stored as a byte. On x86-64 without VNNI, ONNX Runtime adds two products of an
+unsigned and a signed byte in 16 bits: 2 x 255 x 63 fits, 2 x 255 x 127 does not."""
 BLOCK_SIZES = (64, 32)
 """Inputs that share a scale in int4, the largest that divides a layer's width; TensorRT takes 32, 64 and 128."""
 
@@ -51,13 +54,14 @@ class Quantized:
 
 
 def quantize(matrix: Float32Array, weight_format: str, input_axis: int, precision: Precision) -> Quantized:
-    """Round a matrix whose axis ``input_axis`` is summed over by MatMul; ``weight_format`` is int8 or int4.
+    """Round a matrix whose axis ``input_axis`` is summed over by MatMul; ``weight_format`` is int8, int7 or int4.
 
     Raises:
         OptionError: int4, and no block size divides the inputs.
     """
-    if weight_format == "int8":
-        values, scales = _rounded(matrix, np.abs(matrix).max(axis=input_axis, keepdims=True), 127, precision)
+    if weight_format in LARGEST:
+        most = np.abs(matrix).max(axis=input_axis, keepdims=True)
+        values, scales = _rounded(matrix, most, LARGEST[weight_format], precision)
         return Quantized(values, scales.squeeze(input_axis), 1 - input_axis, 0, TensorProto.INT8)
     inputs = matrix.shape[input_axis]
     size = next((size for size in BLOCK_SIZES if inputs % size == 0), None)

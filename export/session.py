@@ -10,7 +10,6 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from export.precision import INT8
 from s2d_trt import names
 from s2d_trt.bundle import Manifest
 
@@ -37,10 +36,6 @@ class GraphRun:
         options.log_severity_level = 3
         # Calls are few and small: idle threads should leave the cores to PyTorch.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Products of bytes overflow on processors without VNNI; this makes them exact there, and slower. It breaks
-        # DequantizeLinear of int8 weights, so it is for integer rows alone.
-        if self.manifest.precision == INT8.name:
-            options.add_session_config_entry("session.x64quantprecision", "1")
         # Rows stay float where only weights are quantised; by default ONNX Runtime would round them to int8 too.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         path = self.directory / self.manifest.graphs[self.name]

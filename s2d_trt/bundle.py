@@ -98,9 +98,9 @@ class Manifest:
     """The content of ``manifest.json``.
 
     ``precision`` is the graphs' element type (``fp32``, ``fp16`` or ``bf16``), ``weight_format`` that of the linear
-    layers' weights, which may be narrower (``int8``, ``int4``). ``graphs`` maps a graph's name (see ``s2d_trt.names``)
-    to its file. ``head_top_k`` is the number of candidates that the draft's head returns (0 in a target). ``plans`` has
-    one entry for each compiled graph, in the graphs' order.
+    layers' weights, which may be narrower (``int8``, ``int7`` where rows are integers too, ``int4``). ``graphs`` maps a
+    graph's name (see ``s2d_trt.names``) to its file. ``head_top_k`` is the number of candidates that the draft's head
+    returns (0 in a target). ``plans`` has one entry for each compiled graph, in the graphs' order.
     """
 
     kind: str

@@ -13,7 +13,7 @@ from export.precision import FP16, FP32
 from export.quantize import quantize
 from s2d_trt.errors import OptionError
 
-formats = st.sampled_from(["int8", "int4"])
+formats = st.sampled_from(["int8", "int7", "int4"])
 axes = st.sampled_from([0, 1])
 
 

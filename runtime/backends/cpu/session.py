@@ -17,7 +17,7 @@ from runtime.backends.cpu.prepacked import PrepackedWeights
 from runtime.machine.byte_products import byte_products_overflow
 from runtime.machine.processor import physical_cores
 from s2d_trt import names
-from s2d_trt.bundle import Bundle
+from s2d_trt.bundle import Bundle, Manifest
 from s2d_trt.errors import BundleError
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
@@ -32,8 +32,9 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 def session_options(threads: int | None = None, int8: bool = False) -> ort.SessionOptions:
     """Settings measured to be fastest for small calls to several sessions in turn.
 
-    ``int8`` says that the graph multiplies bytes. Where such products overflow, its weights become unsigned, which is
-    exact and 1.4 times slower. Where they do not, unsigned weights would make calls several times slower.
+    ``int8`` says that the graph multiplies rows by weights of 8 bits, as bundles of earlier versions do; weights of 7
+    bits never overflow. Where products overflow, the weights become unsigned, which is exact and 1.4 times slower.
+    Where they do not, unsigned weights would make calls several times slower.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or physical_cores()
@@ -44,6 +45,11 @@ def session_options(threads: int | None = None, int8: bool = False) -> ort.Sessi
     options.add_session_config_entry(UNSIGNED_WEIGHTS, "1" if int8 and byte_products_overflow() else "0")
     options.log_severity_level = 3  # errors
     return options
+
+
+def multiplies_8_bits(manifest: Manifest) -> bool:
+    """Whether a bundle's graphs multiply integer rows by weights of 8 bits."""
+    return (manifest.precision, manifest.weight_format) == ("int8", "int8")
 
 
 def graph_path(bundle: Bundle, graph: str) -> Path:
@@ -57,7 +63,7 @@ class Engine:
     """One graph in a session, for any number of bindings in turn."""
 
     def __init__(self, bundle: Bundle, graph: str, threads: int | None = None) -> None:
-        path, options = graph_path(bundle, graph), session_options(threads, bundle.manifest.precision == "int8")
+        path, options = graph_path(bundle, graph), session_options(threads, multiplies_8_bits(bundle.manifest))
         form = options.get_session_config_entry(UNSIGNED_WEIGHTS)
         try:
             self._session = PrepackedWeights(bundle, graph, form).session(path, options)
