@@ -15,6 +15,9 @@ import numpy as np
 
 from s2d_trt.bundle import Bundle
 
+PREFILL_CHUNK = 128
+"""Most rows in one call, of a prompt or of a draft's backlog."""
+
 
 @dataclass(slots=True)
 class Clock:

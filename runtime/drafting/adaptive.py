@@ -33,7 +33,7 @@ LARGEST_LOSS = -1.0
 """Tokens that one step may lose: a slow call, on cold caches or beside other load, says nothing about the draft."""
 TRIAL_WEIGHT = 4.0
 """Weight of a trial's outcome: a trial that pays brings the draft back soon."""
-LARGEST_TREE, LONGEST_CHAIN = TreeShape(depth=7, top_k=4, nodes=32), TreeShape(depth=11, top_k=1, nodes=32)
+LARGEST_TREE, LONGEST_CHAIN = TreeShape(depth=7, top_k=4, nodes=32), TreeShape(depth=7, top_k=1, nodes=32)
 """Limits; what is drafted is as large as pays."""
 
 
@@ -127,6 +127,7 @@ class CostAware(StepPlanner):
             learned.host_ms.observe((times.total - times.verify) * 1e3)
             return
         learned.drafted_steps += 1
+        learned.draft_call_slowness.observe(times.draft * 1e3 / budget.predicted_ms)
         # Host work between the draft's calls is part of the cost of drafting.
         drafting = max(times.draft * 1e3, (times.total - times.verify) * 1e3 - learned.host_ms.value)
         learned.draft_slowness.observe(drafting / budget.predicted_ms)
@@ -161,11 +162,11 @@ class CostAware(StepPlanner):
     def _learn_candidates(self, outcome: Outcome) -> None:
         """The target decided on every child of an accepted node; it never saw what hangs below a rejected one."""
         tree, exits = outcome.proposal.tree, outcome.proposal.exits
-        parents, depths = tree.parents.tolist(), tree.depths.tolist()
+        parents, depths, accepted = tree.parents.tolist(), tree.depths.tolist(), set(outcome.path)
         for node in range(1, len(tree)):
-            if tree.ranks[node] >= 0 and parents[node] in outcome.accepted:
+            if tree.ranks[node] >= 0 and parents[node] in accepted:
                 calibration = self.learned.calibration[exits[depths[node] - 1]][tree.ranks[node] > 0]
-                calibration.observe(tree.draft_logprobs[node], node in outcome.accepted)
+                calibration.observe(tree.draft_logprobs[node], node in accepted)
 
 
 @dataclass(slots=True, eq=False)

@@ -59,6 +59,8 @@ class Learned:
         self.verify_slowness = FadingMean(1.0, 4.0, 32.0)
         self.draft_slowness = FadingMean(1.0, 4.0, 32.0)
         """Observed time over measured cost, of the target's calls and of drafting."""
+        self.draft_call_slowness = FadingMean(1.0, 4.0, 32.0)
+        """As ``draft_slowness``, of the draft's engine calls alone, without the host's work between them."""
         self.trial_ms = 0.0
         """Milliseconds saved up for trying a draft that has not paid."""
         self.trial_share = FIRST_TRIAL_SHARE
@@ -77,7 +79,7 @@ class Learned:
         """
         if self.drafted_steps < LEAST_STEPS:
             return 1.0
-        ratio = self.draft_slowness.value / self.verify_slowness.value
+        ratio = self.draft_call_slowness.value / self.verify_slowness.value
         return max(ratio, 1.0 / ratio)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from runtime.tree.tree import Tree
 
@@ -37,8 +37,3 @@ class Outcome:
     path: list[int]
     times: StepTimes
     copied: int = 0
-    accepted: frozenset[int] = field(init=False)
-    """The nodes of ``path`` as a set."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "accepted", frozenset(self.path))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.backends import Cascade
+from runtime.backends import PREFILL_CHUNK, Cascade
 from runtime.backends.placement import Placement
 from runtime.drafting.fixed import FixedBudget
 from runtime.drafting.policy import Prospect, StepBudget
@@ -22,9 +22,6 @@ from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
 from s2d_trt.bundle import SCRATCH_ROWS, Bundle
 from s2d_trt.errors import CapacityError, OptionError
-
-PREFILL_CHUNK = 128
-"""Most rows in one call."""
 
 
 class SortedDraft:

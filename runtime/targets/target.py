@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from runtime.backends import Logits
+from runtime.backends import PREFILL_CHUNK, Logits
 from runtime.backends.placement import Placement
 from runtime.sampling.options import Sampling
 from runtime.targets.exactness import rows_are_exact
@@ -16,9 +16,6 @@ from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import CapacityError, OptionError, S2DError
-
-PREFILL_CHUNK = 128
-"""Most prompt rows in one call."""
 
 
 class Target:

@@ -56,11 +56,6 @@ def test_requests_that_take_turns_give_what_each_gives_alone(decoder: Decoder, o
         assert (request.tokens, request.finish_reason) == (expected.tokens, expected.finish_reason)
 
 
-def test_two_targets_share_one_draft_object(decoder: Decoder, other_decoder: Decoder) -> None:
-    assert decoder.draft is other_decoder.draft
-    assert decoder.target is not other_decoder.target
-
-
 def test_a_cancelled_request_frees_its_sequences_and_leaves_the_others_intact(
     decoder: Decoder, other_decoder: Decoder
 ) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from runtime.backends import PREFILL_CHUNK
 from runtime.drafting.fixed import FixedBudget
 from runtime.drafting.policy import StepBudget
 from runtime.drafting.proposal import Proposal
-from runtime.drafting.sorted_draft import PREFILL_CHUNK, DraftSequence, SortedDraft
+from runtime.drafting.sorted_draft import DraftSequence, SortedDraft
 from runtime.sampling.noise import Noise
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape

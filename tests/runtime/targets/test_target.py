@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.targets.target import PREFILL_CHUNK, BundleSequence, Target
+from runtime.backends import PREFILL_CHUNK
+from runtime.targets.target import BundleSequence, Target
 from runtime.tree.tree import Tree
 from s2d_trt.bundle import SCRATCH_ROWS
 from s2d_trt.errors import CapacityError
