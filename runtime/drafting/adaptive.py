@@ -30,7 +30,10 @@ ROW_SPAN = 8
 MOST_PASSED_OVER = 8
 """An exit answers at least once after so many depths that ran deeper: its accuracy is learned only when it answers."""
 LARGEST_LOSS = -1.0
-"""Tokens that one step may lose: a slow call, on cold caches or beside other load, says nothing about the draft."""
+"""Tokens that one step may lose."""
+LARGEST_SLOWNESS = 4.0
+"""Drafting that takes more than so many times its measured cost is counted as this much: the first calls of a size bind
+buffers and find cold caches, which says nothing about later ones."""
 TRIAL_WEIGHT = 4.0
 """Weight of a trial's outcome: a trial that pays brings the draft back soon."""
 LARGEST_TREE, LONGEST_CHAIN = TreeShape(depth=7, top_k=4, nodes=32), TreeShape(depth=7, top_k=1, nodes=32)
@@ -130,19 +133,21 @@ class CostAware(StepPlanner):
         learned.draft_call_slowness.observe(times.draft * 1e3 / budget.predicted_ms)
         # Host work between the draft's calls is part of the cost of drafting.
         drafting = max(times.draft * 1e3, (times.total - times.verify) * 1e3 - learned.host_ms.value)
-        learned.draft_slowness.observe(drafting / budget.predicted_ms)
-        self._learn_profit(budget, outcome, rows)
+        usual = LARGEST_SLOWNESS * max(1.0, learned.verify_slowness.value) * budget.predicted_ms
+        learned.draft_slowness.observe(min(drafting, usual) / budget.predicted_ms)
+        self._learn_profit(budget, outcome, rows, max(0.0, drafting - usual))
         for depth in range(1, min(accepted, len(outcome.proposal.exits))):
             learned.next_level.observe(float(accepted > depth + 1))
         self._learn_candidates(outcome)
 
-    def _learn_profit(self, budget: AdaptiveBudget, outcome: Outcome, rows: int) -> None:
+    def _learn_profit(self, budget: AdaptiveBudget, outcome: Outcome, rows: int, unusual_ms: float) -> None:
         """The tokens that drafting added, less those that its time would have earned.
 
-        The backlog of earlier steps is deducted from the time: it says nothing of what a step of drafting costs.
+        ``unusual_ms`` and the backlog of earlier steps are deducted from the time: they say nothing of what a step of
+        drafting costs.
         """
         learned, accepted = self.learned, len(outcome.path)
-        spent = outcome.times.total * 1e3 - self._plain_ms(rows, outcome.times)
+        spent = outcome.times.total * 1e3 - unusual_ms - self._plain_ms(rows, outcome.times)
         copied = min(outcome.copied, accepted - 1)
         profit = accepted - 1 - copied - budget.rate * (spent - budget.backlog_ms * learned.draft_slowness.value)
         weight = TRIAL_WEIGHT if budget.is_trial else 1.0

@@ -10,7 +10,7 @@ KINDS = 3
 """Steps are told apart by the tokens that n-gram lookup promises: less than one, less than two, more."""
 CONFIDENCE_BINS = 8
 """Of an exit's confidence, for the gain of the next exit."""
-FIRST_TRIAL_SHARE, LEAST_TRIAL_SHARE = 0.02, 0.0025
+FIRST_TRIAL_SHARE, LEAST_TRIAL_SHARE = 0.02, 0.005
 """Share of the time that is spent on trying a draft that has not paid: at first, and after many failed trials."""
 DISAGREEMENT = 1.5
 """Ratio of observed to measured time, or of the draft's ratio to the target's, from which costs are measured again."""
