@@ -31,9 +31,11 @@ MOST_PASSED_OVER = 8
 """An exit answers at least once after so many depths that ran deeper: its accuracy is learned only when it answers."""
 LARGEST_LOSS = -1.0
 """Tokens that one step may lose."""
-LARGEST_SLOWNESS = 4.0
-"""Drafting that takes more than so many times its measured cost is counted as this much: the first calls of a size bind
-buffers and find cold caches, which says nothing about later ones."""
+COLD_STEPS = 4
+"""The first drafted steps bind buffers and find cold caches: their time is not held against the draft."""
+LARGEST_SLOWNESS, LARGEST_RISE = 4.0, 1.5
+"""Drafting that takes more than so many times its measured cost, and so many times what it took in the latest steps, is
+counted as this much: the first calls of a size are slow too. Lasting slowness is learned all the same."""
 TRIAL_WEIGHT = 4.0
 """Weight of a trial's outcome: a trial that pays brings the draft back soon."""
 LARGEST_TREE, LONGEST_CHAIN = TreeShape(depth=7, top_k=4, nodes=32), TreeShape(depth=7, top_k=1, nodes=32)
@@ -130,15 +132,18 @@ class CostAware(StepPlanner):
             learned.host_ms.observe((times.total - times.verify) * 1e3)
             return
         learned.drafted_steps += 1
+        self._learn_candidates(outcome)
+        if learned.drafted_steps <= COLD_STEPS:
+            return
         learned.draft_call_slowness.observe(times.draft * 1e3 / budget.predicted_ms)
         # Host work between the draft's calls is part of the cost of drafting.
         drafting = max(times.draft * 1e3, (times.total - times.verify) * 1e3 - learned.host_ms.value)
-        usual = LARGEST_SLOWNESS * max(1.0, learned.verify_slowness.value) * budget.predicted_ms
+        slowness = LARGEST_SLOWNESS * max(1.0, learned.verify_slowness.value)
+        usual = max(slowness, LARGEST_RISE * learned.draft_slowness.value) * budget.predicted_ms
         learned.draft_slowness.observe(min(drafting, usual) / budget.predicted_ms)
         self._learn_profit(budget, outcome, rows, max(0.0, drafting - usual))
         for depth in range(1, min(accepted, len(outcome.proposal.exits))):
             learned.next_level.observe(float(accepted > depth + 1))
-        self._learn_candidates(outcome)
 
     def _learn_profit(self, budget: AdaptiveBudget, outcome: Outcome, rows: int, unusual_ms: float) -> None:
         """The tokens that drafting added, less those that its time would have earned.
