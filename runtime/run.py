@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(_json(request, alone, comparison)))
         return
     print("\n")
-    print("\n".join(request_lines(request, decoder.cost_disagreement)))
+    print("\n".join(request_lines(decoder, request)))
     if alone is not None and comparison is not None:
         print("\n".join(baseline_lines(request, alone, comparison)))
 

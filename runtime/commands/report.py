@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runtime.decoding.decoder import Decoder
 from runtime.decoding.request import Request
 from runtime.drafting.learned import DISAGREEMENT
 from runtime.evaluation.comparison import Comparison
@@ -15,8 +16,8 @@ _FINISHED = {
 }
 
 
-def request_lines(request: Request, cost_disagreement: float = 1.0) -> list[str]:
-    """What a finished request gave and cost."""
+def request_lines(decoder: Decoder, request: Request) -> list[str]:
+    """What a finished request of ``decoder`` gave and cost."""
     stats = request.stats
     lines = [
         f"new tokens      {len(request.tokens)} after {len(request.prompt)} of prompt,"
@@ -30,15 +31,15 @@ def request_lines(request: Request, cost_disagreement: float = 1.0) -> list[str]
         total = stats.exit_counts.total()
         exits = ", ".join(f"{exit_}: {count / total:.0%}" for exit_, count in sorted(stats.exit_counts.items()))
         lines += [f"by depth        {depths}", f"exits           {exits}"]
-    elif request.options.draft:
+    elif request.options.draft and decoder.draft is not None:
         lines.append("exits           none: the draft model did not run, since that is faster here")
     lines.append(
         f"milliseconds    prefill {stats.prefill * 1e3:.0f}, draft {stats.draft * 1e3:.0f},"
         f" verify {stats.verify * 1e3:.0f}, host {stats.other * 1e3:.0f}"
     )
-    if cost_disagreement > DISAGREEMENT:
+    if decoder.cost_disagreement > DISAGREEMENT:
         lines.append(
-            f"costs           off by {cost_disagreement:.1f}x against this run; the next start measures them again"
+            f"costs           off by {decoder.cost_disagreement:.1f}x against this run; the next start measures again"
         )
     if not request.exact and request.options.draft:
         lines.append("exactness       the target's text, but for ties between scores of rounding size")

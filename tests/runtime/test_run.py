@@ -100,6 +100,7 @@ def test_without_a_draft_model_the_text_is_the_same(capsys: pytest.CaptureFixtur
     result = as_json(capsys, [*usual, "--draft", "none", "--verify"])
     assert result["tokens"] == as_json(capsys, usual)["tokens"]
     assert result["exit_counts"] == {}
+    assert "draft model" not in output(capsys, [*usual, "--draft", "none"])
 
 
 def test_measure_measures_again_and_says_so(capsys: pytest.CaptureFixture[str], usual: list[str]) -> None:
