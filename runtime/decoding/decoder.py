@@ -133,6 +133,7 @@ class Decoder:
             raise
         finally:
             self._release(request)
+            self._preparation.review()
             request.finish("cancelled")
 
     def _prefill(self, request: Request) -> Step:

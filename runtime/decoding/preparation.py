@@ -32,7 +32,7 @@ class Preparation:
 
     @property
     def disagreement(self) -> float:
-        """See how far the latest steps are from the measured costs: a ratio of at least 1."""
+        """How far the latest steps are from the measured costs: a ratio of at least 1."""
         return self._statistics.disagreement if self._statistics else 1.0
 
     def prepare(self, options: Options, progress: Progress = _silent, measure: bool = False) -> bool:
@@ -72,7 +72,9 @@ class Preparation:
         if self._statistics is None or again:
             costs = measured_costs(self._target, self._draft, progress, exact=exact, again=again)
             self._statistics = PairStatistics(self._draft.exits if self._draft else (), costs)
-        elif self.disagreement > DISAGREEMENT and not self._distrusted:
-            # The measurement takes seconds, so it is left to the next start.
-            distrust(self._target, self._draft, exact=exact)
+
+    def review(self) -> None:
+        """Hold the latest steps against the measured costs. Measuring takes seconds: it is left to the next start."""
+        if self.disagreement > DISAGREEMENT and not self._distrusted:
+            distrust(self._target, self._draft, exact=self._checked and self._inexact is None)
             self._distrusted = True

@@ -9,6 +9,7 @@ import pytest
 from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
+from runtime.drafting.learned import PairStatistics
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.evaluation.comparison import generate
 from runtime.targets.target import Target
@@ -48,3 +49,18 @@ def test_a_target_with_a_short_cache_is_drafted_for(
     export_target.main(["--checkpoint", str(target_checkpoint), "--out", str(out), "--max-length", "64", "--no-parity"])
     decoder = Decoder(Target.open(out, Placement(threads=1)), draft)
     assert len(generate(decoder, [5, 9], Options(30)).tokens) == 30
+
+
+def test_costs_that_disagree_with_the_steps_of_a_text_are_measured_again_at_the_next_start(
+    target_bundle: Path, draft_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    measured = []
+    for ratio in (3.0, 1.0):
+        decoder = Decoder.open(target_bundle, draft_bundle, Placement(threads=1))
+        said: list[str] = []
+        decoder.prepare(Options(), said.append)
+        measured.append(any(line.startswith("measuring") for line in said))
+        monkeypatch.setattr(PairStatistics, "disagreement", property(lambda _, ratio=ratio: ratio))
+        generate(decoder, [5, 9], Options(4))
+    assert measured == [True, True]
