@@ -192,8 +192,9 @@ def main(argv: Sequence[str]) -> None:
     decoders = [Decoder(open_target(name, location, verify), draft) for name in arguments.target.split(",")]
     results = []
     for decoder in decoders:
+        # A temperature changes nothing of what is checked and measured.
+        prepare(decoder, arguments, runs[0][1])
         for temperature, options in runs:
-            prepare(decoder, arguments, options)
             results.append(run_prompts(decoder, prompts, options, temperature))
             print("\n".join(report_lines(results[-1])), flush=True)
     if arguments.json is not None:

@@ -12,7 +12,7 @@ from runtime.backends import Logits
 from runtime.backends.placement import Placement
 from runtime.decoding.acceptance import accept
 from runtime.decoding.options import Options
-from runtime.decoding.preparation import Preparation, Progress
+from runtime.decoding.preparation import Preparation, Progress, silent
 from runtime.decoding.request import Request, Step
 from runtime.drafting.ngram import LONGEST_DRAFT
 from runtime.drafting.proposal import Proposal, StepTimes
@@ -96,7 +96,7 @@ class Decoder:
         # The template writes the special tokens itself.
         return self.request(self._encode(self._template.render(messages), special_tokens=False), options, **changes)
 
-    def prepare(self, options: Options | None = None, progress: Progress | None = None, measure: bool = False) -> None:
+    def prepare(self, options: Options | None = None, progress: Progress = silent, measure: bool = False) -> None:
         """Check and measure what requests with ``options`` need, once for each machine: whether outputs are exact, and
         what calls cost. ``run`` does so too where it was not done before; ``measure`` measures again.
 
@@ -106,7 +106,7 @@ class Decoder:
         """
         options = options or Options()
         self.check(options)
-        self._preparation.prepare(options, progress or (lambda _: None), measure)
+        self._preparation.prepare(options, progress, measure)
 
     @property
     def cost_disagreement(self) -> float:

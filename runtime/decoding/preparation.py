@@ -16,7 +16,7 @@ from s2d_trt.errors import S2DError
 Progress = Callable[[str], None]
 
 
-def _silent(_: str) -> None:
+def silent(_: str) -> None:
     """Report nothing."""
 
 
@@ -26,7 +26,9 @@ class Preparation:
     def __init__(self, target: TargetModel, draft: SortedDraft | None) -> None:
         self._target, self._draft = target, draft
         self._inexact: S2DError | None = None
+        self._exits = draft.exits if draft else ()
         self._checked = self._distrusted = False
+        self._measured_exact = False
         self._statistics: PairStatistics | None = None
         self._lookups: dict[float, NgramLookup] = {}
 
@@ -35,7 +37,7 @@ class Preparation:
         """How far the latest steps are from the measured costs: a ratio of at least 1."""
         return self._statistics.disagreement if self._statistics else 1.0
 
-    def prepare(self, options: Options, progress: Progress = _silent, measure: bool = False) -> bool:
+    def prepare(self, options: Options, progress: Progress = silent, measure: bool = False) -> bool:
         """Check and measure what ``options`` need; returns whether their text will be exact.
 
         Raises:
@@ -51,8 +53,7 @@ class Preparation:
 
     def planner(self, policy: DraftingPolicy, temperature: float) -> StepPlanner:
         """A new text's planner."""
-        exits = self._draft.exits if self._draft else ()
-        return policy.open(self._statistics or PairStatistics(exits, None), temperature)
+        return policy.open(self._statistics or PairStatistics(self._exits, None), temperature)
 
     def lookup(self, temperature: float) -> NgramLookup:
         """The n-gram drafter of a temperature: a greedy text repeats itself more than a sampled one."""
@@ -68,13 +69,13 @@ class Preparation:
         return self._inexact is None
 
     def _measure(self, progress: Progress, again: bool) -> None:
-        exact = self._checked and self._inexact is None
         if self._statistics is None or again:
-            costs = measured_costs(self._target, self._draft, progress, exact=exact, again=again)
-            self._statistics = PairStatistics(self._draft.exits if self._draft else (), costs)
+            self._measured_exact = self._checked and self._inexact is None
+            costs = measured_costs(self._target, self._draft, progress, exact=self._measured_exact, again=again)
+            self._statistics = PairStatistics(self._exits, costs)
 
     def review(self) -> None:
         """Hold the latest steps against the measured costs. Measuring takes seconds: it is left to the next start."""
         if self.disagreement > DISAGREEMENT and not self._distrusted:
-            distrust(self._target, self._draft, exact=self._checked and self._inexact is None)
+            distrust(self._target, self._draft, exact=self._measured_exact)
             self._distrusted = True

@@ -13,7 +13,7 @@ CONFIDENCE_BINS = 8
 FIRST_TRIAL_SHARE, LEAST_TRIAL_SHARE = 0.02, 0.005
 """Share of the time that is spent on trying a draft that has not paid: at first, and after many failed trials."""
 DISAGREEMENT = 1.5
-"""Ratio of observed to measured time, or of the draft's ratio to the target's, from which costs are measured again."""
+"""The draft's slowness against measured costs, over the target's, from which costs are measured again."""
 LEAST_STEPS = 24
 """Steps with drafting before the observed times are held against the measured ones."""
 

@@ -8,7 +8,6 @@ again at the next start and merged with the new ones; so a first start beside ot
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -17,16 +16,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.sorted_draft import DraftSequence, SortedDraft
-from runtime.machine.cache import cache_directory, exclusive, write_cache
-from runtime.machine.processor import processor_identity
+from runtime.machine.cache import cache_file, exclusive, write_cache
 from runtime.sampling.noise import Noise
 from runtime.targets.interface import TargetModel, TargetSequence
 from runtime.tree.tree import Tree
-from s2d_trt import __version__
 
 CONTEXT = 64
 """Tokens before the measured rows."""
@@ -171,15 +167,7 @@ def _draft_calls(draft: SortedDraft, sequence: DraftSequence) -> Iterator[tuple[
 
 
 def _cache_file(target: TargetModel, draft: SortedDraft | None, exact: bool) -> Path:
-    parts = (
-        __version__,
-        onnxruntime.__version__,
-        processor_identity(),
-        target.identity,
-        draft.identity if draft else "no draft",
-        f"exact {exact}",
-    )
-    return cache_directory() / "costs" / (hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + ".json")
+    return cache_file("costs", target.identity, draft.identity if draft else "no draft", f"exact {exact}")
 
 
 def _read(path: Path, draft: SortedDraft | None) -> Costs | None:

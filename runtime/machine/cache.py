@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnxruntime
+
+from runtime.machine.processor import processor_identity
+from s2d_trt import __version__
 from s2d_trt.files import write_file
 
 try:
@@ -18,6 +23,12 @@ except ImportError:  # no POSIX: processes then do not wait for each other
 def cache_directory() -> Path:
     """``s2d-trt`` in the user's cache directory."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s2d-trt"
+
+
+def cache_file(kind: str, *parts: str) -> Path:
+    """The JSON file of what was computed of ``parts``, by these versions on this processor."""
+    key = "\n".join((__version__, onnxruntime.__version__, processor_identity(), *parts))
+    return cache_directory() / kind / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".json")
 
 
 def write_cache(path: Path, content: str | bytes) -> None:

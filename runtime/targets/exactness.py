@@ -5,20 +5,15 @@ Where they do not, drafting in chains gives the very bits of the target decoding
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from runtime.backends import TargetEngine
-from runtime.machine.cache import cache_directory, write_cache
-from runtime.machine.processor import processor_identity
+from runtime.machine.cache import cache_file, write_cache
 from runtime.targets.interface import TargetModel
 from runtime.tree.tree import Tree
-from s2d_trt import __version__
 
 WIDTHS = (2, 3, 5, 9, 17)
 """Rows that are computed together; each row is compared with itself computed alone."""
@@ -29,7 +24,7 @@ def rows_are_exact(target: TargetModel, engine: TargetEngine, progress: Callable
 
     ``engine`` is the target's; it is told whether a lone row needs company. Both answers are kept in the user's cache.
     """
-    path = _cache_file(target)
+    path = cache_file("exactness", target.identity)
     try:
         answers = json.loads(path.read_text(encoding="utf-8"))
         engine.needs_company = bool(answers["needs_company"])
@@ -62,8 +57,3 @@ def _rows_agree(target: TargetModel, prefix: int) -> bool:
         target.release(together)
         target.release(alone)
     return True
-
-
-def _cache_file(target: TargetModel) -> Path:
-    parts = (__version__, onnxruntime.__version__, processor_identity(), target.identity)
-    return cache_directory() / "exactness" / (hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + ".json")

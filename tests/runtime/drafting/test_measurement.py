@@ -19,6 +19,7 @@ from runtime.drafting import measurement
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.measurement import MOST_MEASUREMENTS, MOST_SECONDS, distrust, measure, measured_costs
 from runtime.drafting.sorted_draft import SortedDraft
+from runtime.machine import cache as cache_module
 from runtime.targets.target import Target
 
 FLAT = (1.0,) * len(WIDTHS)
@@ -203,7 +204,7 @@ def test_another_processor_or_another_version_measures_again(
         "onnxruntime": SimpleNamespace(__version__="0.0"),
         "__version__": "0.0",
     }
-    monkeypatch.setattr(measurement, name, changes[name])
+    monkeypatch.setattr(cache_module, name, changes[name])
     assert start(scaled(2.0)) == scaled(2.0)
 
 
@@ -304,7 +305,7 @@ def test_one_process_measures_at_a_time(
 def meanwhile(measured: Costs, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have another process keep ``measured`` while the next start waits for the lock."""
     start(measured)
-    (written,) = (Path(measurement.cache_directory()) / "costs").glob("*.json")
+    (written,) = (Path(cache_module.cache_directory()) / "costs").glob("*.json")
     text = written.read_text()
     written.unlink()
 
