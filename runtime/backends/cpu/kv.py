@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime as ort
 
 BUCKET = 64
 """Prefixes grow by this many slots, so that the cost of a call follows the used length."""
@@ -16,15 +17,21 @@ class KVCache:
         self._block = np.zeros((2 * layers, 1, self.slots, width), dtype=np.float32)
         self.layers = layers
         self._used = 0
+        self._views: dict[int, list[ort.OrtValue]] = {}
 
     def hold(self, stop: int) -> int:
         """Mark the slots before ``stop`` as used; the smallest bucket that holds them."""
         self._used = max(self._used, stop)
         return min(self.slots, -(-stop // BUCKET) * BUCKET)
 
-    def view(self, layer: int, part: str, bucket: int) -> np.ndarray:
-        """The first ``bucket`` slots of a layer's ``key`` or ``value``: contiguous float32 ``[1, bucket, width]``."""
-        return self._block[2 * layer + (part == "value"), :, :bucket]
+    def views(self, bucket: int) -> list[ort.OrtValue]:
+        """The first ``bucket`` slots of each layer's keys and values in turn, float32 ``[1, bucket, width]``.
+
+        To wrap them takes longer than to bind them, so they are kept.
+        """
+        if bucket not in self._views:
+            self._views[bucket] = [ort.OrtValue.ortvalue_from_numpy(part[:, :bucket]) for part in self._block]
+        return self._views[bucket]
 
     def fill(self, rng: np.random.Generator, stop: int) -> None:
         """Fill the slots before ``stop``, and the rest of their bucket, with random numbers."""
@@ -34,6 +41,16 @@ class KVCache:
     def move(self, sources: np.ndarray, start: int) -> None:
         """Move rows ``sources`` (int64 ``[n]``) to slots ``start ..``; all are read before any is written."""
         self._block[:, :, start : start + len(sources)] = self._block[:, :, sources]
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """A copy of rows ``[start, stop)``: float32 ``[2 * layers, 1, stop - start, width]``."""
+        return self._block[:, :, start:stop].copy()
+
+    def restore(self, start: int, rows: np.ndarray) -> None:
+        """Write ``rows``, a copy of a cache of this shape, to slots ``start ..``."""
+        stop = start + rows.shape[2]
+        self.hold(stop)
+        self._block[:, :, start:stop] = rows
 
     def reset(self) -> None:
         """Zero the slots that calls may have written since the last reset."""
