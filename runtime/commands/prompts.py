@@ -32,8 +32,8 @@ def answer_prompts(
     scheduler = Scheduler(arguments.lanes)
     together = sorted(map(decoder.bytes_of, requests))[-arguments.lanes :]
     print(f"prompts fill up to {byte_size(sum(together))} of caches at a time", file=sys.stderr)
-    for request in requests:
-        scheduler.add(request)
+    for each in requests:
+        scheduler.add(each)
     began = time.perf_counter()
     finished = _in_order(scheduler, requests)
     for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), 1):
@@ -47,8 +47,8 @@ def answer_prompts(
         else:
             print(f"== {number}/{len(prompts)}")
             print(request.text if request and error is None else f"error: {error}", flush=True)
-    seconds, tokens = time.perf_counter() - began, sum(len(request.tokens) for request in requests)
-    steps = [length for request in requests for length in request.stats.accept_lengths]
+    seconds, tokens = time.perf_counter() - began, sum(len(each.tokens) for each in requests)
+    steps = [length for each in requests for length in each.stats.accept_lengths]
     summary = f"{len(requests)} texts, {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s"
     if steps:
         summary += f", {sum(steps) / len(steps):.2f} tokens a step of a text"
