@@ -138,9 +138,10 @@ def test_an_engines_error_ends_its_own_request_and_no_other(
     failed, going = decoder.run(failing), decoder.run(healthy)
     for steps in (failed, going, failed):
         next(steps)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the engine is gone"):
+    with monkeypatch.context() as patch:
         patch.setattr(target.engine, "forward", broken)
-        next(failed)
+        with pytest.raises(RuntimeError, match="the engine is gone"):
+            next(failed)
     assert failing.finish_reason == "error"
     assert failing.sequence is None
     assert failing.tokens == expected[: len(failing.tokens)]
