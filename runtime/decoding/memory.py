@@ -18,6 +18,8 @@ class CacheMemory:
     def __init__(self, limit: int | None = None, prefix_bytes: int = 0) -> None:
         self.limit, self._prefix_bytes = limit, prefix_bytes
         self._prefixes: dict[int, PrefixCache] = {}
+        self.restored_tokens = 0
+        """Tokens of prompts that were not computed again."""
 
     def holds(self, texts: Sequence[Request]) -> bool:
         """Whether the rows of all ``texts``, after their next step, fit."""
@@ -28,6 +30,7 @@ class CacheMemory:
         request.decoder.lease(request, sequences)
         if prefixes := self._of(request):
             request.leased.restore(prefixes.longest(request.left))
+            self.restored_tokens += request.leased.length
 
     def end(self, request: Request) -> None:
         """Keep the text's rows as prefixes, and give back what it holds."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+import sys
+
 import numpy as np
 import onnxruntime as ort
 
@@ -10,11 +14,16 @@ BUCKET = 64
 
 
 class KVCache:
-    """Keys and values of ``layers`` layers over ``slots`` slots, zeroed (a NaN in a masked slot would leak)."""
+    """Keys and values of ``layers`` layers over ``slots`` slots, zeroed (a NaN in a masked slot would leak).
+
+    Only the slots that were used take memory: the block is mapped in small pages, and a reset gives them back.
+    """
 
     def __init__(self, layers: int, slots: int, width: int) -> None:
         self.slots = -(-slots // BUCKET) * BUCKET
-        self._block = np.zeros((2 * layers, 1, self.slots, width), dtype=np.float32)
+        shape = (2 * layers, 1, self.slots, width)
+        self._memory = _zeroed(4 * math.prod(shape))
+        self._block = np.frombuffer(self._memory, np.float32).reshape(shape)
         self.layers = layers
         self._used = 0
         self._views: dict[int, list[ort.OrtValue]] = {}
@@ -54,5 +63,17 @@ class KVCache:
 
     def reset(self) -> None:
         """Zero the slots that calls may have written since the last reset."""
-        self._block[:, :, : self._used] = 0.0
+        if _GIVES_BACK:
+            if self._used:
+                self._memory.madvise(mmap.MADV_DONTNEED)
+        else:
+            self._block[:, :, : self._used] = 0.0
         self._used = 0
+
+
+_GIVES_BACK = sys.platform == "linux"
+"""Elsewhere this advice does not zero the pages."""
+
+
+def _zeroed(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if _GIVES_BACK else mmap.mmap(-1, size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +66,11 @@ class Engine:
     MOST_BUFFERS = 4096
 
     def __init__(self, bundle: Bundle, graph: str, clock: Clock, threads: int | None = None) -> None:
-        path, options = graph_path(bundle, graph), session_options(threads, multiplies_8_bits(bundle.manifest))
-        form = options.get_session_config_entry(UNSIGNED_WEIGHTS)
+        path = graph_path(bundle, graph)
+        make_options = partial(session_options, threads, multiplies_8_bits(bundle.manifest))
+        form = make_options().get_session_config_entry(UNSIGNED_WEIGHTS)
         try:
-            self._session = PrepackedWeights(bundle, graph, form).session(path, options)
+            self._session = PrepackedWeights(bundle, graph, form).session(path, make_options)
         except Exception as cause:  # ONNX Runtime raises classes of its own that share no public base
             raise BundleError(f"{path} cannot be loaded ({cause}); build the bundle again") from cause
         self._clock, self._io = clock, self._session.io_binding()
