@@ -10,7 +10,7 @@ from typing import Any
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.evaluation.prompts import Prompt
-from runtime.evaluation.throughput import Delay, Mode, Served, Throughput, joining_delay, measure
+from runtime.evaluation.throughput import Delay, Mode, Throughput, joining_delay, measure
 from s2d_trt.errors import OptionError
 
 JOINING, CONTINUED = 400, 64
@@ -24,7 +24,7 @@ def throughputs(
     texts = sorted({1, *arguments.lanes})
     ids = _fitting(decoder, prompts, runs[0][1], arguments.prompt_tokens)
     for temperature, options in runs:
-        for throughput in measure(decoder, ids, options, texts, arguments.rounds):
+        for throughput in measure(decoder, ids, options, texts, arguments.rounds, arguments.cached_prompts):
             _show_progress(decoder, len(throughput.rounds), arguments.rounds)
         delay = joining_delay(decoder, ids[0][-CONTINUED:], _long_prompt(decoder, ids), options)
         print("\n".join(_lines(decoder, temperature, throughput, texts, delay)), flush=True)
@@ -56,25 +56,19 @@ def _lines(
 ) -> Iterator[str]:
     total = len(throughput.rounds[0][Mode(1, False)].requests)
     yield f"{decoder.target.name}, temperature {temperature:g}, {total} texts, {len(throughput.rounds)} rounds"
-    yield "  texts  plain tokens/s  over turns  decoding  S2D tokens/s  over turns  over plain  decoding  identical"
+    yield "  texts  plain tokens/s  over turns  S2D tokens/s  over turns  over plain  identical"
     for count in texts:
-        plain, drafted = Mode(count, False), Mode(count, True)
-        decoding = _decoding
+        plain, drafted = Mode(count, drafts=False), Mode(count, drafts=True)
         yield (
             f"  {count:5}  {throughput.speed(plain):14.1f}  {throughput.ratio(plain, Mode(1, False)):10.2f}"
-            f"  {throughput.ratio(plain, Mode(1, False), decoding):8.2f}"
             f"  {throughput.speed(drafted):12.1f}  {throughput.ratio(drafted, Mode(1, True)):10.2f}"
-            f"  {throughput.ratio(drafted, plain):10.2f}  {throughput.ratio(drafted, plain, decoding):8.2f}"
+            f"  {throughput.ratio(drafted, plain):10.2f}"
             f"  {throughput.identical[plain]}+{throughput.identical[drafted]}/{2 * total}"
         )
     yield (
         f"  a text's step while {delay.prompt_tokens} tokens of prompt join: at most {delay.ratio:.2f} times its usual"
         f" {delay.usual * 1e3:.1f} ms"
     )
-
-
-def _decoding(served: Served) -> float:
-    return served.decoding_speed
 
 
 def _figures(
@@ -90,7 +84,6 @@ def _figures(
                 "at_a_time": mode.texts,
                 "drafts": mode.drafts,
                 "tokens_per_second": [each[mode].speed for each in throughput.rounds],
-                "decoding_tokens_per_second": [each[mode].decoding_speed for each in throughput.rounds],
                 "identical": throughput.identical[mode],
             }
             for mode in modes

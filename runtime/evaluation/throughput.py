@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
 from runtime.decoding.decoder import Decoder
+from runtime.decoding.memory import CacheMemory
 from runtime.decoding.options import Options
 from runtime.decoding.request import Request
 from runtime.decoding.scheduler import Scheduler
@@ -24,14 +25,10 @@ class Mode:
 
 @dataclass(slots=True)
 class Served:
-    """All prompts answered once in a mode.
-
-    ``decoding`` counts the steps in which every place was taken and no prompt was computed: their tokens and seconds.
-    """
+    """All prompts answered once in a mode."""
 
     requests: list[Request]
     seconds: float = 0.0
-    decoding: tuple[int, float] = (0, 0.0)
 
     @property
     def tokens(self) -> int:
@@ -40,14 +37,8 @@ class Served:
 
     @property
     def speed(self) -> float:
-        """Tokens a second, prefill included."""
+        """Tokens a second."""
         return self.tokens / self.seconds
-
-    @property
-    def decoding_speed(self) -> float:
-        """Tokens a second while all texts decode; 0 where that never happened."""
-        tokens, seconds = self.decoding
-        return tokens / seconds if seconds else 0.0
 
 
 @dataclass(slots=True)
@@ -57,33 +48,31 @@ class Throughput:
     rounds: list[dict[Mode, Served]] = field(default_factory=list)
     identical: dict[Mode, int] = field(default_factory=dict)
 
-    def ratio(self, mode: Mode, base: Mode, speed: Callable[[Served], float] = lambda served: served.speed) -> float:
-        """The median over rounds of one mode's speed over another's; 0 where one of them was not measured."""
-        pairs = [(speed(each[mode]), speed(each[base])) for each in self.rounds]
-        return median(ours / theirs if theirs else 0.0 for ours, theirs in pairs)
+    def ratio(self, mode: Mode, base: Mode) -> float:
+        """The median over rounds of one mode's speed over another's."""
+        return median(each[mode].speed / each[base].speed for each in self.rounds)
 
     def speed(self, mode: Mode) -> float:
         """The median over rounds."""
         return median(each[mode].speed for each in self.rounds)
 
 
-def serve(decoder: Decoder, prompts: Sequence[Sequence[int]], options: Options, mode: Mode) -> Served:
-    """Answer all prompts, ``mode.texts`` at a time; the next one joins where one has ended."""
+def serve(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], options: Options, mode: Mode, memory: CacheMemory | None = None
+) -> Served:
+    """Answer all prompts, ``mode.texts`` at a time; the next one joins where one has ended.
+
+    Raises:
+        Exception: what an engine raised.
+    """
     drafted = replace(options, draft=mode.drafts)
     served = Served([decoder.request(prompt, drafted) for prompt in prompts])
-    scheduler = Scheduler(mode.texts)
+    scheduler = Scheduler(mode.texts, memory)
     for request in served.requests:
         scheduler.add(request)
     began = time.perf_counter()
     while scheduler.busy:
-        running = list(scheduler.running)
-        full = len(running) == mode.texts and not any(request.left for request in running)
-        started = time.perf_counter()
-        steps = scheduler.step()
-        if full:
-            tokens, seconds = served.decoding
-            gained = sum(len(step.tokens) for _, step in steps)
-            served.decoding = tokens + gained, seconds + time.perf_counter() - started
+        scheduler.step()
     served.seconds = time.perf_counter() - began
     for request in served.requests:
         if request.error is not None:
@@ -92,16 +81,26 @@ def serve(decoder: Decoder, prompts: Sequence[Sequence[int]], options: Options, 
 
 
 def measure(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], options: Options, texts: Sequence[int], rounds: int
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    options: Options,
+    texts: Sequence[int],
+    rounds: int,
+    cached: bool = False,
 ) -> Iterator[Throughput]:
-    """Measure every number of ``texts`` with and without drafting, all in turn; the result grows with each round."""
+    """Measure every number of ``texts`` with and without drafting, all in turn; the result grows with each round.
+
+    With ``cached`` the whole blocks of the prompts come from the prefix cache, so that what is measured is decoding.
+    """
     modes = [Mode(count, drafts) for count in texts for drafts in (False, True)]
+    memory = CacheMemory(prefix_bytes=2**34 if cached else 0)
     for mode in modes:  # bind buffers and open graphs before the clock runs
-        serve(decoder, prompts[: mode.texts], replace(options, max_new_tokens=8), mode)
-    alone = serve(decoder, prompts, options, Mode(1, drafts=False)).requests
+        serve(decoder, prompts[: mode.texts], replace(options, max_new_tokens=8), mode, memory)
+    alone = serve(decoder, prompts, options, Mode(1, drafts=False), memory).requests
     result = Throughput()
     for number in range(rounds):
-        served = {mode: serve(decoder, prompts, options, mode) for mode in modes[:: 1 if number % 2 == 0 else -1]}
+        order = modes[:: 1 if number % 2 == 0 else -1]
+        served = {mode: serve(decoder, prompts, options, mode, memory) for mode in order}
         result.rounds.append(served)
         for mode in modes:
             same = sum(map(same_bits, served[mode].requests, alone))
