@@ -186,6 +186,11 @@ def main(argv: Sequence[str]) -> None:
     group.add_argument(
         "--prompt-tokens", type=positive_int, metavar="N", help="with --lanes: cut prompts to the last N"
     )
+    group.add_argument(
+        "--cached-prompts",
+        action="store_true",
+        help="with --lanes: prompts are computed beforehand (measures decoding)",
+    )
     add_engine_arguments(parser)
     add_sampling_arguments(parser)
     add_drafting_arguments(parser)
