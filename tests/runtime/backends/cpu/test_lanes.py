@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from runtime.backends import HeadLane, Lane, TargetLane
 from runtime.backends.cpu.backend import OnnxDraft, OnnxTarget
 from runtime.backends.cpu.kv import BUCKET
+from s2d_trt import names
 from s2d_trt.bundle import MANIFEST, Bundle
 
 LANES = (1, 2, 4, 8)
@@ -121,18 +122,27 @@ def test_a_lone_row_among_other_texts_has_company_in_its_own_lane(
     monkeypatch.setattr(texts.engine, "needs_company", needs_company)
     parts = [Part(text, 30 * text, chain(1), text, exact=True, chunk=False) for text in range(3)]
     texts.run(parts)
-    lanes, form = texts.engine._layers.form(3)
-    rows = form.buffer("lane_rows", lanes).tolist()
-    assert sorted(rows) == [1] + [2 if needs_company else 1] * 3
+    lane_rows = texts.engine._layers.form(4).buffer(names.LANE_ROWS, 4)
+    assert sorted(lane_rows.tolist()) == [1] + [2 if needs_company else 1] * 3
 
 
 @pytest.mark.parametrize("count", range(1, TEXTS + 1))
 def test_texts_are_cut_into_as_few_calls_as_the_graphs_allow(texts: Texts, count: int) -> None:
     lanes = [Part(text, 9, chain(2), text, exact=True, chunk=False).lane(None) for text in range(count)]
-    calls = list(texts.engine._layers.cuts(lanes))
+    calls = texts.engine._layers.cuts(lanes)
     assert [lane for call in calls for lane in call] == lanes
     assert len(calls) == -(-count // LANES[-1])
     assert max(map(len, calls)) - min(map(len, calls)) <= 1
+
+
+def test_texts_with_more_rows_than_the_rotary_table_has_take_several_calls(texts: Texts) -> None:
+    longest = texts.engine.manifest.cache.max_length
+    parts = [Part(text, 9, chain(longest // 3), text, exact=True, chunk=True) for text in range(4)]
+    alone = [texts.run([part])[0] for part in parts]
+    for expected, found in zip(alone, texts.run(parts), strict=True):
+        assert all(map(np.array_equal, expected, found))
+    lanes = [part.lane(None) for part in parts]
+    assert [len(call) for call in texts.engine._layers.cuts(lanes)] == [2, 2]
 
 
 def test_a_graph_for_several_texts_opens_when_first_needed(target_bundle: Path) -> None:
