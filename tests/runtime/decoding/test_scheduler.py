@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.backends.placement import Placement
 from runtime.decoding.batch import CHUNK_BESIDE_OTHERS, LEAST_CHUNK, LONGER
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.memory import CacheMemory
@@ -318,6 +321,14 @@ def test_only_rows_whose_bits_do_not_depend_on_the_call_are_kept(decoders: list[
     for _ in range(2):
         serve(Scheduler(memory=memory), decoders, [Text(prompt=6, options=Options(NEW, exact=exact))])
     assert memory.restored_tokens == (128 if exact else 0)
+
+
+def test_the_rows_of_a_target_go_with_it(target_bundle: Path) -> None:
+    # Otherwise a later target could be taken for it.
+    memory = CacheMemory(prefix_bytes=2**24)
+    serve(Scheduler(memory=memory), [Decoder(Target.open(target_bundle, Placement(threads=1)))], [Text(prompt=6)])
+    gc.collect()
+    assert not memory._prefixes
 
 
 # Cancelling and errors
