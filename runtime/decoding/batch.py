@@ -96,12 +96,15 @@ class TargetBatch:
         logits = self.target.run([(request.leased, part) for request, part in zip(texts, parts, strict=True)])
         steps, outcomes = [], []
         for request, part, rows in zip(texts, parts, logits, strict=True):
-            if isinstance(part, Tree):
-                step, path, copied = _commit(request, self.proposals[request], rows)
-                outcomes.append((request, path, copied))
-                steps.append((request, step))
-            elif not request.left:
-                steps += _first_token(request, rows)
+            try:
+                if isinstance(part, Tree):
+                    step, path, copied = _commit(request, self.proposals[request], rows)
+                    outcomes.append((request, path, copied))
+                    steps.append((request, step))
+                elif not request.left:
+                    steps += _first_token(request, rows)
+            except Exception as error:  # of this text alone, like a token that cannot be decoded
+                request.fail(error)
         total = self.planning_seconds + time.perf_counter() - began
         times = StepTimes(self.draft_seconds, self.target.clock.seconds - verified, total)
         for request in self.chunks:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from runtime.decoding.request import Request
+from runtime.targets.interface import TargetModel
 from runtime.targets.prefixes import PrefixCache
 
 
@@ -17,7 +19,7 @@ class CacheMemory:
 
     def __init__(self, limit: int | None = None, prefix_bytes: int = 0) -> None:
         self.limit, self._prefix_bytes = limit, prefix_bytes
-        self._prefixes: dict[int, PrefixCache] = {}
+        self._prefixes: WeakKeyDictionary[TargetModel, PrefixCache] = WeakKeyDictionary()
         self.restored_tokens = 0
         """Tokens of prompts that were not computed again."""
 
@@ -43,4 +45,4 @@ class CacheMemory:
         target = request.decoder.target
         if not (self._prefix_bytes and request.exact and target.keeps_prefixes):
             return None
-        return self._prefixes.setdefault(id(target), PrefixCache(self._prefix_bytes))
+        return self._prefixes.setdefault(target, PrefixCache(self._prefix_bytes))

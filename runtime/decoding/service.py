@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from queue import SimpleQueue
@@ -44,14 +45,19 @@ class TextService:
     def __init__(self, scheduler: Scheduler | None = None) -> None:
         self._scheduler = scheduler or Scheduler()
         self._changed = threading.Condition()
-        self._submitted: list[tuple[Request, Listener]] = []
+        self._submitted: list[Request] = []
         self._listeners: dict[Request, Listener] = {}
+        """Of every text that was submitted and has not ended."""
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="s2d-trt scheduler", daemon=True)
         self._thread.start()
 
     def submit(self, request: Request) -> TextStream:
-        """Let a text wait for its turn; the stream of its steps. Raises OptionError after ``close``."""
+        """Let a text wait for its turn; the stream of its steps.
+
+        Raises:
+            OptionError: the text has run before, or the service is closed.
+        """
         stream = TextStream(request)
         self._submit(request, stream.steps.put)
         return stream
@@ -61,7 +67,7 @@ class TextService:
         loop, steps = asyncio.get_running_loop(), asyncio.Queue[Step | None]()
 
         def put(step: Step | None) -> None:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(steps.put_nowait, step)
 
         self._submit(request, put)
@@ -92,7 +98,10 @@ class TextService:
         with self._changed:
             if self._closed:
                 raise OptionError("this service is closed; open another one")
-            self._submitted.append((request, listener))
+            if request.started or request in self._listeners:
+                raise OptionError("this request has been run before; make a new one")
+            self._listeners[request] = listener
+            self._submitted.append(request)
             self._changed.notify()
 
     def _serve(self) -> None:
@@ -113,22 +122,20 @@ class TextService:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._submitted or self._scheduler.busy)
             submitted, self._submitted = self._submitted, []
-        for request, listener in submitted:
-            self._listeners[request] = listener
-            try:
-                self._scheduler.add(request)
-            except OptionError as error:
-                request.error = error
-                del self._listeners[request]
-                listener(None)
+        for request in submitted:
+            self._scheduler.add(request)
         return not self._closed
 
     def _end_finished(self) -> None:
-        for request in [request for request in self._listeners if request.finished]:
-            self._listeners.pop(request)(None)
+        with self._changed:
+            finished = [request for request in self._listeners if request.finished]
+            listeners = [self._listeners.pop(request) for request in finished]
+        for listener in listeners:
+            listener(None)
 
     def _fail_all(self, error: Exception) -> None:
-        for request in self._listeners:
-            request.finish_reason, request.error = request.finish_reason or "error", request.error or error
+        for request in (*self._scheduler.waiting, *self._scheduler.running):
+            if not request.finished:
+                request.fail(error)
         self._scheduler.close()
         self._end_finished()

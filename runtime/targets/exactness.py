@@ -28,9 +28,8 @@ def rows_are_exact(target: TargetModel, engine: TargetEngine, progress: Callable
     """
     path = cache_file("exactness", target.identity)
     kept = _read(path)
-    if "needs_company" in kept:
+    if "exact" in kept and "needs_company" in kept:
         engine.needs_company = bool(kept["needs_company"])
-    if "exact" in kept:
         return bool(kept["exact"])
     progress("checking that a row's bits do not depend on the call")
     prefixes = [prefix for prefix in (3, 57) if prefix + max(WIDTHS) <= target.max_length]
@@ -45,13 +44,17 @@ def exact_lanes(target: TargetModel, texts: int, progress: Callable[[str], None]
     """
     path = cache_file("exactness", target.identity)
     kept = _read(path)
-    agree: dict[str, bool] = dict(kept.get("lanes", {}))
-    missing = [count for count in lanes_for(target.lanes, texts) if count > 1 and str(count) not in agree]
-    if missing:
+    lanes = kept.get("lanes")
+    agree: dict[str, bool] = lanes if isinstance(lanes, dict) else {}
+    while True:
+        usable = tuple(count for count in target.lanes if agree.get(str(count), True))
+        missing = [count for count in lanes_for(usable, texts) if count > 1 and str(count) not in agree]
+        if not missing:
+            return usable
         progress("checking that a text's bits do not depend on the other texts of a call")
+        # Where a number is not usable, calls have a larger one.
         agree |= {str(count): _lanes_agree(target, count) for count in missing}
         write_cache(path, json.dumps({**kept, "lanes": agree}))
-    return tuple(count for count in target.lanes if agree.get(str(count), True))
 
 
 def _read(path: Path) -> dict[str, Any]:

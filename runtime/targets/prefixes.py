@@ -1,7 +1,8 @@
 """Rows of earlier texts, for later texts that begin with the same tokens: chat turns, system prompts.
 
 Rows are kept in blocks of tokens. A block is known by the hash of all tokens up to its end, so blocks of texts that
-begin alike are stored once. The block that was used least recently is dropped first.
+begin alike are stored once. The block that was used least recently is dropped first, of a text the last one: a block is
+of no use without those before it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 
 import numpy as np
 
@@ -25,26 +27,28 @@ class PrefixCache:
 
     def longest(self, tokens: Sequence[int]) -> list[np.ndarray]:
         """The blocks that ``tokens`` begin with; at least one token is left over, whose logits must be computed."""
-        found = []
-        for key, _ in _keys(tokens[:-1]):
-            if key not in self._blocks:
-                break
-            self._blocks.move_to_end(key)
-            found.append(self._blocks[key])
-        return found
+        keys = [key for key, _ in takewhile(lambda block: block[0] in self._blocks, _keys(tokens[:-1]))]
+        self._use(keys)
+        return [self._blocks[key] for key in keys]
 
     def store(self, tokens: Sequence[int], rows: Callable[[int, int], np.ndarray]) -> None:
         """Keep the whole blocks of ``tokens``; ``rows`` copies the rows ``[start, stop)`` of their text."""
+        keys: list[bytes] = []
         for key, stop in _keys(tokens):
+            block = self._blocks[key] if key in self._blocks else rows(stop - BLOCK, stop)
+            if (len(keys) + 1) * block.nbytes > self._limit:
+                break
             if key not in self._blocks:
-                block = rows(stop - BLOCK, stop)
-                if block.nbytes > self._limit:
-                    return
                 self._blocks[key] = block
                 self.bytes += block.nbytes
-            self._blocks.move_to_end(key)
+            keys.append(key)
+        self._use(keys)
         while self.bytes > self._limit:
             self.bytes -= self._blocks.popitem(last=False)[1].nbytes
+
+    def _use(self, keys: Sequence[bytes]) -> None:
+        for key in reversed(keys):
+            self._blocks.move_to_end(key)
 
 
 def _keys(tokens: Sequence[int]) -> Iterator[tuple[bytes, int]]:

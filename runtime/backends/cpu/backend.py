@@ -166,7 +166,7 @@ class OnnxTarget:
 
         Where one row alone has other bits, an exact call of one row adds a masked dummy row.
         """
-        calls = list(self._layers.cuts(lanes))
+        calls = self._layers.cuts(lanes)
         if len(calls) == 1:
             return self._call(calls[0])
         return [logits.copy() for call in calls for logits in self._call(call)]

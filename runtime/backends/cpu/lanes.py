@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ class LayerEngine:
     def __init__(self, bundle: Bundle, graph: str, layers: range, clock: Clock, threads: int | None) -> None:
         manifest = bundle.manifest
         self._bundle, self._graph, self._layers, self._clock, self._threads = bundle, graph, layers, clock, threads
-        self._width = manifest.model.kv_width
+        self._width, self._rotary_rows = manifest.model.kv_width, manifest.cache.max_length
         self.lanes = tuple(count for count in manifest.lanes if names.in_lanes(graph, count) in manifest.graphs)
         self._forms = {1: self._open(1)}
         self._orders: dict[int, list[object]] = {}
@@ -42,11 +42,20 @@ class LayerEngine:
             self._idle = KVCache(len(self._layers), BUCKET, self._width)
         return self._idle
 
-    def cuts(self, lanes: Sequence[AnyLane]) -> Iterator[Sequence[AnyLane]]:
-        """``lanes`` in as few calls as the forms allow, of about the same number of lanes."""
-        calls = -(-len(lanes) // self.lanes[-1])
-        size = -(-len(lanes) // calls)
-        return (lanes[start : start + size] for start in range(0, len(lanes), size))
+    def cuts(self, lanes: Sequence[AnyLane]) -> Sequence[Sequence[AnyLane]]:
+        """``lanes`` in as few calls as the forms and the rotary table allow, of about the same number of lanes."""
+        size = min(len(lanes), self.lanes[-1])
+        while True:
+            calls = -(-len(lanes) // size)
+            size = -(-len(lanes) // calls)
+            cut = [lanes[start : start + size] for start in range(0, len(lanes), size)]
+            if size == 1 or all(map(self._fits, cut)):
+                return cut
+            size -= 1
+
+    def _fits(self, lanes: Sequence[Lane]) -> bool:
+        """RotaryEmbedding takes at most as many rows as its table has; each lane may have a dummy beside its rows."""
+        return sum(len(lane.tokens) for lane in lanes) + self.lanes[-1] <= self._rotary_rows
 
     def prepare(self, lanes: Sequence[Lane], caches: Sequence[KVCache], company: bool) -> tuple[Engine, list[slice]]:
         """Fill the inputs that say which rows the layers compute; what they compute is left to the caller.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -95,6 +96,32 @@ def test_a_request_that_has_run_is_refused(service: TextService, decoder: Decode
     list(stream)
     with pytest.raises(OptionError, match="make a new one"):
         list(service.submit(stream.request))
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_request_that_is_submitted_twice_is_refused_and_the_first_stream_goes_on(
+    service: TextService, decoder: Decoder, steps: int
+) -> None:
+    stream = service.submit(make_request(decoder, PROMPTS[0]))
+    received = list(itertools.islice(stream, steps))
+    with pytest.raises(OptionError, match="make a new one"):
+        list(service.submit(stream.request))
+    with ThreadPoolExecutor(1) as pool:
+        received += pool.submit(list, stream).result(timeout=30)
+    assert stream.request.error is None
+    assert [token for step in received for token in step.tokens] == alone(decoder, PROMPTS[0])
+
+
+def test_an_event_loop_that_is_gone_does_not_end_the_service(service: TextService, decoder: Decoder) -> None:
+    async def begin() -> None:
+        await anext(service.stream(make_request(decoder, PROMPTS[0], new=200)))
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+    with ThreadPoolExecutor(1) as pool:
+        steps = pool.submit(list, service.submit(make_request(decoder, PROMPTS[1]))).result(timeout=30)
+    assert [token for step in steps for token in step.tokens] == alone(decoder, PROMPTS[1])
 
 
 def test_closing_cancels_what_runs_and_refuses_what_comes(decoder: Decoder) -> None:

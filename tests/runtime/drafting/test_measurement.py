@@ -50,6 +50,16 @@ def test_without_a_draft_model_the_targets_calls_are_measured(target: Target) ->
     assert (len(costs.verify), costs.segments, costs.head) == (len(WIDTHS), (), ())
 
 
+@pytest.mark.parametrize(("texts", "lanes"), [(1, []), (2, [2]), (3, [2, 4])])
+def test_calls_of_several_texts_are_measured_as_far_as_so_many_texts_need_them(
+    target: Target, draft: SortedDraft, texts: int, lanes: list[int]
+) -> None:
+    costs = measure(target, draft, lanes=texts)
+    for extra in (costs.verify_lanes, costs.segment_lanes):
+        assert [count for count, _ in extra] == lanes
+        assert all(milliseconds >= 0 for _, milliseconds in extra)
+
+
 @pytest.fixture(scope="module")
 def short_target(target_checkpoint: Path, engines: Path) -> Target:
     """The target with a cache of 32 positions, fewer than the widest call has rows."""
@@ -168,10 +178,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def start(target: Target, draft: SortedDraft, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """The costs that a start uses, if a measurement gives the first argument; None where it must not measure."""
 
-    def begin(measured: Costs | None, *, exact: bool = False, again: bool = False, pair=(target, draft)) -> Costs:
+    def begin(
+        measured: Costs | None, *, exact: bool = False, again: bool = False, pair=(target, draft), lanes: int = 1
+    ) -> Costs:
         messages: list[str] = []
         monkeypatch.setattr(measurement, "measure", lambda *_, **__: measured)
-        costs = measured_costs(*pair, messages.append, exact=exact, again=again)
+        costs = measured_costs(*pair, messages.append, exact=exact, again=again, lanes=lanes)
         assert len(messages) == (measured is not None)
         return costs
 
@@ -181,6 +193,14 @@ def start(target: Target, draft: SortedDraft, cache: Path, monkeypatch: pytest.M
 def test_steady_costs_are_measured_once_and_kept(start: Start) -> None:
     assert start(COSTS) == COSTS
     assert start(None) == COSTS
+
+
+def test_costs_of_more_texts_than_were_measured_are_measured_at_the_next_start(start: Start) -> None:
+    laned = replace(scaled(2.0), verify_lanes=((2, 0.5), (4, 0.9)), segment_lanes=((2, 0.1), (4, 0.2)))
+    start(COSTS)
+    assert start(laned, lanes=3) == laned
+    for lanes in (1, 2, 4):
+        assert start(None, lanes=lanes) == laned
 
 
 def test_each_pair_and_each_way_to_call_the_target_has_costs_of_its_own(
