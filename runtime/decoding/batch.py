@@ -17,8 +17,8 @@ from runtime.tree.tree import Tree
 
 Steps = list[tuple[Request, Step]]
 
-LONGER = 1.8
-"""A chunk of a prompt makes a step at most so many times as long, where other texts decode."""
+LONGER = 1.6
+"""A chunk of a prompt makes a call at most so many times as long, where other texts decode."""
 CHUNK_BESIDE_OTHERS, LEAST_CHUNK = 16, 4
 """Rows of a chunk beside texts that decode, where costs were not measured; and the fewest of any."""
 
@@ -63,7 +63,7 @@ class TargetBatch:
         rows, lanes = self._expected_rows(), len(self.decoding)
         usual = costs.verify_ms(rows, lanes)
         sizes = range(self.target.prompt_rows, LEAST_CHUNK, -1)
-        return next((n for n in sizes if costs.verify_ms(rows + n, lanes) <= LONGER * usual), LEAST_CHUNK)
+        return next((n for n in sizes if costs.verify_ms(rows + n, lanes + 1) <= LONGER * usual), LEAST_CHUNK)
 
     def _expected_rows(self) -> int:
         """Rows of the texts that decode, by what they had in the steps before."""

@@ -14,6 +14,9 @@ from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
 
+CATCH_UP_ROWS = 64
+"""Most rows of a text's backlog in one step, where the text is not alone."""
+
 
 @dataclass(slots=True)
 class TextDrafting:
@@ -31,14 +34,19 @@ class TextDrafting:
         """A tree below ``root_token``, the last token of the text, to which the step may add ``room`` tokens."""
         prospects = [sequence.prospect(room) for sequence in self.sequences]
         backlogs = [prospect.backlog for prospect in prospects if prospect.backlog is not None]
+        # The other texts of a batch do not wait for all of a prompt.
+        if behind := load.texts > 1 and max(backlogs, default=0) > CATCH_UP_ROWS:
+            yield from self.catch_up(CATCH_UP_ROWS, load)
+            backlogs = []
         copied = max((prospect.copied for prospect in prospects), key=len, default=())
         self.budget = self.planner.plan(Prospect(backlogs[0] if backlogs else None, copied), load)
         if not copied and not (backlogs and self.budget.drafts):
             return Proposal(Tree.chain([root_token]))
         builder = TreeBuilder(root_token, self.shape, self.budget.floor)
         exits: list[int] = []
-        for sequence in self.sequences:
-            exits += yield from sequence.propose(builder, self.budget, self.noise, room)
+        for sequence, prospect in zip(self.sequences, prospects, strict=True):
+            if not (behind and prospect.backlog is not None):
+                exits += yield from sequence.propose(builder, self.budget, self.noise, room)
         return Proposal(builder.finish(self.budget.size, self.chain), exits)
 
     def catch_up(self, rows: int, load: Load) -> Calls[None]:
