@@ -6,7 +6,8 @@ Texts join and leave between steps. The texts of one target share its calls, and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from runtime.decoding.batch import Steps, TargetBatch, draft_together
 from runtime.decoding.memory import CacheMemory
@@ -18,7 +19,8 @@ class Scheduler:
     """Runs texts of any number of targets, at most ``sequences`` at a time; the others wait in order.
 
     Where a target is exact, a text's bits do not depend on who else is served. ``memory`` limits the bytes of caches
-    and keeps those of prefixes for later texts. Only one thread at a time may call the methods.
+    and keeps those of prefixes for later texts. Only one thread at a time may call the methods; schedulers of several
+    threads take turns on engines that they share.
     """
 
     def __init__(self, sequences: int = 8, memory: CacheMemory | None = None) -> None:
@@ -48,6 +50,10 @@ class Scheduler:
         An error of an engine ends the texts of its call, with finish reason ``error`` and ``request.error``; the texts
         of other targets go on.
         """
+        with self._turn():
+            return self._step()
+
+    def _step(self) -> Steps:
         steps = self._end_cancelled()
         self._admit()
         batches = TargetBatch.of_each_target(self.running)
@@ -62,6 +68,16 @@ class Scheduler:
                 _fail(batch.texts, error)
         self._retire()
         return steps
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Keep the engines from other schedulers' threads; all take them in the same order."""
+        decoders = {id(request.decoder): request.decoder for request in (*self.waiting, *self.running)}
+        engines = {engine for decoder in decoders.values() for engine in (decoder.target, decoder.draft) if engine}
+        with ExitStack() as held:
+            for engine in sorted(engines, key=id):
+                held.enter_context(engine.turn)
+            yield
 
     def close(self) -> None:
         """End all texts as cancelled."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class SortedDraft:
         self.tokenizer = manifest.tokenizer
         self.engines = (placement or Placement()).open_backend(bundle).draft(bundle)
         self.identity = f"{self.engines.location}\n{manifest.to_json()}"
+        self.turn = Lock()
+        """Held by the thread that uses the draft."""
         self._free: list[DraftSequence] = []
 
     @classmethod

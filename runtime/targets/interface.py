@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -60,6 +61,8 @@ class TargetModel(Protocol):
     clock: Clock
     lanes: tuple[int, ...]
     """Numbers of texts that one call may take, rising from 1."""
+    turn: Lock
+    """Held by the thread that uses the target."""
     identity: str
     """A text that differs where the model, its precision, or the device that it runs on differs."""
     max_length: int

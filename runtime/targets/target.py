@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ class Target:
         self.placement = placement or Placement()
         self.engine = self.placement.open_backend(bundle).target(bundle)
         self.max_rows, self.lanes, self.clock = self.engine.max_rows, self.engine.lanes, self.engine.clock
+        self.turn = Lock()
         self.prompt_rows = min(PREFILL_CHUNK, self.max_rows)
         self.identity = f"{self.engine.location}\n{manifest.to_json()}"
         self._free: list[BundleSequence] = []

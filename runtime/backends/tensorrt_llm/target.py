@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ class TensorRTLLMTarget:
     keeps_prefixes = False
 
     def __init__(self, engine: EngineDirectory, executor: Any, trtllm: Any) -> None:
-        self.clock = Clock()
+        self.clock, self.turn = Clock(), Lock()
         self._executor, self._trtllm = executor, trtllm
         self.name, self.identity = engine.name, engine.config_text
         self.max_length, self.vocab_size = engine.max_length, engine.vocab_size

@@ -116,12 +116,13 @@ def test_an_event_loop_that_is_gone_does_not_end_the_service(service: TextServic
     async def begin() -> None:
         await anext(service.stream(make_request(decoder, PROMPTS[0], new=200)))
 
+    expected = alone(decoder, PROMPTS[1])
     loop = asyncio.new_event_loop()
     loop.run_until_complete(begin())
     loop.close()
     with ThreadPoolExecutor(1) as pool:
         steps = pool.submit(list, service.submit(make_request(decoder, PROMPTS[1]))).result(timeout=30)
-    assert [token for step in steps for token in step.tokens] == alone(decoder, PROMPTS[1])
+    assert [token for step in steps for token in step.tokens] == expected
 
 
 def test_closing_cancels_what_runs_and_refuses_what_comes(decoder: Decoder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -169,3 +170,15 @@ def test_sequences_are_free_even_if_held_back_text_cannot_be_decoded(
     assert drafted is drafting
     target.release(leased)
     draft.release(drafted)
+
+
+def test_threads_take_turns_on_the_engines(decoder: Decoder) -> None:
+    prompts = ["the draft proposes", "a tree of tokens", "the other one", "in one call"]
+
+    def generate(prompt: str) -> list[int]:
+        request = decoder.request(prompt, max_new_tokens=24)
+        return [token for step in decoder.run(request) for token in step.tokens]
+
+    expected = [generate(prompt) for prompt in prompts]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        assert list(pool.map(generate, prompts)) == expected
