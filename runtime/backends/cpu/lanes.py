@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -36,11 +37,10 @@ class LayerEngine:
             self._forms[lanes] = self._open(lanes)
         return self._forms[lanes]
 
+    @cached_property
     def idle_cache(self) -> KVCache:
         """The cache of empty lanes, whose content no text reads."""
-        if not hasattr(self, "_idle"):
-            self._idle = KVCache(len(self._layers), BUCKET, self._width)
-        return self._idle
+        return KVCache(len(self._layers), BUCKET, self._width)
 
     def cuts(self, lanes: Sequence[AnyLane]) -> Sequence[Sequence[AnyLane]]:
         """``lanes`` in as few calls as the forms and the rotary table allow, of about the same number of lanes."""
@@ -78,7 +78,7 @@ class LayerEngine:
             rows = len(lane.tokens) if lane else 0
             dummies = 1 if rows == 0 or (rows == 1 and company) else 0
             start = lane.start if lane else 0
-            _fill_lane(engine, index, lane, caches[number] if lane else self.idle_cache(), self._layers, dummies)
+            _fill_lane(engine, index, lane, caches[number] if lane else self.idle_cache, self._layers, dummies)
             lane_rows[index], write_index[index] = rows + dummies, start
             attention_rows += [*range(packed, packed + rows), *[max(0, packed + rows - 1)] * dummies]
             packed_rows += range(attended, attended + rows)
