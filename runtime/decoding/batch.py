@@ -129,6 +129,8 @@ class TargetBatch:
 
 def draft_together(batches: Sequence[TargetBatch]) -> None:
     """Let the texts of all batches draft, in calls that they share; each batch bears the share of its texts."""
+    if not any(batch.drafting or batch.chunks for batch in batches):
+        return
     began = time.perf_counter()
     requests = [request for batch in batches for request in batch.drafting]
     drafts = {id(request.decoder.draft): request.decoder.draft for request in requests}.values()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from runtime.decoding.batch import Steps, TargetBatch, draft_together
 from runtime.decoding.memory import CacheMemory
@@ -72,12 +72,16 @@ class Scheduler:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Keep the engines from other schedulers' threads; all take them in the same order."""
-        decoders = {id(request.decoder): request.decoder for request in (*self.waiting, *self.running)}
-        engines = {engine for decoder in decoders.values() for engine in (decoder.target, decoder.draft) if engine}
-        with ExitStack() as held:
-            for engine in sorted(engines, key=id):
-                held.enter_context(engine.turn)
+        decoders = {request.decoder for request in (*self.waiting, *self.running)}
+        engines = {engine for decoder in decoders for engine in (decoder.target, decoder.draft) if engine}
+        turns = [engine.turn for engine in sorted(engines, key=id)]
+        for turn in turns:
+            turn.acquire()
+        try:
             yield
+        finally:
+            for turn in turns:
+                turn.release()
 
     def close(self) -> None:
         """End all texts as cancelled."""
