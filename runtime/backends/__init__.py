@@ -32,7 +32,7 @@ def lanes_for(available: tuple[int, ...], texts: int) -> tuple[int, ...]:
     return tuple(count for count, smaller in zip(available, (0, *available), strict=False) if smaller < texts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Lane:
     """One text's rows ``[start, start + n)`` in a call.
 
@@ -48,7 +48,7 @@ class Lane:
     visible: np.ndarray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class TargetLane(Lane):
     """A lane of a target's call, all of whose rows read the rows before ``start``: ``base`` is ``start``.
 
@@ -61,7 +61,7 @@ class TargetLane(Lane):
     exact_rows: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class HeadLane:
     """One text's rows in a call of the head: the hidden states that ``segment`` wrote at rows ``[start, stop)``.
 

@@ -15,7 +15,7 @@ from runtime.backends import Candidates, DraftEngines, HeadLane, Lane
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class SegmentCall:
     """Run a lane's rows through a segment; no result."""
 
@@ -35,7 +35,7 @@ class SegmentCall:
         return [None] * len(calls)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class HeadCall:
     """Run the head on a lane's rows; the result is their candidates."""
 
@@ -64,6 +64,9 @@ def run_together(texts: Iterable[Calls[Result]]) -> list[Result]:
     In each round all texts get what they wait for, one call for each graph. Results are valid until a graph's next
     call, so each text takes note of its own before it asks for another.
     """
+    texts = list(texts)
+    if len(texts) == 1:
+        return [_run_alone(texts[0])]
     waiting: dict[int, tuple[Calls[Result], Call]] = {}
     returned: dict[int, Result] = {}
 
@@ -86,3 +89,14 @@ def run_together(texts: Iterable[Calls[Result]]) -> list[Result]:
             for number, result in zip(numbers, run(calls), strict=True):
                 resume(number, waiting[number][0], result)
     return [returned[number] for number in sorted(returned)]
+
+
+def _run_alone(text: Calls[Result]) -> Result:
+    """As ``run_together`` of one text, without its bookkeeping."""
+    try:
+        call: Any = next(text)
+        while True:
+            call = text.send(call.run([call])[0])
+    except StopIteration as end:
+        result: Result = end.value
+        return result

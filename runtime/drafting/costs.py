@@ -104,6 +104,8 @@ class SharedCosts:
 
 def _in_calls(by_rows: list[float], by_lanes: list[float], rows: int, lanes: int) -> float:
     """Milliseconds of as many calls as the lanes take, none with more rows than were measured."""
+    if lanes == 1 and rows <= MOST_ROWS:
+        return by_rows[rows]
     calls = max(-(-lanes // (len(by_lanes) - 1)), -(-rows // MOST_ROWS), 1)
     return calls * (by_rows[-(-rows // calls)] + by_lanes[-(-lanes // calls)])
 

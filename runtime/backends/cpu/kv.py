@@ -48,7 +48,7 @@ class KVCache:
 
     def fill(self, rng: np.random.Generator, stop: int) -> None:
         """Fill the slots before ``stop``, and the rest of their bucket, with random numbers."""
-        part = self._block[:, :, : self.hold(stop)]
+        part = self._block[:, :, : self.hold(self.hold(stop))]
         part[:] = rng.standard_normal(part.shape, np.float32)
 
     def move(self, sources: np.ndarray, start: int) -> None:

@@ -44,6 +44,8 @@ class LayerEngine:
 
     def cuts(self, lanes: Sequence[AnyLane]) -> Sequence[Sequence[AnyLane]]:
         """``lanes`` in as few calls as the forms and the rotary table allow, of about the same number of lanes."""
+        if len(lanes) == 1:
+            return [lanes]
         size = min(len(lanes), self.lanes[-1])
         while True:
             calls = -(-len(lanes) // size)
