@@ -29,6 +29,7 @@ class TensorRTLLMTarget:
     drafts: Literal["tree", "chain"] = "chain"
 
     def __init__(self, engine: EngineDirectory, executor: Any, trtllm: Any) -> None:
+        self.clock = Clock()
         self._executor, self._trtllm = executor, trtllm
         self.name, self.identity = engine.name, engine.config_text
         self.max_length, self.vocab_size = engine.max_length, engine.vocab_size
@@ -128,7 +129,7 @@ class EngineSequence:
     """The text itself: each request sends all of it."""
 
     def __init__(self, target: TensorRTLLMTarget) -> None:
-        self._target, self.clock = target, Clock()
+        self._target, self.clock = target, target.clock
         self._text: list[int] = []
         self._tree = np.zeros(0, np.int64)
         self._choices = Choices(target.vocab_size)
