@@ -86,13 +86,14 @@ class Lanes:
             return names.WRITE_INDEX
         ones = graph.constant("one_each", [1] * self.count)
         results = [f"{names.WRITE_INDEX}.{index}" for index in range(self.count)]
-        graph.once(
-            names.WRITE_INDEX, lambda: graph.ops("Split", names.WRITE_INDEX, ones, results=results, axis=0)[0]
-        )
+        graph.once(names.WRITE_INDEX, lambda: graph.ops("Split", names.WRITE_INDEX, ones, results=results, axis=0)[0])
         return results[lane]
 
     def _folded(self, lane: int, fold: int) -> Dim:
         return self.length(lane) if fold == 1 else f"folded_{self.length(lane)}"
+
+
+ONE_LANE = Lanes()
 
 
 def _times(graph: Graph, fold: int) -> str:

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from runtime.backends.cuda.memory import Gpu, Memory, Staging, aligned
+from runtime.backends.cuda.window import Window
 from s2d_trt import names
 from s2d_trt.bundle import SCRATCH_ROWS, Manifest
 
@@ -43,9 +44,9 @@ class DeviceGraph(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CacheForm:
-    """``planes`` heads of ``[slots, row_bytes]`` for the key and again for the value of each layer.
+    """``planes`` heads of ``[slots, row_bytes]`` for the key and again for the value of each layer, for each text.
 
-    In layout BSH all heads of a row lie side by side: one plane.
+    In layout BSH all heads of a row lie side by side: one plane. ``lanes`` is the largest number of texts in one call.
     """
 
     layout: str
@@ -53,66 +54,95 @@ class CacheForm:
     slots: int
     width: int
     row_bytes: int
+    lanes: int = 1
 
     @classmethod
     def of(cls, manifest: Manifest) -> CacheForm:
         """The form of a bundle's caches."""
         spec, element = manifest.model, ELEMENT_BYTES[manifest.precision]
         if manifest.cache.layout == "BHSD":
-            planes, slots, width = spec.num_key_value_heads, manifest.cache.slots, spec.head_dim
+            planes, slots, width, lanes = spec.num_key_value_heads, manifest.cache.slots, spec.head_dim, manifest.lanes
         else:
             slots = -(-(manifest.cache.max_length + SCRATCH_ROWS) // VIEW) * VIEW
-            planes, width = 1, spec.kv_width
-        return cls(manifest.cache.layout, planes, slots, width, width * element)
+            planes, width, lanes = 1, spec.kv_width, (1,)
+        return cls(manifest.cache.layout, planes, slots, width, width * element, max(lanes))
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of one text's keys, or values, of one layer."""
+        return self.planes * self.slots * self.row_bytes
 
     def view(self, stop: int) -> int:
         """How many slots a call binds that uses the slots before ``stop``."""
         return self.slots if self.layout == "BHSD" else min(self.slots, -(-stop // VIEW) * VIEW)
 
-    def shape(self, view: int) -> tuple[int, ...]:
-        """Shape of one key or value cache."""
-        return (1, self.planes, self.slots, self.width) if self.layout == "BHSD" else (1, view, self.width)
+    def shape(self, texts: int, view: int) -> tuple[int, ...]:
+        """Shape of the keys, or values, of so many texts in one layer."""
+        return (texts, self.planes, self.slots, self.width) if self.layout == "BHSD" else (1, view, self.width)
 
 
 class DeviceCache:
-    """Keys and values of some layers in one zeroed block of device memory (a NaN in a masked slot would leak)."""
+    """Keys and values of some layers, of ``texts`` texts, in one zeroed block of device memory.
 
-    def __init__(self, gpu: Gpu, form: CacheForm, layers: range) -> None:
+    A layer's keys of all texts lie side by side, then its values. (A NaN in a masked slot would leak.)
+    """
+
+    def __init__(self, gpu: Gpu, form: CacheForm, layers: range, texts: int = 1) -> None:
         self._gpu, self._form, self._layers = gpu, form, layers
-        self._stride = aligned(form.planes * form.slots * form.row_bytes)
-        self._block: Memory = gpu.allocate(2 * len(layers) * self._stride)
-        self._moves = Staging(gpu, {"move": (np.int64, (2 + SCRATCH_ROWS,))})
+        self._allocate(texts)
 
-    def tensors(self, view: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _allocate(self, texts: int) -> None:
+        self._texts = texts
+        self._stride = aligned(texts * self._form.text_bytes)
+        self._block: Memory = self._gpu.allocate(2 * len(self._layers) * self._stride)
+
+    def grow(self, texts: int) -> None:
+        """Take memory for more texts, and move what there is into it."""
+        before, size = list(self._parts(0, self._texts)), self._texts
+        self._allocate(texts)
+        for source, destination in zip(before, self._parts(0, size), strict=True):
+            self._gpu.copy(destination, source)
+
+    def _parts(self, first: int, count: int) -> list[Memory]:
+        """Memory of some neighbouring texts: keys and values of each layer."""
+        offset, size = first * self._form.text_bytes, count * self._form.text_bytes
+        return [self._block.part(index * self._stride + offset, size) for index in range(2 * len(self._layers))]
+
+    def tensors(self, window: Window, view: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Past inputs and present outputs; both are the same memory, so that updates are in place."""
+        parts = iter(self._parts(window.first, window.count))
         past, present = {}, {}
-        for index, layer in enumerate(self._layers):
-            for offset, part in enumerate(("key", "value")):
-                tensor = Tensor(self._block.address + (2 * index + offset) * self._stride, self._form.shape(view))
+        for layer in self._layers:
+            for part in ("key", "value"):
+                tensor = Tensor(next(parts).address, self._form.shape(window.count, view))
                 past[names.past(layer, part)] = present[names.present(layer, part)] = tensor
         return past, present
 
-    def clear(self) -> None:
-        """Zero all slots."""
-        self._gpu.clear(self._block)
+    def clear(self, text: int) -> None:
+        """Zero all slots of a text."""
+        for part in [self._block] if self._texts == 1 else self._parts(text, 1):
+            self._gpu.clear(part)
 
-    def move(self, sources: np.ndarray, start: int) -> None:
-        """Move rows ``sources`` (rising, none below its destination) to slots ``start ..`` of every layer."""
-        form, moves = self._form, self._moves
-        moves.open()
-        move = moves.arrays["move"]
-        move[:2] = start, len(sources)
-        move[2 : 2 + len(sources)] = sources
-        moves.upload()
-        words, planes = form.row_bytes // WORD, 2 * len(self._layers) * form.planes
+    def move(self, text: int, move: Staging, sources: np.ndarray, start: int) -> None:
+        """Move rows ``sources`` (rising, none below its destination) of a text to slots ``start ..`` of every layer.
+
+        ``move`` is memory for their numbers.
+        """
+        form, count = self._form, len(sources)
+        move.open()
+        rows = move.arrays["move"]
+        rows[:2] = start, count
+        rows[2 : 2 + count] = sources
+        move.upload()
+        words = form.row_bytes // WORD
         self._gpu.launch(
             "move_rows",
-            planes * words,
-            self._block.address,
-            moves.addresses["move"],
+            2 * len(self._layers) * form.planes * words,
+            self._parts(text, 1)[0].address,
+            move.addresses["move"],
             words,
             form.slots,
             form.planes,
             self._stride // WORD,
         )
-        moves.close()
+        move.close()
