@@ -47,7 +47,8 @@ Log = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
     """What to build. ``lanes`` lists how many texts one call may take. ``exits`` is empty for a target; ``max_length``
-    None takes the checkpoint's own, up to ``DEFAULT_MAX_LENGTH``. ``parity`` None compares with PyTorch where the weights are at most ``PARITY_BYTES``.
+    None takes the checkpoint's own, up to ``DEFAULT_MAX_LENGTH``. ``parity`` None compares with PyTorch where the
+    weights are at most ``PARITY_BYTES``.
 
     ``plans`` None compiles nothing. ``head_tokens`` are the tokens that a draft's head can give; empty means all.
     """

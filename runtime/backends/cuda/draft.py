@@ -120,7 +120,7 @@ class GpuDraft:
     def candidates(self, lanes: Sequence[HeadLane]) -> Sequence[Candidates]:
         """Run the head on rows of the stores, and wait for the candidates."""
         with self.timed:
-            calls = [call for pool, group in by_pool(lanes).items() for call in self._head_calls(pool, group)]
+            calls = [call for group in by_pool(lanes).values() for call in self._head_calls(group)]
             found: dict[int, Candidates] = {}
             for chosen, call in calls:
                 point(call.inputs, chosen)
@@ -137,8 +137,9 @@ class GpuDraft:
                     row = rows.stop
         return [found[id(lane)] for lane in lanes]
 
-    def _head_calls(self, pool: DraftPool, lanes: Sequence[HeadLane]) -> Iterator[tuple[list[HeadLane], HeadCall]]:
-        """Lanes of one pool, as many as one call takes."""
+    def _head_calls(self, lanes: Sequence[HeadLane]) -> Iterator[tuple[list[HeadLane], HeadCall]]:
+        """The calls that lanes of one pool take."""
+        pool: DraftPool = lanes[0].context.pool
         groups: list[list[HeadLane]] = []
         rows = 0
         for lane in lanes:

@@ -13,7 +13,8 @@ from runtime.backends.cuda.graph import CacheForm, DeviceCache
 from runtime.backends.cuda.memory import Gpu, Memory
 from runtime.backends.cuda.window import Shape, Window
 
-L = TypeVar("L", Lane, TargetLane, HeadLane)
+L = TypeVar("L", bound=Lane)
+A = TypeVar("A", bound=Lane | HeadLane)
 Key = tuple[int, Shape, int]
 """The part of the layers that a call runs through, its sizes, and its rows of logits."""
 
@@ -121,9 +122,9 @@ class Member:
         self.pool, self.text = pool, pool.add()
 
 
-def by_pool(lanes: Iterable[L]) -> dict[Pool, list[L]]:
-    """Lanes of a call or of the head, by the pool of their texts and in its order."""
-    groups: dict[Pool, list[L]] = {}
+def by_pool(lanes: Iterable[A]) -> dict[Pool, list[A]]:
+    """Lanes by the pool of their texts, in the pool's order."""
+    groups: dict[Pool, list[A]] = {}
     for lane in lanes:
         groups.setdefault(lane.context.pool, []).append(lane)
     for group in groups.values():
