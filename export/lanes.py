@@ -93,8 +93,8 @@ class Lanes:
         return self.length(lane) if fold == 1 else f"folded_{self.length(lane)}"
 
 
-ONE_LANE = Lanes()
-
-
 def _times(graph: Graph, fold: int) -> str:
     return graph.op("Mul", names.LANE_ROWS, graph.constant("fold", [fold]))
+
+
+ONE_LANE = Lanes()

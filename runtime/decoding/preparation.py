@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runtime.decoding.options import Options
+from runtime.drafting.costs import Costs
 from runtime.drafting.learned import DISAGREEMENT, PairStatistics
 from runtime.drafting.measurement import distrust, measured_costs
 from runtime.drafting.ngram import NgramLookup
@@ -29,6 +30,7 @@ class Preparation:
         self._exits = draft.exits if draft else ()
         self._checked = self._distrusted = False
         self._measured_exact = False
+        self._sequences = 0
         self._statistics: PairStatistics | None = None
         self._lookups: dict[float, NgramLookup] = {}
 
@@ -37,8 +39,14 @@ class Preparation:
         """How far the latest steps are from the measured costs: a ratio of at least 1."""
         return self._statistics.disagreement if self._statistics else 1.0
 
-    def prepare(self, options: Options, progress: Progress = silent, measure: bool = False) -> bool:
-        """Check and measure what ``options`` need; returns whether their text will be exact.
+    @property
+    def costs(self) -> Costs | None:
+        """The measured costs, where a request needed them."""
+        return self._statistics.costs if self._statistics else None
+
+    def prepare(self, options: Options, progress: Progress = silent, measure: bool = False, sequences: int = 1) -> bool:
+        """Check and measure what ``options`` need with up to ``sequences`` texts; returns whether their text will be
+        exact.
 
         Raises:
             S2DError: ``options.exact`` cannot be promised here.
@@ -48,7 +56,7 @@ class Preparation:
         if options.exact and self._inexact is not None:
             raise self._inexact
         if options.draft and options.policy.exit.needs_costs:
-            self._measure(progress, measure)
+            self._measure(progress, measure, sequences)
         return exact
 
     def planner(self, policy: DraftingPolicy, temperature: float) -> StepPlanner:
@@ -68,10 +76,18 @@ class Preparation:
             self._checked = True
         return self._inexact is None
 
-    def _measure(self, progress: Progress, again: bool) -> None:
-        if self._statistics is None or again:
+    def _measure(self, progress: Progress, again: bool, sequences: int) -> None:
+        if self._statistics is None or again or sequences > self._sequences:
+            self._sequences = max(sequences, self._sequences)
             self._measured_exact = self._checked and self._inexact is None
-            costs = measured_costs(self._target, self._draft, progress, exact=self._measured_exact, again=again)
+            costs = measured_costs(
+                self._target,
+                self._draft,
+                progress,
+                exact=self._measured_exact,
+                again=again,
+                lanes=min(self._sequences, self._target.lanes[-1]),
+            )
             self._statistics = PairStatistics(self._exits, costs)
 
     def review(self) -> None:

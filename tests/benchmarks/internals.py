@@ -6,7 +6,7 @@ from runtime.backends.tensorrt.plans import installed_flavors
 from runtime.bench import run_prompts
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.measurement import measure
-from runtime.evaluation.comparison import generate
+from runtime.evaluation.comparison import generate, same_bits
 from runtime.evaluation.prompts import Prompt, load_prompts
 from runtime.machine.cache import cache_directory
 from runtime.machine.processor import physical_cores, processor_identity
@@ -37,4 +37,5 @@ __all__ = [
     "physical_cores",
     "processor_identity",
     "run_prompts",
+    "same_bits",
 ]
