@@ -98,7 +98,9 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
         builder = GraphBuilder(weights, weights_name, layout, request.encoding.precision)
         models = _models(builder, request.exits, request.lanes)
         graphs = {name: writer.add(f"{name}.onnx", content) for name, content in models}
-        log(f"graphs   {', '.join(graphs)}")
+        log(f"graphs   {', '.join(_of_one_lane(graphs, request.lanes))}")
+        if len(request.lanes) > 1:
+            log(f"lanes    {', '.join(map(str, request.lanes))}: texts in one call")
         log(f"weights  {byte_size(weights.bytes)}, {len(weights.tensors)} tensors")
         manifest = Manifest(
             kind=request.kind,
@@ -182,7 +184,7 @@ def _parity(manifest: Manifest, writer: BundleWriter, builder: GraphBuilder, req
         yield f"not checked, because PyTorch would take {byte_size(2 * in_torch)} of memory; --parity checks anyway"
         return
     # Forms for several lanes are compared with the form for one.
-    manifest = wide = dataclasses.replace(manifest, graphs=dict(_of_one_lane(manifest)))
+    manifest = wide = dataclasses.replace(manifest, graphs=_of_one_lane(manifest.graphs, manifest.lanes))
     if builder.precision is not FP32:
         graphs = {}
         for name, content in _models(dataclasses.replace(builder, precision=FP32), request.exits):
@@ -195,9 +197,9 @@ def _parity(manifest: Manifest, writer: BundleWriter, builder: GraphBuilder, req
         yield check_rounding(manifest, wide, writer.staging)
 
 
-def _of_one_lane(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    others = {names.in_lanes(graph, count) for graph in manifest.graphs for count in manifest.lanes if count > 1}
-    return ((graph, file) for graph, file in manifest.graphs.items() if graph not in others)
+def _of_one_lane(graphs: dict[str, str], lanes: tuple[int, ...]) -> dict[str, str]:
+    others = {names.in_lanes(graph, count) for graph in graphs for count in lanes if count > 1}
+    return {graph: file for graph, file in graphs.items() if graph not in others}
 
 
 def _checked_max_length(request: BuildRequest, checkpoint: Checkpoint, log: Log) -> int:

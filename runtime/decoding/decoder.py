@@ -129,10 +129,10 @@ class Decoder:
             while scheduler.busy:
                 for _, step in scheduler.step():
                     yield step
-            if request.error is not None:
-                raise request.error
         finally:
             scheduler.close()
+            if request.error is not None:
+                raise request.error
 
     @property
     def costs(self) -> Costs | None:

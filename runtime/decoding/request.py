@@ -150,6 +150,10 @@ class Request:
         self.finish_reason = reason
         return self._stream.finish()
 
+    def fail(self, error: Exception) -> None:
+        """End the text because of ``error``."""
+        self.finish_reason, self.error = "error", error
+
 
 def _check_prompt(prompt: Sequence[int], target: TargetModel) -> None:
     if not prompt:

@@ -88,10 +88,16 @@ class Scheduler:
 
     def _end_cancelled(self) -> Steps:
         """End what was cancelled; it may release text that was held back for a stop string."""
-        cancelled = [request for request in (*self.waiting, *self.running) if request.cancelled]
-        released = [(request, request.finish("cancelled")) for request in cancelled]
+        steps: Steps = []
+        for request in (*self.waiting, *self.running):
+            if request.cancelled:
+                try:
+                    text = request.finish("cancelled")
+                    steps += [(request, Step([], 0, [text]))] if text else []
+                except Exception as error:
+                    request.fail(error)
         self._retire()
-        return [(request, Step([], 0, [text])) for request, text in released if text]
+        return steps
 
     def _retire(self) -> None:
         for request in [request for request in self.running if request.finished]:
@@ -104,4 +110,4 @@ class Scheduler:
 def _fail(requests: Sequence[Request], error: Exception) -> None:
     for request in requests:
         if not request.finished:
-            request.finish_reason, request.error = "error", error
+            request.fail(error)

@@ -47,6 +47,7 @@ from tests.benchmarks.internals import (
     open_gpu,
     processor_identity,
     run_prompts,
+    run_together,
 )
 from tests.benchmarks.tables import table_lines, write_report
 
@@ -183,7 +184,7 @@ def drafting(draft: SortedDraft, decides: str) -> Iterator[dict[str, Any]]:
                 sequence.truncate(TEXT - 1)
                 sequence.enqueue(text[-1:])
                 before, began = draft.engines.clock.seconds, time.perf_counter()
-                sequence.propose(TreeBuilder(text[-1], tree), budget, noise, tree.depth + 1)
+                run_together([sequence.propose(TreeBuilder(text[-1], tree), budget, noise, tree.depth + 1)])
                 walls.append((time.perf_counter() - began) / (tree.depth + 1))
                 clocks.append((draft.engines.clock.seconds - before) / (tree.depth + 1))
             draft.release(sequence)
