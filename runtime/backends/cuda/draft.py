@@ -11,10 +11,10 @@ from runtime.backends import Candidates, Cascade, Clock, HeadLane, Lane
 from runtime.backends.cuda.buckets import Buckets
 from runtime.backends.cuda.call import LayerInputs, Timed, Work
 from runtime.backends.cuda.cascade import MOST_EXITS, Depths, DeviceCascade
-from runtime.backends.cuda.graph import ELEMENT_BYTES, WORD, CacheForm, DeviceGraph, Tensor
+from runtime.backends.cuda.graph import ELEMENT_BYTES, WORD, CacheForm, DeviceGraph, Tensor, grown
 from runtime.backends.cuda.head import Head, NoiseRow, point
 from runtime.backends.cuda.memory import Gpu, Staging
-from runtime.backends.cuda.pool import Key, Member, Pool, Prepared, by_pool, cut, grown
+from runtime.backends.cuda.pool import Key, Member, Pool, Prepared, by_pool, cut
 from runtime.backends.cuda.window import Shape
 from s2d_trt import names
 from s2d_trt.bundle import SCRATCH_ROWS, Manifest
@@ -187,13 +187,12 @@ class DraftPool(Pool):
     def __init__(self, gpu: Gpu, form: CacheForm, parts: Sequence[range], row_bytes: int, head: Head) -> None:
         super().__init__(gpu, form, parts)
         self._segments, self._row_bytes = len(parts), row_bytes
-        self.store, self.noise = gpu.allocate(self._store_bytes), head.new_noise()
+        self.store, self.noise = gpu.allocate(self._store_bytes(self.size)), head.new_noise()
         self.heads: dict[int, HeadCall] = {}
         self.depths: Depths = {}
 
-    @property
-    def _store_bytes(self) -> int:
-        return self.row(self.size, 0) * self._row_bytes
+    def _store_bytes(self, texts: int) -> int:
+        return self.row(texts, 0) * self._row_bytes
 
     def row(self, text: int, segment: int) -> int:
         """The row of the store that holds what ``segment`` wrote at row 0 of a text."""
@@ -201,10 +200,11 @@ class DraftPool(Pool):
 
     def grow(self, size: int) -> None:
         """Move all texts to memory for ``size`` of them."""
-        super().grow(size)
+        self.gpu.wait()
         self.heads.clear()
         self.depths.clear()
-        self.store = grown(self.gpu, self.store, self._store_bytes)
+        self.store = grown(self.gpu, self.store, self._store_bytes(size))
+        super().grow(size)
 
 
 class GpuDraftContext(Member):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from runtime.backends.cuda.memory import Gpu, Memory, Staging, aligned
+from runtime.backends.cuda.memory import Gpu, Memory, Staging
 from runtime.backends.cuda.window import Window
 from s2d_trt import names
 from s2d_trt.bundle import SCRATCH_ROWS, Manifest
@@ -82,45 +82,48 @@ class CacheForm:
 
 
 class DeviceCache:
-    """Keys and values of some layers, of ``texts`` texts, in one zeroed block of device memory.
+    """Keys and values of some layers, of ``texts`` texts, zeroed (a NaN in a masked slot would leak).
 
-    A layer's keys of all texts lie side by side, then its values. (A NaN in a masked slot would leak.)
+    A block of device memory has a layer's keys of all texts side by side, another one its values.
     """
 
     def __init__(self, gpu: Gpu, form: CacheForm, layers: range, texts: int = 1) -> None:
         self._gpu, self._form, self._layers = gpu, form, layers
-        self._allocate(texts)
+        self._blocks = [gpu.allocate(texts * form.text_bytes) for _ in range(2 * len(layers))]
+        self._addresses = Staging(gpu, {"addresses": (np.int64, (len(self._blocks),))})
+        self._note_addresses()
 
-    def _allocate(self, texts: int) -> None:
-        self._texts = texts
-        self._stride = aligned(texts * self._form.text_bytes)
-        self._block: Memory = self._gpu.allocate(2 * len(self._layers) * self._stride)
+    def _note_addresses(self) -> None:
+        self._addresses.open()
+        self._addresses.arrays["addresses"][:] = [block.address for block in self._blocks]
+        self._addresses.upload()
+        self._addresses.close()
 
     def grow(self, texts: int) -> None:
-        """Take memory for more texts, and move what there is into it."""
-        before, size = list(self._parts(0, self._texts)), self._texts
-        self._allocate(texts)
-        for source, destination in zip(before, self._parts(0, size), strict=True):
-            self._gpu.copy(destination, source)
+        """Take memory for more texts, block by block, and copy what there is into it. Raises S2DError."""
+        try:
+            for index, block in enumerate(self._blocks):
+                self._blocks[index] = grown(self._gpu, block, texts * self._form.text_bytes)
+        finally:
+            self._note_addresses()
 
-    def _parts(self, first: int, count: int) -> list[Memory]:
-        """Memory of some neighbouring texts: keys and values of each layer."""
-        offset, size = first * self._form.text_bytes, count * self._form.text_bytes
-        return [self._block.part(index * self._stride + offset, size) for index in range(2 * len(self._layers))]
+    def _parts(self, window: Window) -> list[Memory]:
+        size = self._form.text_bytes
+        return [block.part(window.first * size, window.count * size) for block in self._blocks]
 
     def tensors(self, window: Window, view: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Past inputs and present outputs; both are the same memory, so that updates are in place."""
-        parts = iter(self._parts(window.first, window.count))
+        parts, shape = iter(self._parts(window)), self._form.shape(window.count, view)
         past, present = {}, {}
         for layer in self._layers:
             for part in ("key", "value"):
-                tensor = Tensor(next(parts).address, self._form.shape(window.count, view))
+                tensor = Tensor(next(parts).address, shape)
                 past[names.past(layer, part)] = present[names.present(layer, part)] = tensor
         return past, present
 
     def clear(self, text: int) -> None:
         """Zero all slots of a text."""
-        for part in [self._block] if self._texts == 1 else self._parts(text, 1):
+        for part in self._parts(Window(text, 1)):
             self._gpu.clear(part)
 
     def move(self, text: int, move: Staging, sources: np.ndarray, start: int) -> None:
@@ -131,18 +134,24 @@ class DeviceCache:
         form, count = self._form, len(sources)
         move.open()
         rows = move.arrays["move"]
-        rows[:2] = start, count
-        rows[2 : 2 + count] = sources
+        rows[:3] = text * form.planes, start, count
+        rows[3 : 3 + count] = sources
         move.upload()
         words = form.row_bytes // WORD
         self._gpu.launch(
             "move_rows",
-            2 * len(self._layers) * form.planes * words,
-            self._parts(text, 1)[0].address,
+            len(self._blocks) * form.planes * words,
+            self._addresses.device.address,
             move.addresses["move"],
             words,
             form.slots,
             form.planes,
-            self._stride // WORD,
         )
         move.close()
+
+
+def grown(gpu: Gpu, memory: Memory, size: int) -> Memory:
+    """A larger block that begins with what ``memory`` holds. Raises S2DError."""
+    larger = gpu.allocate(size)
+    gpu.copy(larger.part(0, memory.size), memory)
+    return larger

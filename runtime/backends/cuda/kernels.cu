@@ -35,14 +35,15 @@ extern "C" __global__ void store_rows(unsigned *store, const unsigned *block, co
     if (i < threads && destinations[i / words] >= 0) store[destinations[i / words] * words + i % words] = block[i];
 }
 
-// Rows move[2], move[3], ... (move[1] of them) of every cache go to move[0], move[0] + 1, ... A cache is [heads, slots,
-// words], stride words after the one before it. Sources rise and none lies below its destination, so that a thread,
-// which has one column to itself, can write a row before it reads the next.
-extern "C" __global__ void move_rows(unsigned *caches, const long long *move, long long words, long long slots,
-                                     long long heads, long long stride, long long threads) {
+// Rows move[3], move[4], ... (move[2] of them) of a text go to move[1], move[1] + 1, ... in every cache. A cache, whose
+// address is in caches, has planes [slots, words]; those of the text begin at plane move[0], and there are so many for
+// each text. Sources rise and none lies below its destination, so that a thread, which has one column to itself, can
+// write a row before it reads the next.
+extern "C" __global__ void move_rows(unsigned *const *caches, const long long *move, long long words, long long slots,
+                                     long long planes, long long threads) {
     long long i = thread_index();
     if (i >= threads) return;
     long long plane = i / words;
-    unsigned *column = caches + plane / heads * stride + plane % heads * slots * words + i % words;
-    for (long long row = 0; row < move[1]; row++) column[(move[0] + row) * words] = column[move[2 + row] * words];
+    unsigned *column = caches[plane / planes] + (move[0] + plane % planes) * slots * words + i % words;
+    for (long long row = 0; row < move[2]; row++) column[(move[1] + row) * words] = column[move[3 + row] * words];
 }

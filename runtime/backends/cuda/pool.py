@@ -10,7 +10,7 @@ from runtime.backends import HeadLane, Lane, TargetLane
 from runtime.backends.cuda.buckets import Buckets
 from runtime.backends.cuda.call import LayerInputs, Steps, Work
 from runtime.backends.cuda.graph import CacheForm, DeviceCache
-from runtime.backends.cuda.memory import Gpu, Memory
+from runtime.backends.cuda.memory import Gpu
 from runtime.backends.cuda.window import Shape, Window
 
 L = TypeVar("L", bound=Lane)
@@ -149,10 +149,3 @@ def cut(part: int, lanes: Sequence[L], buckets: Buckets) -> list[tuple[list[L], 
             calls.append(([lane], alone))
             together = [] if exact_rows else [lane]
     return calls
-
-
-def grown(gpu: Gpu, memory: Memory, size: int) -> Memory:
-    """A larger block that begins with what ``memory`` holds."""
-    larger = gpu.allocate(size)
-    gpu.copy(larger.part(0, memory.size), memory)
-    return larger

@@ -109,7 +109,7 @@ class GpuTargetContext(Member):
     def __init__(self, engine: GpuTarget, pool: Pool) -> None:
         super().__init__(pool)
         self._timed = engine.timed
-        self._moves = Staging(engine.gpu, {"move": (np.int64, (2 + SCRATCH_ROWS,))})
+        self._moves = Staging(engine.gpu, {"move": (np.int64, (3 + SCRATCH_ROWS,))})
         self.row = engine.gpu.pinned(engine.vocab_size * FLOAT)
 
     def move(self, sources: np.ndarray, start: int) -> None:

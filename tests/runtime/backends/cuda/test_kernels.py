@@ -107,16 +107,14 @@ def test_accepted_rows_of_one_text_move_into_place_in_every_cache(
     path = np.array(sorted(data.draw(st.sets(st.integers(1, 40), max_size=8)) | {0}))
     text = data.draw(st.integers(0, texts - 1))
     cache = DeviceCache(place, form, range(layers), texts)
-    shape = (2 * layers, cache._stride // 4)
-    before = np.arange(np.prod(shape), dtype=np.uint32).reshape(shape)
-    place.copy(cache._block, put(place, before).part(0, cache._block.size))
+    shape = (texts, planes, 64, 3)
+    before = np.arange(2 * layers * np.prod(shape), dtype=np.uint32).reshape(2 * layers, *shape)
+    for block, content in zip(cache._blocks, before, strict=True):
+        place.copy(block, put(place, content).part(0, block.size))
     cache.move(text, Staging(place, {"move": (np.int64, (50,))}), start + path, start)
-    expected = before.copy()
-    used = texts * planes * 64 * 3
-    caches = expected[:, :used].reshape(2 * layers, texts, planes, 64, 3)
-    caches[:, text, :, start : start + len(path)] = caches[:, text, :, start + path].transpose(1, 2, 0, 3)
-    expected[:, :used] = caches.reshape(2 * layers, used)
-    assert np.array_equal(get(place, cache._block, np.uint32, shape), expected)
+    for block, expected in zip(cache._blocks, before, strict=True):
+        expected[text, :, start : start + len(path)] = expected[text, :, start + path].transpose(1, 0, 2)
+        assert np.array_equal(get(place, block, np.uint32, shape), expected)
 
 
 @pytest.mark.parametrize(("size", "kinds"), [(1, 1), (4, 7), (6, 11), (8, 15)])
