@@ -133,8 +133,8 @@ def compile_plan(request: PlanRequest) -> PlanReport:
         CompileError: the graph has something that this TensorRT refuses, or memory ran out.
     """
     trt: Any = _load(request.flavor)
-    # TensorRT writes some tensors in the order of their addresses. A new thread allocates from an arena of its own, so
-    # the order does not depend on what Python freed before; a path without its directory has the same length each time.
+    # TensorRT orders some things by their addresses. A new thread allocates from an arena of its own, so the addresses
+    # do not depend on what Python freed before; a path without its directory has the same length each time.
     with ThreadPoolExecutor(1) as thread:
         try:
             compiling = thread.submit(_compile, trt, request)
