@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         encoding = Encoding(PRECISIONS[options.precision], options.weights or options.precision)
         request = BuildRequest(
             "draft", source, Path(scratch) / "draft.engine", exits,
-            parity=False, layout=BHSD.name, encoding=encoding, plans=plans, lanes=(options.lanes,),
+            parity=False, layout=BHSD.name, encoding=encoding, plans=plans, lanes=tuple(sorted({1, options.lanes})),
         )  # fmt: skip
         manifest = build(request, checkpoint)
         on_disk = sum(plan.bytes for plan in manifest.plans)

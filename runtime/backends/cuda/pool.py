@@ -39,25 +39,24 @@ class Pool:
     def __init__(self, gpu: Gpu, form: CacheForm, parts: Sequence[range]) -> None:
         self.gpu, self.form = gpu, form
         self.caches = [DeviceCache(gpu, form, layers) for layers in parts]
-        self.size = 1
+        self.size, self._texts = 1, 0
         self.calls: dict[Key, Prepared] = {}
-        self._used: list[bool] = []
+        self._used = [False] * form.lanes
         # In each part, the end of the rows that each text wrote last.
-        self._stops: list[list[int]] = [[] for _ in parts]
+        self._stops = [[0] * form.lanes for _ in parts]
 
     @property
     def is_full(self) -> bool:
         """Whether one more text needs another pool."""
-        return len(self._used) == self.form.lanes
+        return self._texts == self.form.lanes
 
     def add(self) -> int:
-        """The number of one more text."""
-        if len(self._used) == self.size:
+        """The number of one more text, whose caches are zeroed. Raises S2DError where there is no memory."""
+        if self._texts == self.size:
             self.grow(min(2 * self.size, self.form.lanes))
-        self._used.append(False)
-        for stops in self._stops:
-            stops.append(0)
-        return len(self._used) - 1
+        self.reset(self._texts)
+        self._texts += 1
+        return self._texts - 1
 
     def grow(self, size: int) -> None:
         """Move all texts to memory for ``size`` of them; calls that know the old addresses are forgotten."""
@@ -70,8 +69,7 @@ class Pool:
     def starts(self, part: int, lanes: Sequence[Lane], window: Window) -> list[int]:
         """Where rows of each text of a window are written; dummy rows of one without a lane come behind its own."""
         chosen = {lane.context.text: lane.start for lane in lanes}
-        stops = dict(enumerate(self._stops[part]))
-        return [chosen.get(text, stops.get(text, 0)) for text in window.texts]
+        return [chosen.get(text, self._stops[part][text]) for text in window.texts]
 
     def shape(self, part: int, lanes: Sequence[Lane], buckets: Buckets, least: int = 0) -> Shape | None:
         """The sizes of a call with these lanes, None if they do not fit into one; a lane alone always does.
@@ -95,16 +93,17 @@ class Pool:
 
     def write(self, part: int, lanes: Sequence[Lane], prepared: Prepared) -> list[int]:
         """Write a call's inputs; the first packed row of each lane."""
-        window = prepared.key[1].window
-        starts = self.starts(part, lanes, window)
+        window, by_text = prepared.key[1].window, {lane.context.text: lane for lane in lanes}
         for text in window.texts:
-            if text < len(self._used):
-                self._used[text] = True
-        for lane in lanes:
-            self._stops[part][lane.context.text] = lane.start + len(lane.tokens)
-        by_text = {lane.context.text: lane for lane in lanes}
+            self._used[text] = True
+        starts = self.starts(part, lanes, window)
         rows = prepared.inputs.fill([by_text.get(text) for text in window.texts], starts)
         return [rows[lane.context.text - window.first] for lane in lanes]
+
+    def expect(self, part: int, lanes: Iterable[Lane]) -> None:
+        """Note where the rows of these lanes will end; from then on dummy rows come behind them."""
+        for lane in lanes:
+            self._stops[part][lane.context.text] = lane.start + len(lane.tokens)
 
     def reset(self, text: int) -> None:
         """Queue the zeroing of a text's caches, if any call wrote to them."""
@@ -136,6 +135,7 @@ def cut(part: int, lanes: Sequence[L], buckets: Buckets) -> list[tuple[list[L], 
     """Which lanes go into one call: texts of one pool, as many as it takes. Exact lanes get a call each."""
     calls: list[tuple[list[L], Shape]] = []
     for pool, group in by_pool(lanes).items():
+        pool.expect(part, group)
         together: list[L] = []
         for lane in group:
             exact_rows = lane.exact_rows if isinstance(lane, TargetLane) else 0

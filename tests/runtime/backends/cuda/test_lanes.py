@@ -196,6 +196,20 @@ def test_texts_beside_one_at_the_end_of_its_cache_do_not_touch_it(bundles: Bundl
         lengths = [length + count for length, count in zip(lengths, step, strict=True)]
 
 
+def test_a_text_that_reaches_the_end_of_its_cache_in_one_call_is_spared_by_the_next(
+    bundles: Bundles, backend: Any
+) -> None:
+    rng = np.random.default_rng(12)
+    engine = backend.target(bundles["target", 4])
+    ours, theirs = ([engine.context() for _ in range(3)] for _ in range(2))
+    parts = [random_lane(rng, engine.form.slots - 4, 4), *(random_lane(rng, 0, 9) for _ in range(2))]
+    # An exact text has a call of its own, before that of the others.
+    parts[0] = replace(parts[0], positions=np.arange(4), exact_rows=4)
+    together = logits(engine, ours, parts)
+    for found, wanted in zip(together, alone(engine, theirs, parts), strict=True):
+        assert found == pytest.approx(wanted, abs=2e-4)
+
+
 def test_one_text_takes_the_memory_and_the_attention_of_one(bundles: Bundles, backend: Any, gpu: Any) -> None:
     engine, sizes = backend.target(bundles["target", 4]), []
     allocate = gpu.allocate
