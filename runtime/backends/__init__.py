@@ -27,6 +27,11 @@ class Clock:
     seconds: float = 0.0
 
 
+def lanes_for(available: tuple[int, ...], texts: int) -> tuple[int, ...]:
+    """Of the numbers of lanes that a call may have, those that calls of up to so many texts have."""
+    return tuple(count for count, smaller in zip(available, (0, *available), strict=False) if smaller < texts)
+
+
 @dataclass(frozen=True, slots=True)
 class Lane:
     """One text's rows ``[start, start + n)`` in a call.
@@ -162,7 +167,7 @@ class TargetEngine(Protocol):
 
     clock: Clock
     lanes: tuple[int, ...]
-    """Numbers of lanes that one call may have, rising from 1."""
+    """Numbers of lanes that one call may have, rising from 1. Set it to fewer to forbid the others."""
     location: str
     """Library and device that it runs on, in words."""
     device: Literal["cpu", "cuda"]

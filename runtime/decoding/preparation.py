@@ -28,7 +28,9 @@ class Preparation:
         self._target, self._draft = target, draft
         self._inexact: S2DError | None = None
         self._exits = draft.exits if draft else ()
-        self._checked = self._distrusted = False
+        self._checked = 0
+        """Texts in one call up to which exactness was checked."""
+        self._distrusted = False
         self._measured_exact = False
         self._sequences = 0
         self._statistics: PairStatistics | None = None
@@ -52,7 +54,7 @@ class Preparation:
             S2DError: ``options.exact`` cannot be promised here.
         """
         wanted = self._target.exact_by_default and options.allows_exact if options.exact is None else options.exact
-        exact = wanted and self._is_exact(progress)
+        exact = wanted and self._is_exact(progress, sequences)
         if options.exact and self._inexact is not None:
             raise self._inexact
         if options.draft and options.policy.exit.needs_costs:
@@ -67,19 +69,19 @@ class Preparation:
         """The n-gram drafter of a temperature: a greedy text repeats itself more than a sampled one."""
         return self._lookups.setdefault(temperature, NgramLookup())
 
-    def _is_exact(self, progress: Progress) -> bool:
-        if not self._checked:
+    def _is_exact(self, progress: Progress, texts: int) -> bool:
+        if self._checked < texts and self._inexact is None:
             try:
-                self._target.check_exact(progress)
+                self._target.check_exact(progress, texts)
             except S2DError as cause:
                 self._inexact = cause
-            self._checked = True
+            self._checked = texts
         return self._inexact is None
 
     def _measure(self, progress: Progress, again: bool, sequences: int) -> None:
         if self._statistics is None or again or sequences > self._sequences:
             self._sequences = max(sequences, self._sequences)
-            self._measured_exact = self._checked and self._inexact is None
+            self._measured_exact = self._checked > 0 and self._inexact is None
             costs = measured_costs(
                 self._target,
                 self._draft,

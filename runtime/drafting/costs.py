@@ -117,7 +117,11 @@ def _by_lanes(extra: tuple[tuple[int, float], ...]) -> list[float]:
 def _least_lanes(
     ours: tuple[tuple[int, float], ...], theirs: tuple[tuple[int, float], ...]
 ) -> tuple[tuple[int, float], ...]:
-    return tuple((lanes, min(extra, other)) for (lanes, extra), (_, other) in zip(ours, theirs, strict=True))
+    """Of each number of lanes the smaller extra; a start for fewer texts has measured fewer of them."""
+    least = dict(theirs)
+    for lanes, extra in ours:
+        least[lanes] = min(extra, least.get(lanes, extra))
+    return tuple(sorted(least.items()))
 
 
 def _least(ours: tuple[float, ...], theirs: tuple[float, ...]) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.backends import lanes_for
 from runtime.drafting.costs import CONTEXT, WIDTHS, Costs
 from runtime.drafting.sorted_draft import DraftSequence, SortedDraft, flush_together
 from runtime.machine.cache import cache_file, exclusive, write_cache
@@ -72,14 +73,9 @@ def measured_costs(
     return costs
 
 
-def _measured_lanes(available: tuple[int, ...], lanes: int) -> tuple[int, ...]:
-    """Of the numbers of lanes that a call may have, those that so many texts need."""
-    return tuple(count for count, smaller in zip(available, (0, *available), strict=False) if smaller < lanes)
-
-
 def _covers(costs: Costs, target: TargetModel, lanes: int) -> bool:
     measured = {1, *(count for count, _ in costs.verify_lanes)}
-    return measured.issuperset(_measured_lanes(target.lanes, lanes))
+    return measured.issuperset(lanes_for(target.lanes, lanes))
 
 
 def distrust(target: TargetModel, draft: SortedDraft | None, *, exact: bool) -> None:
@@ -93,8 +89,8 @@ def distrust(target: TargetModel, draft: SortedDraft | None, *, exact: bool) -> 
 def measure(target: TargetModel, draft: SortedDraft | None, *, exact: bool = False, lanes: int = 1) -> Costs:
     """Time every engine at every width, in rounds: about a second for small models, a few for large ones."""
     timed, exact_rows = _Timed(), WIDTHS[-1] if exact else 0
-    verify_lanes = _measured_lanes(target.lanes, lanes)
-    segment_lanes = _measured_lanes(draft.engines.lanes, lanes) if draft else (1,)
+    verify_lanes = lanes_for(target.lanes, lanes)
+    segment_lanes = lanes_for(draft.engines.lanes, lanes) if draft else (1,)
     contexts = min(CONTEXT, target.max_length // 2), min(LONG_CONTEXT, target.max_length - 1)
     with contextlib.ExitStack() as leased:
         texts = [target.lease(exact_rows) for _ in range(1 + verify_lanes[-1])]

@@ -98,8 +98,11 @@ class TargetModel(Protocol):
     def check_sampling(self, sampling: Sampling) -> None:
         """Raise OptionError where the target cannot choose tokens so."""
 
-    def check_exact(self, progress: Callable[[str], None]) -> None:
-        """Raise S2DError where outputs that are bit-identical to the target alone cannot be promised."""
+    def check_exact(self, progress: Callable[[str], None], texts: int = 1) -> None:
+        """Raise S2DError where outputs that are bit-identical to the target alone cannot be promised.
+
+        Calls of up to so many ``texts`` are checked too; those that change bits are not used afterwards.
+        """
 
     def lease(self, exact_rows: int = 0) -> TargetSequence:
         """A sequence without tokens. With ``exact_rows``, calls of at most so many rows give a row the same bits."""

@@ -11,7 +11,7 @@ import numpy as np
 from runtime.backends import PREFILL_CHUNK, Logits, TargetLane
 from runtime.backends.placement import Placement
 from runtime.sampling.options import Sampling
-from runtime.targets.exactness import rows_are_exact
+from runtime.targets.exactness import exact_lanes, rows_are_exact
 from runtime.targets.interface import Chunk, Part
 from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
@@ -90,13 +90,14 @@ class Target:
         """Whether requests are exact unless they say otherwise: on a CPU, where this costs nothing."""
         return self.engine.device == "cpu"
 
-    def check_exact(self, progress: Callable[[str], None] = lambda _: None) -> None:
+    def check_exact(self, progress: Callable[[str], None] = lambda _: None, texts: int = 1) -> None:
         """Raise S2DError where a row's bits depend on the call that computes it, on this machine."""
         if not rows_are_exact(self, self.engine, progress):
             raise S2DError(
                 f"target {self.name} gives other bits for the same row in another call on this machine;"
                 " run without --exact"
             )
+        self.lanes = self.engine.lanes = exact_lanes(self, texts, progress)
 
 
 class BundleSequence:

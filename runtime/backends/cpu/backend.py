@@ -146,8 +146,16 @@ class OnnxTarget:
         self.manifest, self.location, self.clock = bundle.manifest, location(threads), Clock()
         layers = range(self.manifest.model.num_hidden_layers)
         self._layers = LayerEngine(bundle, names.TARGET, layers, self.clock, threads)
-        self.lanes = self._layers.lanes
         self.needs_company: bool | None = None
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """Numbers of lanes that one call may have."""
+        return self._layers.lanes
+
+    @lanes.setter
+    def lanes(self, lanes: tuple[int, ...]) -> None:
+        self._layers.lanes = lanes
 
     def context(self) -> OnnxTargetContext:
         """A zeroed cache."""

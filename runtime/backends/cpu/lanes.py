@@ -30,12 +30,11 @@ class LayerEngine:
     def _open(self, lanes: int) -> Engine:
         return Engine(self._bundle, names.in_lanes(self._graph, lanes), self._clock, self._threads)
 
-    def form(self, texts: int) -> tuple[int, Engine]:
-        """The smallest form that takes so many texts, and how many lanes it has."""
-        lanes = next(count for count in self.lanes if count >= texts)
+    def form(self, lanes: int) -> Engine:
+        """The form for so many lanes."""
         if lanes not in self._forms:
             self._forms[lanes] = self._open(lanes)
-        return lanes, self._forms[lanes]
+        return self._forms[lanes]
 
     def idle_cache(self) -> KVCache:
         """The cache of empty lanes, whose content no text reads."""
@@ -56,7 +55,8 @@ class LayerEngine:
         """
         if len(lanes) == 1:
             return self._prepare_one(lanes[0], caches[0])
-        count, engine = self.form(len(lanes))
+        count = next(count for count in self.lanes if count >= len(lanes))
+        engine = self.form(count)
         order = self._arranged(count, lanes)
         packed = attended = 0
         attention_rows: list[int] = []

@@ -89,7 +89,7 @@ class TensorRTLLMTarget:
 
     exact_by_default = False
 
-    def check_exact(self, progress: Callable[[str], None] = lambda _: None) -> None:
+    def check_exact(self, progress: Callable[[str], None] = lambda _: None, texts: int = 1) -> None:
         """Always raise S2DError: the library promises nothing about the bits of its calls."""
         raise S2DError(f"engine {self.name} of TensorRT-LLM cannot promise --exact; leave it out")
 
