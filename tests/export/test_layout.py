@@ -16,7 +16,6 @@ from export.weight_spec import WeightSpec
 from export.weights import write_weights
 from s2d_trt import names
 from s2d_trt.bundle import SCRATCH_ROWS, Bundle
-from s2d_trt.errors import OptionError
 
 
 class Counting:
@@ -164,12 +163,6 @@ def test_one_graph_for_tensorrt_serves_any_number_of_texts_up_to_the_one_asked_f
     manifest = Bundle.open(tmp_path / "draft.engine").manifest
     assert manifest.lanes == expected
     assert set(manifest.graphs) == {"segment_0", "segment_1", "segment_2", "head"}
-
-
-def test_several_numbers_of_lanes_are_refused_for_tensorrt(draft_checkpoint, tmp_path):
-    form = ["--backend", "tensorrt", "--no-compile", "--lanes", "2,4"]
-    with pytest.raises(OptionError, match=r"--lanes 2,4: .* like --lanes 4"):
-        build.main(["--checkpoint", str(draft_checkpoint), "--out", str(tmp_path / "draft.engine"), *form])
 
 
 def test_bhsd_makes_its_mask_once_and_writes_caches_from_graph_input_to_graph_output(trt_draft_graphs):
