@@ -19,7 +19,7 @@ from s2d_trt import names
 from s2d_trt.spec import ModelSpec
 
 MAX_HEAD_TOP_K = 16
-ROWS = "logit_rows_length"
+LOGIT_ROWS = "logit_rows_length"
 
 
 def head_top_k(rows: int) -> int:
@@ -56,6 +56,7 @@ class GraphBuilder:
         noise = graph.input(names.NOISE, TensorProto.FLOAT, [self.layout.noise_rows, vocab])
         if self.weights.lacks_tokens:
             noise = graph.op("Gather", noise, graph.stored(HEAD_TOKENS), axis=1)
+        noise = self.layout.row_noise(graph, noise)
         # ONNX Runtime makes a Sum of a Gemm's result the Gemm's own third input.
         logprobs = graph.op("LogSoftmax", graph.op("Sum", self._logits(graph, hidden), noise), axis=-1)
         tokens = graph.output(names.TOP_TOKENS, TensorProto.INT64, [QUERY, k])
@@ -72,8 +73,8 @@ class GraphBuilder:
         """The whole model; only the rows named by ``logit_rows`` meet the vocabulary."""
         graph = self._graph(names.in_lanes(names.TARGET, self.layout.lanes.count))
         hidden = self._embedded(graph)
-        rows = graph.input(names.LOGIT_ROWS, TensorProto.INT64, [ROWS])
-        logits = graph.output(names.LOGITS, TensorProto.FLOAT, [ROWS, self.spec.vocab_size])
+        rows = graph.input(names.LOGIT_ROWS, TensorProto.INT64, [LOGIT_ROWS])
+        logits = graph.output(names.LOGITS, TensorProto.FLOAT, [LOGIT_ROWS, self.spec.vocab_size])
         last = self._layers(graph, hidden, 0, self.spec.num_hidden_layers, None)
         self._logits(graph, graph.op("Gather", last, rows, axis=1), logits)
         return graph.model()

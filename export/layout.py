@@ -15,6 +15,7 @@ from export.weight_spec import WeightSpec
 from s2d_trt import names
 
 CACHE = "cache_length"
+LANES, LANE_ROWS = "lanes_length", "lane_rows_length"
 MASKED = -1e4
 """Added to a score that may not be read: far below any score, and within the range of float16."""
 
@@ -44,7 +45,11 @@ class CacheLayout(Protocol):
 
     @property
     def noise_rows(self) -> Dim:
-        """Rows of the head's noise: one for all rows, or one for each."""
+        """Rows of the head's noise."""
+        ...
+
+    def row_noise(self, graph: Graph, noise: str) -> str:
+        """The noise of each row of a call of the head, or the one row that all share."""
         ...
 
     def inputs(self, graph: Graph, weights: WeightSpec) -> Sequence[str]:
@@ -80,6 +85,10 @@ class BSH:
     noise_rows: ClassVar[Dim] = "noise_length"
     joins_layers: ClassVar[bool] = True
     folds_heads: ClassVar[bool] = True
+
+    def row_noise(self, graph: Graph, noise: str) -> str:
+        """The noise itself."""
+        return noise
 
     def slots(self, lane: int) -> Dim:
         """Length of a lane's caches."""
@@ -149,38 +158,62 @@ class BSH:
 
 @dataclass(frozen=True, slots=True)
 class BHSD:
-    """``[1, num_key_value_heads, slots, head_dim]``: the form that TensorRT updates in place, its length fixed.
+    """``[lanes, num_key_value_heads, slots, head_dim]``: the form that TensorRT updates in place, its length fixed.
+
+    Of several texts the packed rows are gathered into one batch for attention: each lane has as many rows as the
+    longest. With one lane those gathers would change nothing, so the graph has none.
 
     TensorRT joins layers itself. Given joined layers, it orders their parts at random, and two plans differ.
     """
 
     slots: int
-    lanes: ClassVar[Lanes] = ONE_LANE
+    lanes: Lanes = ONE_LANE
     name: ClassVar[str] = "BHSD"
-    noise_rows: ClassVar[Dim] = 1
     joins_layers: ClassVar[bool] = False
     folds_heads: ClassVar[bool] = False
 
+    @property
+    def noise_rows(self) -> Dim:
+        """One for each text."""
+        return self.lanes.count
+
+    def row_noise(self, graph: Graph, noise: str) -> str:
+        """Each row's text's, where there are several."""
+        if self.lanes.count == 1:
+            return noise
+        return graph.op("Gather", noise, graph.input(names.NOISE_ROWS, TensorProto.INT64, [QUERY]), axis=0)
+
     def inputs(self, graph: Graph, weights: WeightSpec) -> Sequence[str]:
         """An additive mask in the scores' type, as TensorRT takes it; it builds only one of them."""
-        self.lanes.declare(graph)
-        readable = graph.input(names.ATTENTION_MASK, TensorProto.BOOL, [QUERY, self.slots])
+        shape: list[Dim] = [QUERY, self.slots]
+        if self.lanes.count == 1:
+            self.lanes.declare(graph)
+        else:
+            shape = [LANES, 1, LANE_ROWS, self.slots]
+            graph.input(names.POSITION_IDS, TensorProto.INT64, [LANES, LANE_ROWS])
+            graph.input(names.WRITE_INDEX, TensorProto.INT64, [LANES])
+            graph.input(names.ATTENTION_ROWS, TensorProto.INT64, [LANES, LANE_ROWS])
+            graph.input(names.PACKED_ROWS, TensorProto.INT64, [QUERY])
+        readable = graph.input(names.ATTENTION_MASK, TensorProto.BOOL, shape)
         return [graph.op("Where", readable, graph.scalar("read", 0.0), graph.scalar("masked", MASKED))]
 
     def gathered(self, graph: Graph, rows: str) -> str:
-        """The packed rows themselves."""
-        return rows
+        """Each lane's rows ``[lanes, m, width]``, or the packed rows of the only lane."""
+        if self.lanes.count == 1:
+            return rows
+        packed = graph.op("Squeeze", rows, graph.constant("first_axis", [0]))
+        return graph.op("Gather", packed, names.ATTENTION_ROWS, axis=0)
 
     def attention(
         self, graph: Graph, weights: WeightSpec, layer: int, query: str, key: str, value: str, masks: Sequence[str]
     ) -> str:
         """Attention over the whole cache, heads before positions."""
-        spec, kv_heads = weights.model, weights.model.num_key_value_heads
-        shape = [1, kv_heads, self.slots, spec.head_dim]
+        spec, kv_heads, several = weights.model, weights.model.num_key_value_heads, self.lanes.count > 1
+        shape = [LANES if several else 1, kv_heads, self.slots, spec.head_dim]
         caches = graph.weight(COS_CACHE), graph.weight(SIN_CACHE)
 
         def heads_first(rows: str, heads: int) -> str:
-            split = graph.op("Reshape", rows, graph.constant(f"split_{heads}", [1, -1, heads, spec.head_dim]))
+            split = graph.op("Reshape", rows, graph.constant(f"split_{heads}", [0, 0, heads, spec.head_dim]))
             return graph.op("Transpose", split, perm=[0, 2, 1, 3])
 
         def rotated(rows: str, heads: int) -> str:
@@ -199,7 +232,8 @@ class BHSD:
         )
         width = spec.num_attention_heads * spec.head_dim
         joined = graph.constant("join", [1, -1, width])
-        return graph.op("Reshape", graph.op("Transpose", attended, perm=[0, 2, 1, 3]), joined)
+        rows = graph.op("Reshape", graph.op("Transpose", attended, perm=[0, 2, 1, 3]), joined)
+        return graph.op("Gather", rows, names.PACKED_ROWS, axis=1) if several else rows
 
 
 def _update(graph: Graph, past: str, rows: str, index: str, shape: Sequence[Dim], axis: int) -> str:

@@ -52,7 +52,8 @@ def _add_form_options(parser: ArgumentParser) -> None:
         "--lanes",
         type=comma_ints,
         metavar="N,N,...",
-        help="graphs for so many texts in one call (onnxruntime; default: 1,2,4,8)",
+        help="texts in one call: the numbers to build graphs for (onnxruntime; default: 1,2,4,8), or the most that one"
+        " graph serves (tensorrt; default: 8)",
     )
     group.add_argument("--no-compile", action="store_true", help="graphs alone, to compile later with export.compile")
 
@@ -98,18 +99,22 @@ def read_form(options: argparse.Namespace) -> tuple[str, Encoding, PlanOptions |
 
 
 def read_lanes(options: argparse.Namespace) -> tuple[int, ...]:
-    """How many texts one call may take: one graph is built for each number.
+    """How many texts one call may take: a graph for each number, or one graph for all where TensorRT compiles it.
 
     Raises:
-        OptionError: a number is below 1 or above ``MOST_LANES``, or the backend takes one text a call.
+        OptionError: a number is below 1 or above ``MOST_LANES``, or TensorRT gets more than one.
     """
-    if options.backend == "tensorrt":
-        if options.lanes not in (None, (1,)):
-            raise OptionError("--lanes is for --backend onnxruntime; leave it out")
-        return (1,)
     lanes = options.lanes or LANES
+    listed = ",".join(map(str, lanes))
     if min(lanes) < 1 or max(lanes) > MOST_LANES:
-        raise OptionError(f"--lanes {','.join(map(str, lanes))}: each number must be between 1 and {MOST_LANES}")
+        raise OptionError(f"--lanes {listed}: each number must be between 1 and {MOST_LANES}")
+    if options.backend == "tensorrt":
+        if options.lanes and len(lanes) > 1:
+            raise OptionError(
+                f"--lanes {listed}: TensorRT's graphs serve any number of texts up to one; give that, like"
+                f" --lanes {max(lanes)}"
+            )
+        return tuple(sorted({1 << power for power in range(max(lanes).bit_length())} | {max(lanes)}))
     return tuple(sorted({1, *lanes}))
 
 

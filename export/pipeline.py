@@ -46,7 +46,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What to build. ``exits`` is empty for a target; ``lanes`` lists how many texts one call may take; ``max_length``
+    """What to build. ``lanes`` lists how many texts one call may take. ``exits`` is empty for a target; ``max_length``
     None takes the checkpoint's own, up to ``DEFAULT_MAX_LENGTH``. ``parity`` None compares with PyTorch where the
     weights are at most ``PARITY_BYTES``.
 
@@ -83,7 +83,7 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
     layers = request.exits[-1] if request.exits else checkpoint.spec.num_hidden_layers
     spec = dataclasses.replace(checkpoint.spec, num_hidden_layers=layers)
     cache = _cache(request.layout, max_length)
-    layout = _layout(cache)
+    layout = _layout(cache, request.lanes)
     stored = WeightSpec(
         spec, max_length, request.encoding, request.head_tokens, layout.joins_layers, layout.folds_heads
     )
@@ -144,13 +144,15 @@ def describe(checkpoint: Checkpoint) -> str:
 def _models(
     builder: GraphBuilder, exits: tuple[int, ...], lanes: tuple[int, ...] = (1,)
 ) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every graph of a draft or a target: one for each number of ``lanes``, and one head."""
+    """Name and content of every graph of a draft, or of a target: in layout BSH, but for the head, one for each number
+    of ``lanes``.
+    """
 
     def content(model: onnx.ModelProto) -> bytes:
         return bytes(model.SerializeToString(deterministic=True))
 
     bounds = (0, *exits)
-    for count in lanes:
+    for count in (1,) if isinstance(builder.layout, BHSD) else lanes:
         laned = builder if count == 1 else dataclasses.replace(builder, layout=BSH(Lanes(count)))
         if not exits:
             yield names.in_lanes(names.TARGET, count), content(laned.target())
@@ -168,8 +170,8 @@ def _cache(layout: str, max_length: int) -> CacheSpec:
     return CacheSpec(layout, max_length, slots + -slots % SLOT_MULTIPLE)
 
 
-def _layout(cache: CacheSpec) -> CacheLayout:
-    return BHSD(cache.slots) if cache.slots else BSH()
+def _layout(cache: CacheSpec, lanes: tuple[int, ...]) -> CacheLayout:
+    return BHSD(cache.slots, Lanes(max(lanes))) if cache.slots else BSH()
 
 
 def _parity(manifest: Manifest, writer: BundleWriter, builder: GraphBuilder, request: BuildRequest) -> Iterator[str]:

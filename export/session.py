@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.layout import LANES
 from s2d_trt import names
 from s2d_trt.bundle import Manifest
 
@@ -30,6 +31,7 @@ class GraphRun:
     session: ort.InferenceSession = field(init=False)
     dtype: type[np.floating[Any]] = field(init=False)
     caches: dict[str, Array] = field(init=False)
+    packs: bool = field(init=False)
 
     def __post_init__(self) -> None:
         options = ort.SessionOptions()
@@ -43,11 +45,15 @@ class GraphRun:
         self.slots = self.manifest.cache.slots or self.slots
         inputs = {entry.name: entry for entry in self.session.get_inputs()}
         self.dtype = np.float16 if any(e.type == "tensor(float16)" for e in inputs.values()) else np.float32
+        self.packs = names.PACKED_ROWS in inputs
         self.caches = {
-            name: np.zeros([size if isinstance(size, int) else self.slots for size in entry.shape], self.dtype)
+            name: np.zeros([self._length(size) for size in entry.shape], self.dtype)
             for name, entry in inputs.items()
             if name.startswith("past_key_values.")
         }
+
+    def _length(self, size: int | str) -> int:
+        return size if isinstance(size, int) else 1 if size == LANES else self.slots
 
     def rows(self, first_input: Array, start: int, mask: Array, positions: Array, **others: Array) -> Array:
         """Run rows at slots ``start ...`` under ``mask`` ``[q, slots]``; the first output."""
@@ -61,6 +67,9 @@ class GraphRun:
             **others,
             **self.caches,
         }
+        if self.packs:
+            rows = np.arange(first_input.shape[1])
+            feeds |= {names.ATTENTION_ROWS: rows[None], names.PACKED_ROWS: rows, names.ATTENTION_MASK: mask[None, None]}
         outputs = [entry.name for entry in self.session.get_outputs()]
         found: dict[str, Array] = dict(zip(outputs, self.session.run(outputs, feeds), strict=True))
         for cache in self.caches:
@@ -70,6 +79,10 @@ class GraphRun:
     def candidates(self, hidden: Array, noise: Array) -> tuple[Array, Array]:
         """The head's ``top_tokens`` and ``top_logprobs``."""
         feeds = {names.HIDDEN_STATES: hidden.astype(self.dtype, copy=False), names.NOISE: noise}
+        shapes = {entry.name: entry.shape for entry in self.session.get_inputs()}
+        if names.NOISE_ROWS in shapes:
+            texts = shapes[names.NOISE][0]
+            feeds |= {names.NOISE: noise.repeat(texts, 0), names.NOISE_ROWS: np.arange(hidden.shape[1]) % texts}
         tokens, logprobs = self.session.run([names.TOP_TOKENS, names.TOP_LOGPROBS], feeds)
         return tokens, logprobs
 

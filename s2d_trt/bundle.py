@@ -54,7 +54,10 @@ class TokenizerSpec:
 
 @dataclass(frozen=True, slots=True)
 class QueryProfile:
-    """Query lengths that one optimisation profile of a plan accepts, and ``opt``, for which it is optimised."""
+    """Query lengths that one optimisation profile of a plan accepts, and ``opt``, for which it is optimised.
+
+    They count the rows of all texts in a call.
+    """
 
     min: int
     opt: int

@@ -7,7 +7,7 @@ segment_i   input_ids int64 [1, q] (segment 0) or hidden_states T [1, q, H] (the
             position_ids int64 [1, q], attention_mask bool [q, S] (True: may be read),
             write_index int64 [1] (cache slot of the first row), past_key_values.{layer}.key|value T
             -> output_hidden_states T [1, q, H] (before the norm), present.{layer}.key|value T
-head        hidden_states T [1, q, H], noise float32 [1, V] (added to the logits)
+head        hidden_states T [1, q, H], noise float32 [1 or q, V] (added to the logits)
             -> top_tokens int64 [q, k], top_logprobs float32 [q, k] of ``log_softmax(logits + noise)``, best first
 target      as segment 0 over all layers, and logit_rows int64 [r] (rows whose logits are wanted)
             -> logits float32 [r, V], present.{layer}.key|value T
@@ -15,6 +15,17 @@ target      as segment 0 over all layers, and logit_rows int64 [r] (rows whose l
 Layers are numbered from the first layer of the whole model. In layout BSH a cache is T [1, S, num_key_value_heads * D],
 and a call may pass any prefix S of the allocated slots. In layout BHSD it is T [1, num_key_value_heads, S, D], and S is
 the manifest's ``cache.slots`` in every call, so the mask covers all slots.
+
+Where a call takes several lanes, which are texts, the q rows of all are packed. Attention has rows of its own: each
+repeats the packed row that ``attention_rows`` names, and ``packed_rows`` [q] names the attention row from which a
+packed row gets its result.
+
+BSH     a graph for n lanes has m attention rows in all: attention_rows int64 [m], lane_rows int64 [n] (how many of them
+        a lane has), position_ids [1, m], write_index [n], and for each lane attention_mask.{lane} and
+        past_key_values.{layer}.key|value.{lane}
+BHSD    one graph serves n lanes, up to the manifest's largest number, with m rows each: attention_rows int64 [n, m],
+        position_ids [n, m], write_index [n], attention_mask bool [n, 1, m, S], caches T [n, num_key_value_heads, S, D];
+        its head has noise [largest number, V] and noise_rows int64 [q]
 """
 
 from __future__ import annotations
@@ -27,6 +38,7 @@ POSITION_IDS = "position_ids"
 ATTENTION_MASK = "attention_mask"
 WRITE_INDEX = "write_index"
 NOISE = "noise"
+NOISE_ROWS = "noise_rows"
 TOP_TOKENS = "top_tokens"
 TOP_LOGPROBS = "top_logprobs"
 LOGIT_ROWS = "logit_rows"

@@ -60,12 +60,15 @@ class PlanOptions:
                 raise OptionError(f"{flag} {rows} is not between 2 and {SCRATCH_ROWS}, the spare rows of a cache")
         check_capabilities(self.flavor, self.compute_capabilities)
 
-    def profiles(self, graph: str) -> tuple[QueryProfile, ...]:
+    def profiles(self, graph: str, lanes: int) -> tuple[QueryProfile, ...]:
         """Query lengths to optimise ``graph`` for: a tree, which includes single rows, and a chunk of the prompt.
 
-        The draft's head runs on the frontier of a tree only, never on a chunk.
+        With several ``lanes`` a chunk has other texts' rows beside it. The draft's head runs on the frontiers of trees
+        only, never on a chunk.
         """
         tree, chunk, profiles = self.tree_nodes, self.prefill_chunk, []
+        if lanes > 1:
+            chunk += tree
         if self.row_profile:
             profiles.append(QueryProfile(1, 1, 1))
         profiles.append(QueryProfile(len(profiles) + 1, tree, tree))
@@ -108,10 +111,11 @@ def _compile(
             model=directory / file,
             out=writer.scratch(f"{graph}.plan"),
             flavor=options.flavor,
-            profiles=options.profiles(graph),
+            profiles=options.profiles(graph, max(manifest.lanes)),
             compute_capabilities=options.compute_capabilities,
             weight_streaming=options.weight_streaming,
             decomposable=manifest.precision == FP32.name,
+            lanes=max(manifest.lanes),
             log_level=options.log_level,
             progress=sys.stderr.isatty(),
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -21,6 +23,11 @@ STALLED_SECONDS = 60
 
 LOADER_FAILED = 127
 """Exit code of the dynamic loader."""
+
+
+NO_RANDOM_ADDRESSES = 0x0040000
+"""Linux's ADDR_NO_RANDOMIZE: a process that starts under it has its memory at the same addresses each time."""
+CURRENT = 0xFFFFFFFF
 
 
 class StalledError(S2DError):
@@ -52,7 +59,8 @@ def isolated(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tup
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, args, kwargs), daemon=True)
-    process.start()
+    with same_addresses():
+        process.start()
     theirs.close()  # so that its end is seen here
     try:
         _wait(ours, process.pid)
@@ -66,6 +74,22 @@ def isolated(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tup
     if error is not None:
         raise error
     return result, peak
+
+
+@contextlib.contextmanager
+def same_addresses() -> Iterator[None]:
+    """Processes that are started inside have their memory at the same addresses each time, where the system allows it.
+
+    TensorRT writes some things in an order that depends on their addresses.
+    """
+    personality = ctypes.CDLL(None).personality
+    personality.argtypes = [ctypes.c_ulong]
+    before = personality(CURRENT)
+    personality(before | NO_RANDOM_ADDRESSES)
+    try:
+        yield
+    finally:
+        personality(before)
 
 
 def _wait(connection: Connection, process: int | None) -> None:

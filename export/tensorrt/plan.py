@@ -13,9 +13,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from export.graph import LOGIT_ROWS
+from export.lanes import QUERY
+from export.layout import LANE_ROWS, LANES
 from export.tensorrt.log import BuildLog
-from s2d_trt import names
-from s2d_trt.bundle import QueryProfile
+from s2d_trt.bundle import SCRATCH_ROWS, QueryProfile
 from s2d_trt.errors import OptionError, S2DError
 
 FLAVORS = ("tensorrt", "tensorrt_rtx")
@@ -33,6 +35,8 @@ class CompileError(S2DError):
 class PlanRequest:
     """One graph to compile. ``model`` has its external data beside it; ``out`` is where the plan goes.
 
+    ``lanes`` is the largest number of texts in one call.
+
     ``decomposable`` lets attention be made of simpler layers, which float32 needs: no kernel of its own serves it.
     """
 
@@ -44,6 +48,7 @@ class PlanRequest:
     compute_capabilities: tuple[str, ...] = ()
     weight_streaming: bool = False
     decomposable: bool = False
+    lanes: int = 1
     log_level: str = "none"
     progress: bool = False
 
@@ -128,8 +133,8 @@ def compile_plan(request: PlanRequest) -> PlanReport:
         CompileError: the graph has something that this TensorRT refuses, or memory ran out.
     """
     trt: Any = _load(request.flavor)
-    # TensorRT writes some tensors in the order of their addresses. A new thread allocates from an arena of its own, so
-    # the order does not depend on what Python freed before; a path without its directory has the same length each time.
+    # TensorRT orders some things by their addresses. A new thread allocates from an arena of its own, so the addresses
+    # do not depend on what Python freed before; a path without its directory has the same length each time.
     with ThreadPoolExecutor(1) as thread:
         try:
             compiling = thread.submit(_compile, trt, request)
@@ -195,17 +200,26 @@ def _config(trt: Any, builder: Any, network: Any, request: PlanRequest) -> Any:
         for index, capability in enumerate(request.compute_capabilities):
             config.set_compute_capability(known[capability], index)
     for profile in request.profiles:
-        shapes = builder.create_optimization_profile()
+        shapes, lengths = builder.create_optimization_profile(), _lengths(profile, request.lanes)
         for tensor in (network.get_input(index) for index in range(network.num_inputs)):
+            sizes = [
+                lengths[tensor.get_dimension_name(axis)] if size == -1 else (size,) * 3
+                for axis, size in enumerate(tuple(tensor.shape))
+            ]
             if -1 in tuple(tensor.shape):
-                lengths = (profile.min, profile.opt, profile.max)
-                if tensor.name == names.LOGIT_ROWS:
-                    lengths = (1, profile.opt, profile.max)
-                shapes.set_shape(
-                    tensor.name, *([n if size == -1 else size for size in tuple(tensor.shape)] for n in lengths)
-                )
+                shapes.set_shape(tensor.name, *zip(*sizes, strict=True))
         config.add_optimization_profile(shapes)
     return config
+
+
+def _lengths(profile: QueryProfile, lanes: int) -> dict[str, tuple[int, int, int]]:
+    """Smallest, best and largest size of each axis that varies."""
+    return {
+        QUERY: (profile.min, profile.opt, profile.max),
+        LOGIT_ROWS: (1, profile.opt, profile.max),
+        LANES: (1, lanes, lanes),
+        LANE_ROWS: (1, max(profile.opt // lanes, 1), min(profile.max, SCRATCH_ROWS)),
+    }
 
 
 def _decompose(trt: Any, network: Any) -> None:

@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--max-length", type=positive_int, default=2048, metavar="N", help="default: %(default)s")
     parser.add_argument("--exits", type=comma_ints, default=(6, 9, 12), metavar="N,N,...", help="default: 6,9,12")
     parser.add_argument("--precision", choices=list(PRECISIONS), default=FP16.name, help="default: %(default)s")
+    parser.add_argument("--lanes", type=positive_int, default=8, metavar="N", help="default: %(default)s")
     parser.add_argument("--weights", choices=QUANTIZED_FORMATS, help="quantise the linear layers")
     add_plan_options(parser)
     options = parser.parse_args(argv)
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         encoding = Encoding(PRECISIONS[options.precision], options.weights or options.precision)
         request = BuildRequest(
             "draft", source, Path(scratch) / "draft.engine", exits,
-            parity=False, layout=BHSD.name, encoding=encoding, plans=plans,
+            parity=False, layout=BHSD.name, encoding=encoding, plans=plans, lanes=tuple(sorted({1, options.lanes})),
         )  # fmt: skip
         manifest = build(request, checkpoint)
         on_disk = sum(plan.bytes for plan in manifest.plans)

@@ -4,6 +4,7 @@
   outputs    S2D compared with the target alone: identical outputs n/N, the margin at the first difference, the speed-up
   exact      the same with one fixed number of rows in plain and in verifying calls
   calls      milliseconds of a call by its rows, with and without CUDA graphs
+  together   milliseconds to verify chains of several texts: in one call, and in a call for each
   drafting   milliseconds of a depth and the host's part of it, also with the device deciding which exit answers
 
 Bundles with TensorRT plans run on TensorRT, others in ONNX Runtime on the GPU. --reference is the first target's model
@@ -166,6 +167,28 @@ def calls(pair: Pair, costs: Costs, graphs: bool) -> Iterator[dict[str, Any]]:
         }
 
 
+def together(target: Target) -> Iterator[dict[str, Any]]:
+    """Milliseconds to verify a chain of each of several texts, with one call or with several."""
+    texts = [target.lease() for _ in range(target.lanes[-1])]
+    for text in texts:
+        text.prefill([0] * min(TEXT, target.max_length // 2))
+    for count in target.lanes[1:]:
+        for rows in (1, 4):
+            parts = [(text, Tree.chain([0] * rows)) for text in texts[:count]]
+            times = {}
+            for name, calls in (("one call ms", [parts]), ("in turn ms", [[part] for part in parts])):
+                walls = []
+                for _ in range(ROUNDS + 1):
+                    began = time.perf_counter()
+                    for call in calls:
+                        target.run(call)[-1][0]  # reading a row waits for the call
+                    walls.append(time.perf_counter() - began)
+                times[name] = median(walls[1:]) * 1e3
+            yield {"place": target.engine.location, "texts": count, "rows of each": rows, **times}
+    for text in texts:
+        target.release(text)
+
+
 def drafting(draft: SortedDraft, decides: str) -> Iterator[dict[str, Any]]:
     """Milliseconds of one depth, and the part of it outside the engines' calls, with the first exit and with all."""
     for name, tree in TREES.items():
@@ -253,6 +276,8 @@ def _measure(
             direct = Pair.open(name, pair.target.placement.device or CUDA, cuda_graphs=False)
             rows += calls(direct, measure(direct.target, direct.draft), graphs=False)
     report.add("calls", rows)
+    if rows := [row for pair in pairs for row in together(pair.target)]:
+        report.add("together", rows)
     rows = [row for pair in pairs for row in drafting(pair.draft, "host")]
     for pair in pairs:
         if pair.target.engine.location.startswith("TensorRT"):

@@ -48,6 +48,18 @@ def test_one_run_fills_every_table(draft_bundle: Path, target_bundle: Path, tmp_
 
 
 @pytest.mark.usefixtures("on_the_stand_in")
+@pytest.mark.parametrize("static_bundles", ["fp32"], indirect=True)
+def test_texts_that_share_a_call_are_timed_against_texts_that_take_turns(
+    static_bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    draft, target = static_bundles
+    benchmark.main(["--pair", f"{target},{draft}", "--calls-only", "--out", str(tmp_path / "report")])
+    rows = json.loads((tmp_path / "report.json").read_text())["together"]
+    assert [(row["texts"], row["rows of each"]) for row in rows] == [(2, 1), (2, 4), (4, 1), (4, 4), (8, 1), (8, 4)]
+    assert all(row["one call ms"] > 0 and row["in turn ms"] > 0 for row in rows)
+
+
+@pytest.mark.usefixtures("on_the_stand_in")
 def test_random_weights_are_timed_without_text(draft_bundle: Path, target_bundle: Path, tmp_path: Path) -> None:
     pair, out = f"{target_bundle},{draft_bundle}", tmp_path / "shapes"
     benchmark.main(["--pair", pair, "--calls-only", "--out", str(out)])

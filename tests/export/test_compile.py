@@ -18,6 +18,7 @@ import pytest
 import export.compile
 from export import build, target
 from export.tensorrt.bundle_plans import PlanOptions
+from export.tensorrt.isolation import isolated
 from export.tensorrt.plan import (
     FLAVORS,
     CompileError,
@@ -68,19 +69,31 @@ def test_every_graph_gets_a_plan_and_the_manifest_tells_what_it_is(compiled, trt
 
 def test_profiles_cover_every_query_length_once_and_the_head_no_prompt(compiled):
     plans = {plan.graph: plan.profiles for plan in Bundle.open(compiled).manifest.plans}
-    assert plans["segment_0"] == (QueryProfile(1, 64, 64), QueryProfile(65, 128, 128))
+    # A chunk of a prompt, with as many rows of other texts beside it as a tree has.
+    assert plans["segment_0"] == (QueryProfile(1, 64, 64), QueryProfile(65, 192, 192))
     assert plans["head"] == (QueryProfile(1, 64, 64),)
+
+
+def test_a_bundle_for_one_text_compiles_for_chunks_alone(target_checkpoint, tmp_path):
+    out = tmp_path / "target.engine"
+    form = ["--backend", "tensorrt", "--lanes", "1", "--no-parity"]
+    target.main(["--checkpoint", str(target_checkpoint), "--out", str(out), *form])
+    manifest = Bundle.open(out, verify=True).manifest
+    assert manifest.lanes == (1,)
+    assert manifest.plans[0].profiles == (QueryProfile(1, 64, 64), QueryProfile(65, 128, 128))
 
 
 @pytest.mark.parametrize("graph", [names.HEAD, names.segment(0), names.segment(1)])
 def test_nothing_in_a_plan_is_left_to_chance(trt_draft_graphs, tmp_path, graph):
-    """In one process each build meets other addresses, which a graph whose results have no order of their own shows."""
-    model = trt_draft_graphs / Bundle.open(trt_draft_graphs).manifest.graphs[graph]
+    """TensorRT numbers the axes that vary in the order of addresses, so each build is a process with the same ones."""
+    manifest = Bundle.open(trt_draft_graphs).manifest
+    model, lanes = trt_draft_graphs / manifest.graphs[graph], max(manifest.lanes)
     options = PlanOptions.choose("tensorrt_rtx")
     plans = set()
-    for _ in range(5):
-        order = PlanRequest(graph, model, tmp_path / "plan", options.flavor, options.profiles(graph))
-        compile_plan(order)
+    for _ in range(4):
+        profiles = options.profiles(graph, lanes)
+        order = PlanRequest(graph, model, tmp_path / "plan", options.flavor, profiles, lanes=lanes)
+        isolated(compile_plan, order)
         plans.add(order.out.read_bytes())
     assert len(plans) == 1
 
@@ -105,7 +118,8 @@ def test_compiling_again_replaces_the_plans_and_leaves_the_weights_where_they_ar
     export.compile.main([str(bundle), "--compute-capability", "8.6,8.9", "--tree-nodes", "16", "--prefill-chunk", "16"])
     after = Bundle.open(bundle, verify=True).manifest
     assert {plan.compute_capabilities for plan in after.plans} == {("8.6", "8.9")}
-    assert {plan.profiles for plan in after.plans} == {(QueryProfile(1, 16, 16),)}
+    profiles = {plan.graph: plan.profiles for plan in after.plans}
+    assert profiles["segment_1"] == (QueryProfile(1, 16, 16), QueryProfile(17, 32, 32))
     assert not {plan.file for plan in before.plans} & {path.name for path in bundle.iterdir()}
     assert set(after.files) == {path.name for path in bundle.iterdir()} - {MANIFEST}
     assert (bundle / after.weights).stat() == place
@@ -116,7 +130,7 @@ def test_single_rows_and_streamed_weights_where_asked(bundle):
         [str(bundle), "--row-profile", "--weight-streaming", "--tree-nodes", "8", "--prefill-chunk", "8"]
     )
     plans = Bundle.open(bundle).manifest.plans
-    assert {plan.profiles for plan in plans} == {(QueryProfile(1, 1, 1), QueryProfile(2, 8, 8))}
+    assert {plan.profiles[:2] for plan in plans} == {(QueryProfile(1, 1, 1), QueryProfile(2, 8, 8))}
     assert all(plan.weight_streaming for plan in plans)
 
 
@@ -129,10 +143,12 @@ def test_the_other_precisions_compile_too(target_checkpoint, tmp_path, precision
     assert (plan.graph, plan.weight_format) == ("target", precision)
 
 
-@pytest.mark.parametrize(("name", "command"), [("draft", build), ("target-17m", target), ("target-6m", target)])
-def test_every_graph_of_the_demo_compiles(tmp_path, name, command):
+@pytest.mark.parametrize(
+    ("name", "command", "lanes"), [("draft", build, "8"), ("target-17m", target, "1"), ("target-6m", target, "8")]
+)
+def test_every_graph_of_the_demo_compiles(tmp_path, name, command, lanes):
     out = tmp_path / f"{name}.engine"
-    form = ["--backend", "tensorrt", "--tree-nodes", "64", "--prefill-chunk", "64"]
+    form = ["--backend", "tensorrt", "--tree-nodes", "64", "--prefill-chunk", "64", "--lanes", lanes]
     command.main(["--checkpoint", str(DEMO / name), "--out", str(out), "--no-parity", *form])
     manifest = Bundle.open(out, verify=True).manifest
     assert [plan.graph for plan in manifest.plans] == list(manifest.graphs)
@@ -175,7 +191,7 @@ def test_a_bundle_that_is_not_there_is_named_and_nothing_is_made(tmp_path, monke
 
 
 def request(bundle: Path, model: Path, out: Path) -> PlanRequest:
-    return PlanRequest("segment_1", model, out, "tensorrt_rtx", (QueryProfile(1, 8, 8),))
+    return PlanRequest("segment_1", model, out, "tensorrt_rtx", (QueryProfile(1, 8, 8),), lanes=8)
 
 
 def test_an_operator_that_tensorrt_refuses_is_named_with_its_reason(bundle, tmp_path):

@@ -110,25 +110,59 @@ def test_bhsd_has_the_inputs_and_outputs_of_the_contract(trt_draft_graphs, run_g
     assert manifest.cache.slots >= manifest.cache.max_length + SCRATCH_ROWS
     session = run_graph(trt_draft_graphs, names.segment(1)).session
     types = {value.name: (value.type, value.shape) for value in (*session.get_inputs(), *session.get_outputs())}
-    slots, cache = manifest.cache.slots, ("tensor(float16)", [1, 2, manifest.cache.slots, 16])
+    slots, cache = manifest.cache.slots, ("tensor(float16)", ["lanes_length", 2, manifest.cache.slots, 16])
     layers = [(layer, part) for layer in (2, 3) for part in ("key", "value")]
     caches = [name(*layer) for name in (names.past, names.present) for layer in layers]
     rows = ("tensor(float16)", [1, "query_length", 64])
+    lanes = ("tensor(int64)", ["lanes_length", "lane_rows_length"])
     assert types == {
         names.HIDDEN_STATES: rows,
         names.OUTPUT_HIDDEN_STATES: rows,
-        names.POSITION_IDS: ("tensor(int64)", [1, "query_length"]),
-        names.ATTENTION_MASK: ("tensor(bool)", ["query_length", slots]),
-        names.WRITE_INDEX: ("tensor(int64)", [1]),
+        names.POSITION_IDS: lanes,
+        names.ATTENTION_MASK: ("tensor(bool)", ["lanes_length", 1, "lane_rows_length", slots]),
+        names.WRITE_INDEX: ("tensor(int64)", ["lanes_length"]),
+        names.ATTENTION_ROWS: lanes,
+        names.PACKED_ROWS: ("tensor(int64)", ["query_length"]),
         **dict.fromkeys(caches, cache),
     }
     head = run_graph(trt_draft_graphs, names.HEAD).session
-    assert {value.name: value.type for value in (*head.get_inputs(), *head.get_outputs())} == {
-        names.HIDDEN_STATES: "tensor(float16)",
-        names.NOISE: "tensor(float)",
+    assert {value.name: (value.type, value.shape) for value in head.get_inputs()} == {
+        names.HIDDEN_STATES: rows,
+        names.NOISE: ("tensor(float)", [8, 300]),
+        names.NOISE_ROWS: ("tensor(int64)", ["query_length"]),
+    }
+    assert {value.name: value.type for value in head.get_outputs()} == {
         names.TOP_TOKENS: "tensor(int64)",
         names.TOP_LOGPROBS: "tensor(float)",
     }
+
+
+def test_bhsd_for_one_text_gathers_no_rows(draft_checkpoint, tmp_path, run_graph):
+    form = ["--backend", "tensorrt", "--no-compile", "--no-parity", "--lanes", "1"]
+    build.main(["--checkpoint", str(draft_checkpoint), "--out", str(tmp_path / "draft.engine"), *form])
+    manifest = Bundle.open(tmp_path / "draft.engine").manifest
+    assert manifest.lanes == (1,)
+    session = run_graph(tmp_path / "draft.engine", names.segment(1)).session
+    shapes = {value.name: value.shape for value in session.get_inputs() if not value.name.startswith(names.PAST)}
+    assert shapes == {
+        names.HIDDEN_STATES: [1, "query_length", 64],
+        names.POSITION_IDS: [1, "query_length"],
+        names.ATTENTION_MASK: ["query_length", manifest.cache.slots],
+        names.WRITE_INDEX: [1],
+    }
+    graph = onnx.load(tmp_path / "draft.engine" / manifest.graphs["segment_1"], load_external_data=False).graph
+    assert "Gather" not in {node.op_type for node in graph.node}
+
+
+@pytest.mark.parametrize(("lanes", "expected"), [("1", (1,)), ("6", (1, 2, 4, 6)), ("8", (1, 2, 4, 8))])
+def test_one_graph_for_tensorrt_serves_any_number_of_texts_up_to_the_one_asked_for(
+    draft_checkpoint, tmp_path, lanes, expected
+):
+    form = ["--backend", "tensorrt", "--no-compile", "--no-parity", "--lanes", lanes]
+    build.main(["--checkpoint", str(draft_checkpoint), "--out", str(tmp_path / "draft.engine"), *form])
+    manifest = Bundle.open(tmp_path / "draft.engine").manifest
+    assert manifest.lanes == expected
+    assert set(manifest.graphs) == {"segment_0", "segment_1", "segment_2", "head"}
 
 
 def test_bhsd_makes_its_mask_once_and_writes_caches_from_graph_input_to_graph_output(trt_draft_graphs):

@@ -15,6 +15,7 @@ class Buckets:
         while size < largest:
             grown |= {size, size + size // 2}
             size *= 2
+        self.largest = largest
         self.sizes = sorted(size for size in {*grown, *edges, largest} if size <= largest)
         assert all(a < b for a, b in pairwise(self.sizes))
 

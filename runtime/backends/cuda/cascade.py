@@ -6,19 +6,25 @@ the next segment or not. The host waits once, for the candidates of the exit tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.backends.cuda.call import Staged, Timed, Work
-from runtime.backends.cuda.head import HeadCalls
-from runtime.backends.cuda.memory import Gpu, Staging
+from runtime.backends import HeadLane, Lane
+from runtime.backends.cuda.call import Work
+from runtime.backends.cuda.head import point
+from runtime.backends.cuda.memory import Staging
+from runtime.backends.cuda.pool import Key, Prepared
+
+if TYPE_CHECKING:
+    from runtime.backends.cuda.draft import GpuDraft, GpuDraftContext
 
 COUNT, LARGEST, THRESHOLDS, PATHS = 0, 1, 2, 16
 """Offsets in a decision block; ``cascade.cu`` has the same."""
 MOST_EXITS = PATHS - THRESHOLDS
-Key = tuple[tuple[tuple[int, int, int], ...], int]
+DepthKey = tuple[tuple[Key, ...], int]
 """The keys of the segments' calls, and the rows of the head's."""
 
 
@@ -27,18 +33,20 @@ class Depth:
     """The recorded graph of a depth for one combination of rows, its inputs and its results."""
 
     decision: Staging
-    controls: list[Staging]
+    heads: list[Staging]
     candidates: Staging
     work: Work
 
 
-class DeviceCascade:
-    """The cascade of one sequence. ``stage`` writes the inputs of a segment's call."""
+Depths = dict[DepthKey, Depth]
 
-    def __init__(self, gpu: Gpu, head: HeadCalls, stage: Callable[..., Staged], timed: Timed) -> None:
-        self._gpu, self._head, self._stage, self._timed = gpu, head, stage, timed
-        self._staged: list[Staged] = []
-        self._depths: dict[Key, Depth] = {}
+
+class DeviceCascade:
+    """The cascade of one text."""
+
+    def __init__(self, engines: GpuDraft, context: GpuDraftContext) -> None:
+        self._engines, self._context = engines, context
+        self._staged: list[Prepared] = []
 
     def stage(
         self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
@@ -46,8 +54,9 @@ class DeviceCascade:
         """Write the inputs of a segment's call; segment 0 begins a depth."""
         if segment == 0:
             self._staged.clear()
-        with self._timed:
-            self._staged.append(self._stage(segment, tokens, positions, start, base, visible))
+        with self._engines.timed:
+            lane = Lane(self._context, tokens, positions, start, base, visible)
+            self._staged.append(self._engines.stage(segment, lane))
 
     def run(
         self,
@@ -59,32 +68,32 @@ class DeviceCascade:
         largest: bool,
     ) -> tuple[np.ndarray, np.ndarray, int]:
         """Launch the graph of this depth, recorded at its first run, and wait for its candidates."""
-        head, count = self._head, stop - start
-        with self._timed:
-            rows = head.rows(start, count)
+        engines, count = self._engines, stop - start
+        with engines.timed:
+            rows = engines.head.buckets.fit(count, engines.max_head_rows)
             key = tuple(staged.key for staged in self._staged), rows
-            depth = self._depths.get(key) or self._prepare(key, rows)
-            head.upload_noise(noise)
+            depth = self._context.pool.depths.get(key) or self._prepare(key, rows)
+            self._context.noise.upload(noise)
             depth.decision.open()
             decision = depth.decision.arrays["decision"]
             decision[COUNT], decision[LARGEST] = count, largest
             decision[THRESHOLDS : THRESHOLDS + len(thresholds)] = thresholds
             decision[PATHS : PATHS + count] = paths
-            for segment, control in enumerate(depth.controls):
-                head.point(control, segment, start)
+            for segment, inputs in enumerate(depth.heads):
+                point(inputs, [HeadLane(self._context, segment, start, stop, noise)])
             depth.work.queue()
-            self._gpu.wait()
+            engines.gpu.wait()
         result = depth.candidates.arrays
         return result["tokens"][:count], result["logprobs"][:count], int(result["exit"][0])
 
-    def _prepare(self, key: Key, rows: int) -> Depth:
-        head, gpu = self._head, self._gpu
+    def _prepare(self, key: DepthKey, rows: int) -> Depth:
+        head, gpu, pool = self._engines.head, self._engines.gpu, self._context.pool
         segments = [staged.steps for staged in self._staged]
         decision = Staging(gpu, {"decision": (np.float64, (PATHS + rows,))})
-        controls = [head.new_control() for _ in segments]
+        inputs = [head.new_inputs(rows) for _ in segments]
         candidates = head.new_candidates(rows)
         logprobs, answer = candidates.addresses["logprobs"], candidates.addresses["exit"]
-        heads = [head.steps(rows, control, candidates) for control in controls]
+        heads = [head.steps(each, candidates, pool.store, pool.noise) for each in inputs]
         top_k, last = candidates.arrays["tokens"].shape[1], len(segments) - 1
 
         def ask(index: int) -> None:
@@ -101,5 +110,5 @@ class DeviceCascade:
             ask(0)
             candidates.download()
 
-        self._depths[key] = Depth(decision, controls, candidates, Work(gpu, steps, recordable=True))
-        return self._depths[key]
+        pool.depths[key] = Depth(decision, inputs, candidates, Work(gpu, steps, recordable=True))
+        return pool.depths[key]

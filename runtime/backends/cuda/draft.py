@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from runtime.backends import Candidates, Cascade, Clock, HeadLane, Lane
 from runtime.backends.cuda.buckets import Buckets
-from runtime.backends.cuda.call import LayerInputs, Staged, Timed, Work
-from runtime.backends.cuda.cascade import MOST_EXITS, DeviceCascade
-from runtime.backends.cuda.graph import ELEMENT_BYTES, WORD, CacheForm, DeviceCache, DeviceGraph, Tensor
-from runtime.backends.cuda.head import Head, HeadCalls
+from runtime.backends.cuda.call import LayerInputs, Timed, Work
+from runtime.backends.cuda.cascade import MOST_EXITS, Depths, DeviceCascade
+from runtime.backends.cuda.graph import ELEMENT_BYTES, WORD, CacheForm, DeviceGraph, Tensor, grown
+from runtime.backends.cuda.head import Head, NoiseRow, point
 from runtime.backends.cuda.memory import Gpu, Staging
+from runtime.backends.cuda.pool import Key, Member, Pool, Prepared, by_pool, cut
+from runtime.backends.cuda.window import Shape
 from s2d_trt import names
-from s2d_trt.bundle import Manifest
+from s2d_trt.bundle import SCRATCH_ROWS, Manifest
 
 
 class GpuDraft:
-    """The loaded graphs of a draft. ``cascades`` asks that the device decide which exit answers.
-
-    The lanes of a call run one after another.
-    """
-
-    lanes: tuple[int, ...] = (1,)
+    """The loaded graphs of a draft. ``cascades`` asks that the device decide which exit answers."""
 
     def __init__(
         self,
@@ -37,136 +35,189 @@ class GpuDraft:
         self.clock = Clock()
         self.timed = Timed(self.clock)
         self.location = f"{backend}, {gpu.name}"
-        self.gpu, self.manifest, self.segments = gpu, manifest, segments
-        self.form = CacheForm.of(manifest)
-        self.max_rows = min(segment.max_rows for segment in segments)
+        self.gpu, self.form = gpu, CacheForm.of(manifest)
+        self.lanes = manifest.lanes if self.form.lanes > 1 else (1,)
+        packed = min(segment.max_rows for segment in segments)
+        self.max_rows = min(packed, SCRATCH_ROWS)
         self.max_head_rows = min(head.max_rows, self.max_rows)
-        self.buckets = Buckets(self.max_rows, tuple({edge for segment in segments for edge in segment.edges}))
-        self._cascades = cascades and len(segments) <= MOST_EXITS
         self.row_bytes = manifest.model.hidden_size * ELEMENT_BYTES[manifest.precision]
-        # One stream runs the calls of all sequences in order, so they share what no call leaves to the next.
-        self.mask = gpu.allocate(self.max_rows * self.form.slots)
-        self.source, self.result = (gpu.allocate(self.max_rows * self.row_bytes) for _ in range(2))
+        self._hidden_size, self._vocab_size = manifest.model.hidden_size, manifest.model.vocab_size
+        self._segments = segments
+        bounds = zip((0, *manifest.exits[:-1]), manifest.exits, strict=True)
+        self._layers = [range(start, stop) for start, stop in bounds]
+        self._buckets = Buckets(packed, tuple({edge for segment in segments for edge in segment.edges}))
+        self._cascades = cascades and len(segments) <= MOST_EXITS
+        self._pools: list[DraftPool] = []
+        # One stream runs all calls in order, so they share what no call leaves to the next.
+        self._mask = gpu.allocate(self.form.lanes * self.max_rows * self.form.slots)
+        self._source, self._result = (gpu.allocate(packed * self.row_bytes) for _ in range(2))
         head_buckets = Buckets(self.max_head_rows, head.edges)
-        self.head = Head(gpu, head, manifest, head_buckets, self.form.slots, self.row_bytes, self.source)
+        self.head = Head(gpu, head, manifest, head_buckets, self.form.lanes, self.row_bytes, self._source)
 
     @property
     def cascades(self) -> bool:
         """Whether the device decides which exit answers; that needs graphs that can be recorded."""
-        return self._cascades and all(graph.recordable for graph in (*self.segments, self.head.graph))
+        return self._cascades and all(graph.recordable for graph in (*self._segments, self.head.graph))
 
     def context(self) -> GpuDraftContext:
         """Caches and hidden states on the device, zeroed."""
-        return GpuDraftContext(self)
+        if not self._pools or self._pools[-1].is_full:
+            self._pools.append(DraftPool(self.gpu, self.form, self._layers, self.row_bytes, self.head))
+        return GpuDraftContext(self, self._pools[-1], self._vocab_size)
 
     def forward(self, segment: int, lanes: Sequence[Lane]) -> None:
-        """Queue a call of a segment for each lane."""
+        """Queue the calls that the lanes take; their hidden states go to the store."""
         with self.timed:
-            for lane in lanes:
-                lane.context.forward(segment, lane.tokens, lane.positions, lane.start, lane.base, lane.visible)
+            for chosen, shape in cut(segment, lanes, self._buckets):
+                call = self._write(segment, chosen, shape)
+                call.work.queue()
+                call.inputs.staging.close()
+
+    def stage(self, segment: int, lane: Lane) -> Prepared:
+        """Write the inputs of a call with one lane."""
+        ((lanes, shape),) = cut(segment, [lane], self._buckets)
+        return self._write(segment, lanes, shape)
+
+    def _write(self, segment: int, lanes: Sequence[Lane], shape: Shape) -> Prepared:
+        pool, key = lanes[0].context.pool, (segment, shape, 0)
+        call: Prepared = pool.calls.get(key) or self._prepare(pool, key)
+        inputs = call.inputs
+        first_rows = pool.write(segment, lanes, call)
+        # Dummies and padding read the store's row of zeros, and are not stored.
+        inputs.sources[:], inputs.destinations[:] = 0, -1
+        for first, lane in zip(first_rows, lanes, strict=True):
+            rows = slice(first, first + len(lane.tokens))
+            written = np.arange(lane.start, lane.start + len(lane.tokens))
+            if segment > 0:
+                inputs.sources[rows] = pool.row(lane.context.text, segment - 1) + written
+            inputs.destinations[rows] = pool.row(lane.context.text, segment) + written
+        return call
+
+    def _prepare(self, pool: DraftPool, key: Key) -> Prepared:
+        segment, shape, _ = key
+        gpu, graph = self.gpu, self._segments[segment]
+        inputs = LayerInputs(gpu, shape, self._mask, self.form.lanes > 1)
+        past, present = pool.caches[segment].tensors(shape.window, shape.view)
+        hidden, source = (1, shape.rows, self._hidden_size), {names.INPUT_IDS: inputs.tokens}
+        if segment > 0:
+            source = {names.HIDDEN_STATES: Tensor(self._source.address, hidden)}
+        result = {names.OUTPUT_HIDDEN_STATES: Tensor(self._result.address, hidden)}
+        run = graph.bind(shape.rows, {**source, **inputs.tensors, **past}, {**result, **present})
+        words, at = self.row_bytes // WORD, inputs.staging.addresses
+        fetch = (self._source.address, pool.store.address, at["sources"], words)
+        store = (pool.store.address, self._result.address, at["destinations"], words)
+
+        def steps() -> None:
+            inputs.queue()
+            if segment > 0:
+                gpu.launch("fetch_rows", shape.rows * words, *fetch)
+            run()
+            gpu.launch("store_rows", shape.rows * words, *store)
+
+        pool.calls[key] = Prepared(key, inputs, steps, Work(gpu, steps, graph.recordable))
+        return pool.calls[key]
 
     def candidates(self, lanes: Sequence[HeadLane]) -> Sequence[Candidates]:
-        """Queue a call of the head for each lane, and wait for the candidates of all."""
+        """Run the head on rows of the stores, and wait for the candidates."""
         with self.timed:
-            found = [lane.context.candidates(lane.segment, lane.start, lane.stop, lane.noise) for lane in lanes]
-            self.gpu.wait()
-        return found
+            calls = [call for group in by_pool(lanes).values() for call in self._head_calls(group)]
+            found: dict[int, Candidates] = {}
+            for chosen, call in calls:
+                point(call.inputs, chosen)
+                for lane in chosen:
+                    lane.context.noise.upload(lane.noise)
+                call.work.queue()
+                self.gpu.wait()
+                row, arrays = 0, call.candidates.arrays
+                for lane in chosen:
+                    rows = slice(row, row + lane.stop - lane.start)
+                    tokens, logprobs = arrays["tokens"][rows], arrays["logprobs"][rows]
+                    # Another call may have the same memory.
+                    found[id(lane)] = (tokens, logprobs) if len(calls) == 1 else (tokens.copy(), logprobs.copy())
+                    row = rows.stop
+        return [found[id(lane)] for lane in lanes]
+
+    def _head_calls(self, lanes: Sequence[HeadLane]) -> Iterator[tuple[list[HeadLane], HeadCall]]:
+        """The calls that lanes of one pool take."""
+        pool: DraftPool = lanes[0].context.pool
+        groups: list[list[HeadLane]] = []
+        rows = 0
+        for lane in lanes:
+            rows += lane.stop - lane.start
+            if not groups or rows > self.max_head_rows:
+                groups.append([])
+                rows = lane.stop - lane.start
+            groups[-1].append(lane)
+        for group in groups:
+            padded = self.head.buckets.fit(sum(lane.stop - lane.start for lane in group), self.max_head_rows)
+            yield group, pool.heads.get(padded) or self._prepare_head(pool, padded)
+
+    def _prepare_head(self, pool: DraftPool, rows: int) -> HeadCall:
+        inputs, candidates = self.head.new_inputs(rows), self.head.new_candidates(rows)
+        run = self.head.steps(inputs, candidates, pool.store, pool.noise)
+
+        def steps() -> None:
+            run()
+            candidates.download()
+
+        pool.heads[rows] = HeadCall(inputs, candidates, Work(self.gpu, steps, self.head.graph.recordable))
+        return pool.heads[rows]
 
     def wait(self) -> None:
         """Wait for the stream."""
         self.gpu.wait()
 
 
-class GpuDraftContext:
-    """Caches, hidden states and calls of one sequence in a draft.
+@dataclass(frozen=True, slots=True)
+class HeadCall:
+    """A call of the head on so many rows: which rows, its result, and what queues it."""
 
-    Row ``k * slots + r`` of the store is the output of segment k at row r, and the input of segment k + 1.
+    inputs: Staging
+    candidates: Staging
+    work: Work
+
+
+class DraftPool(Pool):
+    """Caches of several texts, the store of their hidden states, and their rows of noise.
+
+    The store's first row is zero. What segment k wrote at row r of a text is row ``row(text, k) + r``, and the input of
+    segment k + 1.
     """
 
-    def __init__(self, engines: GpuDraft) -> None:
-        self._gpu, self._engines = engines.gpu, engines
-        exits = engines.manifest.exits
-        layers = (range(start, stop) for start, stop in zip((0, *exits[:-1]), exits, strict=True))
-        self._caches = [DeviceCache(self._gpu, engines.form, part) for part in layers]
-        self._store = self._gpu.allocate(len(exits) * engines.form.slots * engines.row_bytes)
-        self._used = False
-        self._calls: dict[tuple[int, int, int], tuple[Staged, Work]] = {}
-        self._head = HeadCalls(engines.head, self._store)
-        self._head_calls: dict[int, tuple[Staging, Staging, Work]] = {}
-        self.cascade: Cascade | None = None
-        if engines.cascades:
-            self.cascade = DeviceCascade(self._gpu, self._head, self._stage, engines.timed)
+    def __init__(self, gpu: Gpu, form: CacheForm, parts: Sequence[range], row_bytes: int, head: Head) -> None:
+        super().__init__(gpu, form, parts)
+        self._segments, self._row_bytes = len(parts), row_bytes
+        self.store, self.noise = gpu.allocate(self._store_bytes(self.size)), head.new_noise()
+        self.heads: dict[int, HeadCall] = {}
+        self.depths: Depths = {}
 
-    def forward(
-        self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
-    ) -> None:
-        """Queue a call of a segment, padded to a bucket; its hidden states go to the store."""
-        staged = self._stage(segment, tokens, positions, start, base, visible)
-        self._calls[staged.key][1].queue()
-        staged.inputs.staging.close()
+    def _store_bytes(self, texts: int) -> int:
+        return self.row(texts, 0) * self._row_bytes
 
-    def _stage(
-        self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
-    ) -> Staged:
-        slots = self._engines.form.slots
-        rows = self._engines.buckets.fit(len(tokens), slots - start)
-        key = segment, rows, self._engines.form.view(start + rows)
-        staged, _ = self._calls.get(key) or self._prepare(key)
-        before, after = (segment - 1) * slots + start, segment * slots + start
-        self._used = True
-        staged.inputs.fill(tokens, positions, start, base, visible, before, after)
-        return staged
+    def row(self, text: int, segment: int) -> int:
+        """The row of the store that holds what ``segment`` wrote at row 0 of a text."""
+        return 1 + (text * self._segments + segment) * self.form.slots
 
-    def _prepare(self, key: tuple[int, int, int]) -> tuple[Staged, Work]:
-        segment, rows, view = key
-        engines, gpu = self._engines, self._gpu
-        inputs = LayerInputs(gpu, rows, view, engines.mask)
-        past, present = self._caches[segment].tensors(view)
-        shape = (1, rows, engines.manifest.model.hidden_size)
-        graph, source = engines.segments[segment], {names.INPUT_IDS: inputs.tokens}
-        if segment > 0:
-            source = {names.HIDDEN_STATES: Tensor(engines.source.address, shape)}
-        result = {names.OUTPUT_HIDDEN_STATES: Tensor(engines.result.address, shape)}
-        run = graph.bind(rows, {**source, **inputs.tensors, **past}, {**result, **present})
-        words = engines.row_bytes // WORD
-        fetch = (engines.source.address, self._store.address, inputs.control, words)
-        store = (self._store.address, engines.result.address, inputs.control, words)
+    def grow(self, size: int) -> None:
+        """Move all texts to memory for ``size`` of them."""
+        self.gpu.wait()
+        self.heads.clear()
+        self.depths.clear()
+        self.store = grown(self.gpu, self.store, self._store_bytes(size))
+        super().grow(size)
 
-        def steps() -> None:
-            inputs.queue()
-            if segment > 0:
-                gpu.launch("fetch_rows", rows * words, *fetch)
-            run()
-            gpu.launch("store_rows", rows * words, *store)
 
-        self._calls[key] = Staged(key, inputs, steps), Work(gpu, steps, graph.recordable)
-        return self._calls[key]
+class GpuDraftContext(Member):
+    """One text's caches and hidden states."""
 
-    def candidates(self, segment: int, start: int, stop: int, noise: np.ndarray) -> Candidates:
-        """Queue a call of the head on rows of the store, padded to a bucket; its candidates come with the next wait."""
-        rows = self._head.rows(start, stop - start)
-        control, candidates, work = self._head_calls.get(rows) or self._prepare_head(rows)
-        self._head.upload_noise(noise)
-        self._head.point(control, segment, start)
-        work.queue()
-        return candidates.arrays["tokens"][: stop - start], candidates.arrays["logprobs"][: stop - start]
+    pool: DraftPool
 
-    def _prepare_head(self, rows: int) -> tuple[Staging, Staging, Work]:
-        control, candidates = self._head.new_control(), self._head.new_candidates(rows)
-        run = self._head.steps(rows, control, candidates)
-
-        def steps() -> None:
-            run()
-            candidates.download()
-
-        self._head_calls[rows] = control, candidates, Work(self._gpu, steps, self._engines.head.graph.recordable)
-        return self._head_calls[rows]
+    def __init__(self, engines: GpuDraft, pool: DraftPool, vocab_size: int) -> None:
+        super().__init__(pool)
+        self.noise = NoiseRow(engines.gpu, pool.noise, self.text, vocab_size)
+        self.cascade: Cascade | None = DeviceCascade(engines, self) if engines.cascades else None
 
     def reset(self) -> None:
-        """Queue the zeroing of caches and hidden states, if any were used: padding rows read both."""
-        self._head.forget_noise()
-        if self._used:
-            for cache in self._caches:
-                cache.clear()
-            self._gpu.clear(self._store)
-            self._used = False
+        """Queue the zeroing of caches, if any were used; hidden states are written before they are read."""
+        self.noise.forget()
+        self.pool.reset(self.text)

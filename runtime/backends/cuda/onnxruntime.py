@@ -28,7 +28,10 @@ PROVIDER = "CUDAExecutionProvider"
 
 
 class OnnxRuntimeCuda(GpuBackend):
-    """Sessions of the CUDA provider on ``gpu``."""
+    """Sessions of the CUDA provider on ``gpu``.
+
+    In layout BSH the texts of a call run one after another: its graphs for several texts are for CPUs.
+    """
 
     name = "ONNX Runtime"
 

@@ -10,117 +10,128 @@ import numpy as np
 from runtime.backends import Clock, TargetLane
 from runtime.backends.cuda.buckets import Buckets
 from runtime.backends.cuda.call import LayerInputs, Timed, Work
-from runtime.backends.cuda.graph import CacheForm, DeviceCache, DeviceGraph, Tensor
-from runtime.backends.cuda.memory import Gpu, Memory
+from runtime.backends.cuda.graph import CacheForm, DeviceGraph, Tensor
+from runtime.backends.cuda.memory import Gpu, Memory, Staging
+from runtime.backends.cuda.pool import Key, Member, Pool, Prepared, cut
+from runtime.backends.cuda.window import Shape
 from s2d_trt import names
-from s2d_trt.bundle import Manifest
+from s2d_trt.bundle import SCRATCH_ROWS, Manifest
 
 FLOAT = 4
 """Bytes of a logit."""
 
 
 class GpuTarget:
-    """The loaded graph of a target. The lanes of a call run one after another."""
+    """The loaded graph of a target. Exact lanes run one after another, each in a call of a fixed number of rows."""
 
-    lanes: tuple[int, ...] = (1,)
     device: Literal["cpu", "cuda"] = "cuda"
 
     def __init__(self, gpu: Gpu, manifest: Manifest, graph: DeviceGraph, backend: str) -> None:
         self.clock = Clock()
         self.timed = Timed(self.clock)
         self.location = f"{backend}, {gpu.name}"
-        self.gpu, self.manifest, self.graph = gpu, manifest, graph
-        self.form = CacheForm.of(manifest)
-        self.buckets = Buckets(graph.max_rows, graph.edges)
-        self.max_rows = graph.max_rows
+        self.gpu, self.form = gpu, CacheForm.of(manifest)
+        self.lanes = manifest.lanes if self.form.lanes > 1 else (1,)
+        self.max_rows = min(graph.max_rows, SCRATCH_ROWS)
         self.needs_company: bool | None = False
-        self.mask = gpu.allocate(self.max_rows * self.form.slots)
+        self.vocab_size = manifest.model.vocab_size
+        self._row_bytes = self.vocab_size * FLOAT
+        self._graph, self._layers = graph, range(manifest.model.num_hidden_layers)
+        self._buckets = Buckets(graph.max_rows, graph.edges)
+        self._pools: list[Pool] = []
+        # One stream runs all calls in order, so they share what no call leaves to the next.
+        self._mask = gpu.allocate(self.form.lanes * self.max_rows * self.form.slots)
+        self._logits = self._kept = gpu.allocate(graph.max_rows * self._row_bytes)
 
     def context(self) -> GpuTargetContext:
         """A cache on the device, zeroed."""
-        return GpuTargetContext(self)
-
-    def forward(self, lanes: Sequence[TargetLane]) -> Sequence[DeviceLogits]:
-        """Queue a call for each lane; each text has logits of its own."""
-        with self.timed:
-            return [lane.context.forward(lane) for lane in lanes]
+        if not self._pools or self._pools[-1].is_full:
+            self._pools.append(Pool(self.gpu, self.form, [self._layers]))
+        return GpuTargetContext(self, self._pools[-1])
 
     def lone_rows_agree(self) -> bool:
         """True: all exact calls have one number of rows."""
         return True
 
+    def forward(self, lanes: Sequence[TargetLane]) -> Sequence[DeviceLogits]:
+        """Queue the calls that the lanes take, and keep the logits of all."""
+        with self.timed:
+            calls, found, row = cut(0, lanes, self._buckets), {}, 0
+            memory = self._logits if len(calls) == 1 else self._memory_for(sum(len(lane.logit_rows) for lane in lanes))
+            for chosen, shape in calls:
+                first = row
+                self._queue(chosen, shape)
+                for lane in chosen:
+                    found[id(lane)] = DeviceLogits(self, lane.context, memory, row)
+                    row += len(lane.logit_rows)
+                if len(calls) > 1:  # the next call overwrites them
+                    size = (row - first) * self._row_bytes
+                    self.gpu.copy(memory.part(first * self._row_bytes, size), self._logits.part(0, size))
+            return [found[id(lane)] for lane in lanes]
 
-class GpuTargetContext:
-    """Cache, calls and logits of one sequence in a target."""
+    def _memory_for(self, rows: int) -> Memory:
+        """Memory for the logits of several calls."""
+        if self._kept is self._logits or self._kept.size < rows * self._row_bytes:
+            self._kept = self.gpu.allocate(rows * self._row_bytes)
+        return self._kept
 
-    def __init__(self, engine: GpuTarget) -> None:
-        self._engine, self._gpu, self._timed = engine, engine.gpu, engine.timed
-        spec = engine.manifest.model
-        self._vocab_size = spec.vocab_size
-        self._cache = DeviceCache(self._gpu, engine.form, range(spec.num_hidden_layers))
-        self._logits = DeviceLogits(self._gpu, engine.max_rows, spec.vocab_size, self._timed)
-        self._calls: dict[tuple[int, int, int], tuple[LayerInputs, Work]] = {}
-        self._used = False
-
-    def forward(self, lane: TargetLane) -> DeviceLogits:
-        """Queue a call, padded to a bucket.
-
-        A row's bits depend on the number of rows in the call: ``exact_rows`` fixes that number.
-        """
-        form, count, asked = self._engine.form, len(lane.tokens), len(lane.logit_rows)
-        rows = self._engine.buckets.fit(max(count, lane.exact_rows), form.slots - lane.start)
+    def _queue(self, lanes: Sequence[TargetLane], shape: Shape) -> None:
+        pool, asked = lanes[0].context.pool, sum(len(lane.logit_rows) for lane in lanes)
         # One row of logits or all of them, so that there are few kinds of calls.
-        wanted = 1 if asked == 1 and not lane.exact_rows else rows
-        key = rows, form.view(lane.start + rows), wanted
-        inputs, work = self._calls.get(key) or self._prepare(key)
-        self._used = True
-        inputs.fill(lane.tokens, lane.positions, lane.start, lane.base, lane.visible)
-        inputs.logit_rows[:asked] = lane.logit_rows
-        work.queue()
-        inputs.staging.close()
-        return self._logits
+        key = 0, shape, 1 if asked == 1 and not lanes[0].exact_rows else shape.rows
+        call = pool.calls.get(key) or self._prepare(pool, key)
+        first_rows = pool.write(0, lanes, call)
+        wanted = [first + lane.logit_rows for first, lane in zip(first_rows, lanes, strict=True)]
+        call.inputs.logit_rows[:asked] = np.concatenate(wanted)
+        call.work.queue()
+        call.inputs.staging.close()
 
-    def move(self, sources: np.ndarray, start: int) -> None:
-        """Queue the move."""
-        with self._timed:
-            self._cache.move(sources, start)
-
-    def reset(self) -> None:
-        """Queue the zeroing of the whole cache, if any of it was used."""
-        if self._used:
-            self._cache.clear()
-            self._used = False
-
-    def _prepare(self, key: tuple[int, int, int]) -> tuple[LayerInputs, Work]:
-        rows, view, wanted = key
-        graph = self._engine.graph
-        inputs = LayerInputs(self._gpu, rows, view, self._engine.mask, wanted)
-        past, present = self._cache.tensors(view)
-        logits = Tensor(self._logits.memory.address, (wanted, self._vocab_size))
-        run = graph.bind(
-            rows, {names.INPUT_IDS: inputs.tokens, **inputs.tensors, **past}, {names.LOGITS: logits, **present}
+    def _prepare(self, pool: Pool, key: Key) -> Prepared:
+        _, shape, wanted = key
+        inputs = LayerInputs(self.gpu, shape, self._mask, self.form.lanes > 1, wanted)
+        past, present = pool.caches[0].tensors(shape.window, shape.view)
+        logits = Tensor(self._logits.address, (wanted, self.vocab_size))
+        run = self._graph.bind(
+            shape.rows, {names.INPUT_IDS: inputs.tokens, **inputs.tensors, **past}, {names.LOGITS: logits, **present}
         )
 
         def steps() -> None:
             inputs.queue()
             run()
 
-        self._calls[key] = inputs, Work(self._gpu, steps, graph.recordable)
-        return self._calls[key]
+        pool.calls[key] = Prepared(key, inputs, steps, Work(self.gpu, steps, self._graph.recordable))
+        return pool.calls[key]
+
+
+class GpuTargetContext(Member):
+    """One text's cache, and pinned memory for a row of its logits."""
+
+    def __init__(self, engine: GpuTarget, pool: Pool) -> None:
+        super().__init__(pool)
+        self._timed = engine.timed
+        self._moves = Staging(engine.gpu, {"move": (np.int64, (3 + SCRATCH_ROWS,))})
+        self.row = engine.gpu.pinned(engine.vocab_size * FLOAT)
+
+    def move(self, sources: np.ndarray, start: int) -> None:
+        """Queue the move."""
+        with self._timed:
+            self.pool.caches[0].move(self.text, self._moves, sources, start)
+
+    def reset(self) -> None:
+        """Queue the zeroing of the text's whole cache, if any of it was used."""
+        self.pool.reset(self.text)
 
 
 class DeviceLogits:
-    """Logits on the device, and a pinned buffer for one row of them."""
+    """The logits of one text in ``memory`` on the device, from row ``first`` on."""
 
-    def __init__(self, gpu: Gpu, rows: int, vocab_size: int, timed: Timed) -> None:
-        self._gpu, self._timed, self._row_bytes = gpu, timed, vocab_size * FLOAT
-        self.memory: Memory = gpu.allocate(rows * self._row_bytes)
-        self._row = gpu.pinned(self._row_bytes)
-        self._array = self._row.array().view(np.float32)
+    def __init__(self, engine: GpuTarget, context: GpuTargetContext, memory: Memory, first: int) -> None:
+        self._engine, self._row, self._memory, self._first = engine, context.row, memory, first
 
     def __getitem__(self, row: int, /) -> np.ndarray:
         """Copy a row to the host and wait for it."""
-        with self._timed:
-            self._gpu.copy(self._row, self.memory.part(row * self._row_bytes, self._row_bytes))
-            self._gpu.wait()
-        return self._array
+        engine, size = self._engine, self._row.size
+        with engine.timed:
+            engine.gpu.copy(self._row, self._memory.part((self._first + row) * size, size))
+            engine.gpu.wait()
+        return self._row.array().view(np.float32)

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: a plan for each graph, bound once for each number of rows, recorded in a CUDA graph."""
+"""TensorRT and TensorRT-RTX: a plan for each graph, bound once for each kind of call, recorded in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TensorRT(GpuBackend):
 class Plan:
     """A deserialized plan.
 
-    An execution context must not change once a CUDA graph was recorded from it, so each number of rows has a context of
+    An execution context must not change once a CUDA graph was recorded from it, so each kind of call has a context of
     its own. Contexts run one after another and share one block of memory for activations.
     """
 

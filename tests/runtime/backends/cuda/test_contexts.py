@@ -12,6 +12,7 @@ import pytest
 from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
+from runtime.decoding.scheduler import Scheduler
 from runtime.drafting.calls import run_together
 from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.options import Policy
@@ -74,6 +75,24 @@ def test_drafting_does_not_change_the_text_of_a_static_target(
     assert request.tokens == target_alone(decoder, PROMPT, options(tree, temperature)).tokens
     assert request.stats.mean_accepted_tokens > 1.2
     assert len(request.stats.exit_counts) > 1
+
+
+@pytest.mark.parametrize("tree", [CHAIN, PAPER_TREE])
+def test_texts_that_are_served_together_get_the_tokens_that_each_gets_alone(
+    static_bundles: tuple[Path, Path], place: Placement, tree: TreeShape
+) -> None:
+    draft, target = static_bundles
+    decoder = Decoder(Target.open(target, place), SortedDraft.open(draft, place))
+    asked = [(PROMPT[: 3 + 4 * text], options(tree, text % 2)) for text in range(5)]
+    scheduler = Scheduler(sequences=4)
+    requests = [decoder.request(*each) for each in asked]
+    for request in requests:
+        scheduler.add(request)
+        scheduler.step()
+    while scheduler.busy:
+        scheduler.step()
+    for request, each in zip(requests, asked, strict=True):
+        assert request.tokens == generate(decoder, *each).tokens
 
 
 def test_one_number_of_rows_makes_a_row_bit_identical_alone_and_together(

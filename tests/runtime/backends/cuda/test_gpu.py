@@ -17,6 +17,7 @@ from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.evaluation.comparison import compare, generate, target_alone
 from runtime.sampling.options import Sampling
+from runtime.targets.interface import Chunk
 from runtime.targets.target import Target
 from runtime.tree.shape import PAPER_TREE, TreeShape
 from tests.benchmarks import gpu as benchmark
@@ -92,6 +93,19 @@ def test_recorded_calls_give_the_bits_of_queued_ones(bundles: tuple[str, Path, P
             target.release(sequence)
         logits.append(row)
     assert np.array_equal(*logits)
+
+
+def test_texts_in_one_call_get_the_logits_that_each_gets_alone(bundles: tuple[str, Path, Path]) -> None:
+    target = opened(bundles).target
+    texts = [PROMPT[:length] for length in (3, 20, 7, 12, 1)]
+    together, alone = ([target.lease() for _ in texts] for _ in range(2))
+    for _ in range(3):  # the pool grows, shapes are recorded, then replayed
+        for sequence in (*together, *alone):
+            sequence.reset(0)
+        parts = [(sequence, Chunk(text)) for sequence, text in zip(together, texts, strict=True)]
+        found = [np.array(rows[0]) for rows in target.run(parts)]
+        expected = [np.array(sequence.prefill(text)) for sequence, text in zip(alone, texts, strict=True)]
+        assert np.abs(np.subtract(found, expected)).max() < BOUNDS[bundles[0]]
 
 
 def test_the_device_takes_the_exits_that_the_host_takes(plan_bundles: tuple[Path, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from runtime.backends.cuda.cascade import COUNT, LARGEST, PATHS, THRESHOLDS
 from runtime.backends.cuda.device import SOURCES, compile_kernels, kernel_source
 from runtime.backends.cuda.graph import CacheForm, DeviceCache
 from runtime.backends.cuda.memory import Memory, Staging
+from runtime.backends.cuda.window import Window
 from runtime.drafting.fixed import FixedBudget
 
 PLACES = ["gpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -45,64 +47,86 @@ def get(place: Any, memory: Memory, dtype: Any, shape: tuple[int, ...]) -> np.nd
 
 
 @shared
-@given(data=st.data(), rows=st.integers(1, 12), view=st.sampled_from([32, 100]))
+@given(data=st.data(), lanes=st.integers(1, 4), rows=st.integers(1, 12), view=st.sampled_from([32, 100]))
 def test_a_mask_shows_what_came_before_and_what_is_visible_and_padding_one_slot(
-    place: Any, data: st.DataObject, rows: int, view: int
+    place: Any, data: st.DataObject, lanes: int, rows: int, view: int
 ) -> None:
-    count = data.draw(st.integers(1, rows))
-    start = data.draw(st.integers(0, view - rows))
-    base = data.draw(st.integers(0, start))
-    width = start + count - base
-    visible = np.random.default_rng(base).random((count, width)) < 0.5
-    control = np.array([start, base, width, count, 0, 0])
-    mask = place.allocate(rows * view)
-    where = put(place, visible), put(place, control)
-    place.launch("expand_mask", rows * view, mask.address, where[0].address, where[1].address, view)
-    expected = np.zeros((rows, view), bool)
-    expected[:count, :base] = True
-    expected[:count, base : start + count] = visible
-    expected[count:, 0] = True
-    assert np.array_equal(get(place, mask, np.bool_, (rows, view)), expected)
+    rng = np.random.default_rng(view)
+    expected, control, seen, shown = np.zeros((lanes, rows, view), bool), np.zeros((lanes, 4), np.int64), [], 0
+    for lane in range(lanes):
+        count = data.draw(st.integers(0, rows))
+        start = data.draw(st.integers(0, view - rows))
+        base = data.draw(st.integers(0, start))
+        visible = rng.random((count, start + count - base)) < 0.5
+        control[lane] = base, visible.shape[1], count, shown
+        expected[lane, :count, :base] = True
+        expected[lane, :count, base : start + count] = visible
+        expected[lane, count:, 0] = True
+        seen.append(visible.ravel())
+        shown += visible.size
+    mask = place.allocate(lanes * rows * view)
+    where = put(place, np.concatenate([*seen, [False]])), put(place, control)
+    threads = lanes * rows * view
+    place.launch("expand_mask", threads, mask.address, where[0].address, where[1].address, rows, view)
+    assert np.array_equal(get(place, mask, np.bool_, expected.shape), expected)
 
 
 @shared
 @given(data=st.data(), rows=st.integers(1, 9), words=st.integers(1, 40))
-def test_rows_are_fetched_with_their_padding_and_stored_without(
+def test_rows_are_fetched_from_where_they_are_and_stored_where_they_belong_or_dropped(
     place: Any, data: st.DataObject, rows: int, words: int
 ) -> None:
     size = 30
-    count, source, destination = (data.draw(st.integers(low, high)) for low, high in ((1, rows), (0, 20), (0, 20)))
+    sources = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=rows, max_size=rows)))
+    places = data.draw(st.permutations(range(size)))[:rows]
+    destinations = np.array([where if data.draw(st.booleans()) else -1 for where in places])
     before = np.arange(size * words, dtype=np.uint32).reshape(size, words)
     block = 7_000_000 + np.arange(rows * words, dtype=np.uint32).reshape(rows, words)
-    store, moved = put(place, before), put(place, block)
-    control = put(place, np.array([0, 0, 0, count, source, destination]))
-    place.launch("store_rows", rows * words, store.address, moved.address, control.address, words)
+    store, moved, named = put(place, before), put(place, block), put(place, destinations)
+    place.launch("store_rows", rows * words, store.address, moved.address, named.address, words)
     expected = before.copy()
-    expected[destination : destination + count] = block[:count]
+    expected[destinations[destinations >= 0]] = block[destinations >= 0]
     assert np.array_equal(get(place, store, np.uint32, (size, words)), expected)
-    place.launch("fetch_rows", rows * words, moved.address, store.address, control.address, words)
-    assert np.array_equal(get(place, moved, np.uint32, (rows, words)), expected[source : source + rows])
+    named = put(place, sources)
+    place.launch("fetch_rows", rows * words, moved.address, store.address, named.address, words)
+    assert np.array_equal(get(place, moved, np.uint32, (rows, words)), expected[sources])
 
 
 @shared
-@given(data=st.data(), planes=st.integers(1, 3), layers=st.integers(1, 3), start=st.integers(0, 20))
-def test_accepted_rows_move_into_place_in_every_cache(
-    place: Any, data: st.DataObject, planes: int, layers: int, start: int
+@given(
+    data=st.data(),
+    planes=st.integers(1, 3),
+    layers=st.integers(1, 3),
+    texts=st.integers(1, 3),
+    start=st.integers(0, 20),
+)
+def test_accepted_rows_of_one_text_move_into_place_in_every_cache(
+    place: Any, data: st.DataObject, planes: int, layers: int, texts: int, start: int
 ) -> None:
-    form = CacheForm("BHSD", planes, 64, 6, 12)
-    path = sorted(data.draw(st.sets(st.integers(1, 40), max_size=8)) | {0})
-    cache = DeviceCache(place, form, range(layers))
-    stride = cache._stride // 4
-    before = np.arange(2 * layers * stride, dtype=np.uint32)
-    source = put(place, before)
-    place.copy(cache._block, source.part(0, cache._block.size))
-    cache.move(start + np.array(path), start)
-    found = get(place, cache._block, np.uint32, (2 * layers, stride))
-    for part, after in zip(before.reshape(2 * layers, stride), found, strict=True):
-        expected = part[: planes * 64 * 3].reshape(planes, 64, 3).copy()
-        expected[:, start : start + len(path)] = expected[:, start + np.array(path)]
-        assert np.array_equal(after[: planes * 64 * 3].reshape(planes, 64, 3), expected)
-        assert np.array_equal(after[planes * 64 * 3 :], part[planes * 64 * 3 :])
+    form = CacheForm("BHSD", planes, 64, 6, 12, texts)
+    path = np.array(sorted(data.draw(st.sets(st.integers(1, 40), max_size=8)) | {0}))
+    text = data.draw(st.integers(0, texts - 1))
+    cache = DeviceCache(place, form, range(layers), texts)
+    shape = (texts, planes, 64, 3)
+    before = np.arange(2 * layers * np.prod(shape), dtype=np.uint32).reshape(2 * layers, *shape)
+    for block, content in zip(cache._blocks, before, strict=True):
+        place.copy(block, put(place, content).part(0, block.size))
+    cache.move(text, Staging(place, {"move": (np.int64, (50,))}), start + path, start)
+    for block, expected in zip(cache._blocks, before, strict=True):
+        expected[text, :, start : start + len(path)] = expected[text, :, start + path].transpose(1, 0, 2)
+        assert np.array_equal(get(place, block, np.uint32, shape), expected)
+
+
+@pytest.mark.parametrize(("size", "kinds"), [(1, 1), (4, 7), (6, 11), (8, 15)])
+def test_any_texts_of_a_pool_are_in_one_of_few_windows(size: int, kinds: int) -> None:
+    windows = set()
+    for count in range(1, size + 1):
+        for texts in itertools.combinations(range(size), count):
+            window = Window.around(texts, size)
+            assert set(texts) <= set(window.texts) <= set(range(size))
+            assert window.count == 1 or count > 1
+            windows.add(window)
+    assert len(windows) == kinds
 
 
 @shared
