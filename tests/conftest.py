@@ -207,6 +207,13 @@ def other_target_bundle(other_target_checkpoint: Path, engines: Path) -> Path:
     return _build_target(other_target_checkpoint, engines / "other.engine")
 
 
+@pytest.fixture(scope="session")
+def unshared_target_bundle(tmp_path_factory: pytest.TempPathFactory, engines: Path) -> Path:
+    """A small target whose query heads share no key head: a row alone in its lane has other bits than among others."""
+    model = random_model(llama_config(num_hidden_layers=2, num_key_value_heads=4), seed=9)
+    return _build_target(save_checkpoint(model, tmp_path_factory.mktemp("unshared")), engines / "unshared.engine")
+
+
 def _build_target(checkpoint: Path, out: Path) -> Path:
     from export import target
 

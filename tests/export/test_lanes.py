@@ -21,7 +21,6 @@ from export.options import MOST_LANES
 from s2d_trt import names
 from s2d_trt.bundle import MANIFEST, Bundle
 from s2d_trt.cli import run_command
-from tests.conftest import llama_config, random_model, save_checkpoint
 
 Array = np.ndarray[Any, Any]
 SLOTS = (64, 128, 64, 192)
@@ -180,18 +179,9 @@ def several(count: int) -> st.SearchStrategy[list[Rows]]:
     return lanes.filter(lambda each: sum(lane.count for lane in each) > 1)
 
 
-@pytest.fixture(scope="module")
-def one_head_a_key_head(tmp_path_factory: pytest.TempPathFactory, engines: Path) -> Path:
-    """A target whose query heads share no key head, so that none is folded into rows."""
-    model = random_model(llama_config(num_hidden_layers=2, num_key_value_heads=4), seed=9)
-    checkpoint, out = save_checkpoint(model, tmp_path_factory.mktemp("mha")), engines / "mha.engine"
-    target.main(["--checkpoint", str(checkpoint), "--out", str(out), "--no-parity"])
-    return out
-
-
 KINDS = {
     "folded heads": ("other_target_bundle", names.TARGET),
-    "a key head for each head": ("one_head_a_key_head", names.TARGET),
+    "a key head for each head": ("unshared_target_bundle", names.TARGET),
     "int8 rows": ("int8_target_bundle", names.TARGET),
     "first segment": ("draft_bundle", names.segment(0)),
     "later segment": ("draft_bundle", names.segment(1)),

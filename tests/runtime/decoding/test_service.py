@@ -113,16 +113,13 @@ def test_a_request_that_is_submitted_twice_is_refused_and_the_first_stream_goes_
 
 
 def test_an_event_loop_that_is_gone_does_not_end_the_service(service: TextService, decoder: Decoder) -> None:
-    async def begin() -> None:
-        await anext(service.stream(make_request(decoder, PROMPTS[0], new=200)))
-
-    expected = alone(decoder, PROMPTS[1])
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(begin())
+    expected, request = alone(decoder, PROMPTS[1]), make_request(decoder, PROMPTS[0], new=200)
+    loop, steps = asyncio.new_event_loop(), service.stream(request)
+    loop.run_until_complete(anext(steps))
     loop.close()
     with ThreadPoolExecutor(1) as pool:
-        steps = pool.submit(list, service.submit(make_request(decoder, PROMPTS[1]))).result(timeout=30)
-    assert [token for step in steps for token in step.tokens] == expected
+        other = pool.submit(list, service.submit(make_request(decoder, PROMPTS[1]))).result(timeout=30)
+    assert [token for step in other for token in step.tokens] == expected
 
 
 def test_closing_cancels_what_runs_and_refuses_what_comes(decoder: Decoder) -> None:

@@ -96,7 +96,7 @@ class Texts:
         ]
 
 
-@pytest.fixture(scope="module", params=["target_bundle", "other_target_bundle", "int8_target_bundle"])
+@pytest.fixture(scope="module", params=["target_bundle", "unshared_target_bundle", "int8_target_bundle"])
 def texts(request: pytest.FixtureRequest) -> Texts:
     return Texts(OnnxTarget(Bundle.open(request.getfixturevalue(request.param)), 1))
 
