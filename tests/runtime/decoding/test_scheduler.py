@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from runtime.tree.tree import Tree
 from s2d_trt.errors import OptionError, S2DError
 from tests.runtime.decoding.cases import SURE, WARM, WIDE, assert_same
 
-NEW = 14
+NEW = 32
 SHARED = np.random.default_rng(1).integers(1, 300, 140).tolist()
 """Several prompts begin with it."""
 PROMPTS = ([5, 9], [7] * 20, [44, 3, 8] * 21, SHARED[:64], SHARED[:66], SHARED[:130], [*SHARED, 1], [*SHARED, 2, 3])
@@ -118,6 +119,16 @@ def serve(scheduler: Scheduler, decoders: Sequence[Decoder], texts: Sequence[Tex
     return requests
 
 
+class Noting(CacheMemory):
+    """Counts the texts that had to give way."""
+
+    preempted = 0
+
+    def end(self, request: Request) -> None:
+        self.preempted += not request.finished
+        super().end(request)
+
+
 def agrees(request: Request, expected: Request) -> bool:
     """The same tokens and scores, as far as a cancelled text came."""
     if request.finish_reason != "cancelled":
@@ -127,48 +138,76 @@ def agrees(request: Request, expected: Request) -> bool:
     return request.tokens == expected.tokens[:count] and scores[0] == scores[1]
 
 
-SAMPLINGS = st.sampled_from([GREEDY, WARM])
-POLICIES = st.sampled_from([Policy(), Policy(), SURE, replace(SURE, lookup=True), WIDE])
-TEXTS = st.builds(
-    Text,
-    decoder=st.integers(0, 1),
-    prompt=st.integers(0, len(PROMPTS) - 1),
-    options=st.builds(
-        Options, st.integers(1, NEW), SAMPLINGS, policy=POLICIES, draft=st.sampled_from([True, True, True, False])
-    ),
-    joins=st.integers(0, 12),
-    cancelled=st.one_of(st.none(), st.none(), st.none(), st.integers(0, 20)),
+OPTIONS = st.builds(
+    Options,
+    st.sampled_from([2, NEW, NEW]),
+    st.sampled_from([GREEDY, WARM]),
+    policy=st.sampled_from([Policy(), SURE, replace(SURE, lookup=True), WIDE]),
+    draft=st.sampled_from([True, True, True, False]),
 )
 
 
-@settings(max_examples=40)
-@given(
-    texts=st.lists(TEXTS, min_size=2, max_size=9),
-    sequences=st.integers(1, 8),
-    limit=st.one_of(st.none(), st.floats(1.0, 4.0)),
-    keeps_prefixes=st.booleans(),
+@dataclass(frozen=True)
+class Company:
+    """Who is served together, in how much memory; ``happens`` is what the examples must come to."""
+
+    happens: str
+    prompts: tuple[int, ...]
+    sequences: tuple[int, ...] = (1, 3, 8)
+    least_texts: int = 2
+    rows: tuple[int, int] | None = None
+    prefix_bytes: int = 0
+
+    @property
+    def texts(self) -> st.SearchStrategy[list[Text]]:
+        texts = st.builds(
+            Text,
+            decoder=st.integers(0, 1),
+            prompt=st.sampled_from(self.prompts),
+            options=OPTIONS,
+            joins=st.integers(0, 8),
+            cancelled=st.one_of(st.none(), st.none(), st.none(), st.integers(0, 20)),
+        )
+        return st.lists(texts, min_size=self.least_texts, max_size=10)
+
+    @property
+    def limits(self) -> st.SearchStrategy[int | None]:
+        return st.none() if self.rows is None else st.integers(*self.rows)
+
+
+@pytest.mark.parametrize(
+    "company",
+    [
+        Company("cancelled", prompts=tuple(range(len(PROMPTS)))),
+        Company("preempted", prompts=(0, 1), sequences=(8,), least_texts=6, rows=(60, 200)),
+        Company("restored", prompts=(4, 5, 6, 7), sequences=(1, 2, 3), least_texts=4, prefix_bytes=2**21),
+    ],
+    ids=lambda company: company.happens,
 )
 def test_every_text_is_what_it_is_alone(
-    decoders: list[Decoder],
-    alone: Callable[[Text], Request],
-    texts: list[Text],
-    sequences: int,
-    limit: float | None,
-    keeps_prefixes: bool,
+    decoders: list[Decoder], alone: Callable[[Text], Request], company: Company
 ) -> None:
-    leases, longest = Leases(decoders), decoders[0].request(PROMPTS[-1], Options(NEW))
-    before = leases.free
-    memory = CacheMemory(
-        None if limit is None else int(limit * decoders[0].bytes_of(longest)), 2**20 if keeps_prefixes else 0
-    )
-    requests = serve(Scheduler(sequences, memory), decoders, texts)
-    for text, request in zip(texts, requests, strict=True):
-        assert request.error is None
-        if request.exact:
-            assert agrees(request, alone(text)), text
-        elif request.started and text.cancelled is None:  # a tree may differ where rounding decides
-            assert_same(decoders[text.decoder], request, alone(text))
-    leases.check(requests, before)
+    leases, happened = Leases(decoders), Counter[str]()
+    row_bytes = leases.owners[0].token_bytes + leases.owners[1].token_bytes
+
+    @settings(max_examples=15)
+    @given(company.texts, st.sampled_from(company.sequences), company.limits)
+    def serves(texts: list[Text], sequences: int, rows: int | None) -> None:
+        before, memory = leases.free, Noting(rows and rows * row_bytes, company.prefix_bytes)
+        requests = serve(Scheduler(sequences, memory), decoders, texts)
+        for text, request in zip(texts, requests, strict=True):
+            assert request.error is None
+            happened[request.finish_reason or "none"] += 1
+            if request.exact:
+                assert agrees(request, alone(text)), text
+            elif request.started and text.cancelled is None:  # a tree may differ where rounding decides
+                assert_same(decoders[text.decoder], request, alone(text))
+        happened["restored"] += memory.restored_tokens
+        happened["preempted"] += memory.preempted
+        leases.check(requests, before)
+
+    serves()
+    assert happened[company.happens] > 0, "the test shows nothing"
 
 
 # Who runs, and when
