@@ -12,14 +12,6 @@ head        hidden_states T [1, q, H], noise float32 [1 or q, V] (added to the l
 target      as segment 0 over all layers, and logit_rows int64 [r] (rows whose logits are wanted)
             -> logits float32 [r, V], present.{layer}.key|value T
 
-The form of a segment or a target for L lanes (``in_lanes``) takes the q rows of up to L texts, packed. Attention has m
-rows of its own, lane after lane, m_i in lane i with S_i slots:
-
-            position_ids int64 [1, m], write_index int64 [L], lane_rows int64 [L] (m_i),
-            attention_rows int64 [m] (the packed row that each repeats), packed_rows int64 [q] (the row of attention from
-            which each packed row gets its result), attention_mask.{i} bool [m_i, S_i],
-            past_key_values.{layer}.key|value.{i} T -> present.{layer}.key|value.{i} T
-
 Layers are numbered from the first layer of the whole model. In layout BSH a cache is T [1, S, num_key_value_heads * D],
 and a call may pass any prefix S of the allocated slots. In layout BHSD it is T [1, num_key_value_heads, S, D], and S is
 the manifest's ``cache.slots`` in every call, so the mask covers all slots.
