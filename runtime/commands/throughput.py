@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from statistics import median
 from typing import Any
 
 from runtime.decoding.decoder import Decoder
@@ -65,9 +66,10 @@ def _lines(
             f"  {throughput.ratio(drafted, plain):10.2f}"
             f"  {throughput.identical[plain]}+{throughput.identical[drafted]}/{2 * total}"
         )
+    ratios = delay.ratios or [0.0]
     yield (
-        f"  a text's step while {delay.prompt_tokens} tokens of prompt join: at most {delay.ratio:.2f} times its usual"
-        f" {delay.usual * 1e3:.1f} ms"
+        f"  a text's step, usually {delay.usual * 1e3:.1f} ms, while {delay.prompt_tokens} tokens of prompt join:"
+        f" median {median(ratios):.2f} times, longest {ratios[-1]:.2f}"
     )
 
 

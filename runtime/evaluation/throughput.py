@@ -117,9 +117,9 @@ class Delay:
     joining: list[float]
 
     @property
-    def ratio(self) -> float:
-        """The longest step while the prompt joins, over the usual step."""
-        return max(self.joining, default=0.0) / self.usual
+    def ratios(self) -> list[float]:
+        """Each step while the prompt joins, over the usual step; rising."""
+        return sorted(seconds / self.usual for seconds in self.joining)
 
 
 def joining_delay(decoder: Decoder, prompt: Sequence[int], joining: Sequence[int], options: Options) -> Delay:
