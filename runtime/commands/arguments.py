@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from dataclasses import replace
 
@@ -135,6 +136,9 @@ def prepare(decoder: Decoder, arguments: argparse.Namespace, options: Options, s
         print(f"{work} ...", file=sys.stderr, flush=True)
 
     decoder.prepare(options, progress, arguments.measure, sequences)
+    # What is loaded by now stays; to look through it again and again would delay single steps.
+    gc.collect()
+    gc.freeze()
 
 
 def single_temperature(arguments: argparse.Namespace) -> float:
