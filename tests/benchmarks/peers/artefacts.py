@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from s2d_trt.bundle import SCHEMA
 from s2d_trt.files import publishing_directory
 from tests.benchmarks.internals import cache_directory
 from tests.benchmarks.peers.environment import Environment
@@ -92,7 +93,8 @@ def bundle(kind: str, source: Checkpoint, precision: str, exits: str | None = No
     """A bundle of this project; ``kind`` is the export command, ``target`` or ``build`` (for drafts)."""
     options = ("--checkpoint", "{source}", "--out", "{out}", "--precision", precision, "--no-parity")
     more = ("--exits", exits) if exits else ()
-    return Artefact(f"s2d-{kind}-{precision}", source, (sys.executable, "-m", f"export.{kind}", *options, *more))
+    name = f"s2d-{kind}-{precision}-schema{SCHEMA}"
+    return Artefact(name, source, (sys.executable, "-m", f"export.{kind}", *options, *more))
 
 
 def _filled(text: str, fields: dict[str, str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,11 @@ GROUP = 32
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One mode of one library. ``models`` maps roles (``target``, ``draft``) to the models that the adapter loads."""
+    """One mode of one library. ``models`` maps roles (``target``, ``draft``) to the models that the adapter loads.
+
+    ``batches`` says whether the adapter has a batched form of this mode. ``texts`` is how many texts that form gets in
+    one call; None is the form for one text.
+    """
 
     peer: str
     precision: str
@@ -33,11 +37,22 @@ class Contender:
     environment: Environment | None
     models: dict[str, Checkpoint | Artefact]
     options: dict[str, Any] = field(default_factory=dict)
+    batches: bool = False
+    texts: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Library, weights and mode."""
+        return f"{self.peer} {self.precision} {self.mode}"
 
     @property
     def name(self) -> str:
-        """Library, weights and mode; unique among all contenders."""
-        return f"{self.peer} {self.precision} {self.mode}"
+        """The label and the number of texts; unique among all contenders."""
+        return self.label if self.texts is None else f"{self.label}, {self.texts} at once"
+
+    def at_once(self, texts: int | None) -> Contender:
+        """The same mode with ``texts`` texts in a call."""
+        return replace(self, texts=texts)
 
     @property
     def speculates(self) -> bool:
@@ -61,6 +76,8 @@ class Contender:
         """Load this mode in a worker that ``command`` started. Raises PeerError."""
         directories = {role: str(model.directory) for role, model in self.models.items()}
         mode = {**self.options, **directories, "precision": self.precision, "threads": threads}
+        if self.texts is not None:
+            mode["texts"] = self.texts
         worker.ask({"open": mode}, timeout)
 
     def start(self) -> Worker:
@@ -105,8 +122,8 @@ def ours(pair: Pair, precisions: tuple[str, ...]) -> Iterator[Contender]:
     for precision in precisions:
         target = bundle("target", pair.target, precision)
         draft = bundle("build", pair.draft, precision, exits)
-        yield Contender(OURS, precision, "alone", "s2d", None, {"target": target})
-        yield Contender(OURS, precision, "S2D", "s2d", None, {"target": target, "draft": draft})
+        yield Contender(OURS, precision, "alone", "s2d", None, {"target": target}, batches=True)
+        yield Contender(OURS, precision, "S2D", "s2d", None, {"target": target, "draft": draft}, batches=True)
 
 
 def transformers(pair: Pair) -> Iterator[Contender]:
@@ -125,27 +142,30 @@ def transformers(pair: Pair) -> Iterator[Contender]:
 
 def onnxruntime_genai(pair: Pair) -> Iterator[Contender]:
     """onnxruntime-genai in the precisions of its model builder."""
-    yield from _converted(pair, "onnxruntime-genai", ONNXRUNTIME_GENAI, "genai")
+    yield from _converted(pair, "onnxruntime-genai", ONNXRUNTIME_GENAI, "genai", drafts_in_batches=False)
 
 
 def openvino_genai(pair: Pair) -> Iterator[Contender]:
     """openvino-genai in the weight formats of optimum-intel."""
-    yield from _converted(pair, "openvino-genai", OPENVINO_GENAI, "openvino_llm")
+    yield from _converted(pair, "openvino-genai", OPENVINO_GENAI, "openvino_llm", drafts_in_batches=True)
 
 
-def _converted(pair: Pair, peer: str, environment: Environment, adapter: str) -> Iterator[Contender]:
+def _converted(
+    pair: Pair, peer: str, environment: Environment, adapter: str, drafts_in_batches: bool
+) -> Iterator[Contender]:
     def convert(kind: str, source: Checkpoint | Artefact, precision: str) -> Artefact:
         groups = {"group_size": GROUP} if environment == OPENVINO_GENAI and precision != "fp32" else {}
         return converted(f"{peer}-{kind}-{precision}", source, environment, adapter, precision=precision, **groups)
 
     for precision in ("fp32", "int8", "int4"):
         target = convert("target", pair.target, precision)
-        yield Contender(peer, precision, "alone", adapter, environment, {"target": target})
+        yield Contender(peer, precision, "alone", adapter, environment, {"target": target}, batches=True)
         for exit_ in _outer(pair.exits):
             draft = convert(f"draft-{exit_}", pair.truncated(exit_), precision)
             models: dict[str, Checkpoint | Artefact] = {"target": target, "draft": draft}
             width = {"width": WIDTHS["draft"]}
-            yield Contender(peer, precision, f"draft, exit {exit_}", adapter, environment, models, width)
+            mode = f"draft, exit {exit_}"
+            yield Contender(peer, precision, mode, adapter, environment, models, width, batches=drafts_in_batches)
         options = {"lookup": NGRAM, "width": WIDTHS["lookup"]}
         yield Contender(peer, precision, "prompt lookup", adapter, environment, {"target": target}, options)
 
