@@ -59,7 +59,7 @@ def test_the_warm_up_gives_no_prefix_to_reuse(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Contender, "start", lambda self: Recorder())
     outcome = Outcome(Contender(OURS, "fp32", "alone", "", None, {}).at_once(2))
     measure([outcome], Job([[1, 5, 6], [1, 7, 8, 9]], new_tokens=1, threads=1), rounds=1)
-    assert asked == [[[1, 6, 5], [1, 9, 8, 7]], [[1, 5, 6], [1, 7, 8, 9]]]
+    assert asked == [[[1, 6], [1, 8, 9]], [[1, 5, 6], [1, 7, 8, 9]]]
 
 
 def outcome(texts: int, peer: str, mode: str, seconds: float, tokens: list[list[int]]) -> Outcome:

@@ -149,8 +149,8 @@ def _answer_batches(texts: int, worker: Worker, job: Job, warm: int) -> list[Ans
         share = found["seconds"] / len(prompts)
         return [Answer(tokens, share, found["figures"]) for tokens in found["tokens"]]
 
-    # Other texts of the same lengths: a library that keeps the rows of earlier prompts must not find these ones.
-    ask(0, [[*prompt[:1], *prompt[:0:-1]] for prompt in job.prompts[:texts]], warm)
+    # Without its second token a prompt is no prefix of a measured one, whose rows a library could keep and use again.
+    ask(0, [[*prompt[:1], *prompt[2:]] for prompt in job.prompts[:texts]], warm)
     starts = range(0, len(job.prompts), texts)
     return [answer for first in starts for answer in ask(first, job.prompts[first : first + texts], job.new_tokens)]
 
