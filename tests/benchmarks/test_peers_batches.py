@@ -9,7 +9,7 @@ import pytest
 
 from s2d_trt.cli import run_command
 from tests.benchmarks.peers import __main__ as command
-from tests.benchmarks.peers.catalogue import OURS, Contender, Pair, onnxruntime_genai, openvino_genai, ours
+from tests.benchmarks.peers.catalogue import OURS, PEERS, Contender, Pair, batched
 from tests.benchmarks.peers.measure import Answer, Job, Outcome, measure
 from tests.benchmarks.peers.result import batch_tables
 
@@ -92,15 +92,15 @@ def test_each_number_of_texts_has_a_table() -> None:
 
 def test_only_modes_that_batch_are_batched(checkpoints: dict[str, Path]) -> None:
     pair = Pair.open(checkpoints["target"], checkpoints["draft"])
-    everything = [*ours(pair, ("fp32",)), *onnxruntime_genai(pair), *openvino_genai(pair)]
-    assert [each.name for each in everything if each.batches and each.precision == "fp32"] == [
+    assert [each.name for each in batched(pair, PEERS, ("fp32",))] == [
         "s2d-trt fp32 alone",
         "s2d-trt fp32 S2D",
         "onnxruntime-genai fp32 alone",
         "openvino-genai fp32 alone",
-        "openvino-genai fp32 draft, exit 2",
-        "openvino-genai fp32 draft, exit 6",
+        "openvino-genai fp32 draft, exit 2, 2 tokens",
+        "openvino-genai fp32 draft, exit 2, 4 tokens",
     ]
+    assert [each.name for each in batched(pair, (), ("int8",))] == ["s2d-trt int8 alone", "s2d-trt int8 S2D"]
 
 
 def test_our_batches_are_our_single_texts(

@@ -28,7 +28,7 @@ from pathlib import Path
 from s2d_trt.cli import ArgumentParser, comma_floats, comma_ints, positive_int, run_command
 from s2d_trt.errors import OptionError
 from tests.benchmarks.internals import load_prompts, load_tokenizer, physical_cores
-from tests.benchmarks.peers.catalogue import PEERS, Pair, ours
+from tests.benchmarks.peers.catalogue import PEERS, Pair, batched, ours
 from tests.benchmarks.peers.measure import Job, Outcome, measure, prepare, progress
 from tests.benchmarks.peers.process import ending_children
 from tests.benchmarks.peers.report import Report
@@ -47,11 +47,12 @@ def main(argv: Sequence[str]) -> None:
 
 def _compare(options: Namespace) -> None:
     pair = Pair.open(options.target, options.draft, options.exits)
-    contenders = list(ours(pair, options.precisions))
-    for peer in options.peers:
-        contenders += PEERS[peer](pair)
     if options.texts:
-        contenders = [each for each in contenders if each.batches and each.precision in options.precisions]
+        contenders = list(batched(pair, options.peers, options.precisions))
+    else:
+        contenders = list(ours(pair, options.precisions))
+        for peer in options.peers:
+            contenders += PEERS[peer](pair)
     prompts = _encoded(pair, options.prompts, options.limit, options.max_new_tokens)
     for texts in options.texts:
         if len(prompts) % texts:
