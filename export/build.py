@@ -20,7 +20,7 @@ from pathlib import Path
 from export.bundle import check_destination
 from export.checkpoint import Checkpoint, check_tokenizer
 from export.graph import MAX_HEAD_TOP_K
-from export.options import add_build_options, read_form
+from export.options import add_build_options, read_form, read_lanes
 from export.pipeline import TOKENIZER, BuildRequest, build, describe
 from export.vocabulary import frequent_tokens
 from s2d_trt.cli import ArgumentParser, check_exits, comma_ints, positive_int, run_command
@@ -121,6 +121,7 @@ def main(argv: Sequence[str]) -> None:
             layout=layout,
             encoding=encoding,
             plans=plans,
+            lanes=read_lanes(options),
             head_tokens=tokens,
         ),
         checkpoint,

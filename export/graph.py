@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto
 
+from export.lanes import QUERY
 from export.layout import CacheLayout
 from export.linear import linear
 from export.nodes import Graph
@@ -18,7 +19,7 @@ from s2d_trt import names
 from s2d_trt.spec import ModelSpec
 
 MAX_HEAD_TOP_K = 16
-QUERY, ROWS = "query_length", "logit_rows_length"
+ROWS = "logit_rows_length"
 
 
 def head_top_k(rows: int) -> int:
@@ -42,7 +43,7 @@ class GraphBuilder:
 
     def segment(self, index: int, first: int, last: int) -> onnx.ModelProto:
         """Layers ``[first, last)`` of a draft; segment 0 begins with the embedding."""
-        graph = self._graph(names.segment(index))
+        graph = self._graph(names.in_lanes(names.segment(index), self.layout.lanes.count))
         hidden = self._embedded(graph) if index == 0 else self._hidden_input(graph)
         graph.output(names.OUTPUT_HIDDEN_STATES, self.precision.onnx_type, [1, QUERY, self.spec.hidden_size])
         self._layers(graph, hidden, first, last, names.OUTPUT_HIDDEN_STATES)
@@ -52,7 +53,7 @@ class GraphBuilder:
         """Final norm, logits plus noise, and the best candidates; every exit uses it."""
         graph, vocab, k = self._graph(names.HEAD), self.spec.vocab_size, head_top_k(self.weights.head_rows)
         hidden = self._hidden_input(graph)
-        noise = graph.input(names.NOISE, TensorProto.FLOAT, [1, vocab])
+        noise = graph.input(names.NOISE, TensorProto.FLOAT, [self.layout.noise_rows, vocab])
         if self.weights.lacks_tokens:
             noise = graph.op("Gather", noise, graph.stored(HEAD_TOKENS), axis=1)
         # ONNX Runtime makes a Sum of a Gemm's result the Gemm's own third input.
@@ -69,7 +70,7 @@ class GraphBuilder:
 
     def target(self) -> onnx.ModelProto:
         """The whole model; only the rows named by ``logit_rows`` meet the vocabulary."""
-        graph = self._graph(names.TARGET)
+        graph = self._graph(names.in_lanes(names.TARGET, self.layout.lanes.count))
         hidden = self._embedded(graph)
         rows = graph.input(names.LOGIT_ROWS, TensorProto.INT64, [ROWS])
         logits = graph.output(names.LOGITS, TensorProto.FLOAT, [ROWS, self.spec.vocab_size])
@@ -89,22 +90,19 @@ class GraphBuilder:
 
     def _layers(self, graph: Graph, hidden: str, first: int, last: int, result: str | None) -> str:
         """Layers ``[first, last)`` with the inputs they share; the last one's output is named ``result``."""
-        graph.input(names.POSITION_IDS, TensorProto.INT64, [1, QUERY])
-        mask = graph.input(names.ATTENTION_MASK, TensorProto.BOOL, [QUERY, self.layout.slots])
-        graph.input(names.WRITE_INDEX, TensorProto.INT64, [1])
-        mask = self.layout.mask(graph, self.weights.spec, mask)
+        masks = self.layout.inputs(graph, self.weights.spec)
         for layer in range(first, last):
-            hidden = self._layer(graph, hidden, layer, mask, result if layer == last - 1 else None)
+            hidden = self._layer(graph, hidden, layer, masks, result if layer == last - 1 else None)
         return hidden
 
-    def _layer(self, graph: Graph, hidden: str, layer: int, mask: str, result: str | None) -> str:
+    def _layer(self, graph: Graph, hidden: str, layer: int, masks: Sequence[str], result: str | None) -> str:
         """Pre-norm attention and gated feed-forward, each with its residual."""
         rows = self._norm(graph, hidden, layer_tensor(layer, "input_layernorm"))
-        query, key, value = self._siblings(graph, rows, layer, "self_attn", "qkv_proj")
+        query, key, value = self._siblings(graph, rows, layer, "self_attn", "qkv_proj", self.layout.gathered)
         if self.spec.qk_norm:
             query = self._normed_heads(graph, query, layer_tensor(layer, "self_attn.q_norm"))
             key = self._normed_heads(graph, key, layer_tensor(layer, "self_attn.k_norm"))
-        attended = self.layout.attention(graph, self.weights.spec, layer, query, key, value, mask)
+        attended = self.layout.attention(graph, self.weights.spec, layer, query, key, value, masks)
         hidden = graph.op("Add", hidden, self._linear(graph, attended, layer, "self_attn.o_proj"))
         rows = self._norm(graph, hidden, layer_tensor(layer, "post_attention_layernorm"))
         gate, up = self._siblings(graph, rows, layer, "mlp", "gate_up_proj")
@@ -112,13 +110,24 @@ class GraphBuilder:
         narrowed = self._linear(graph, graph.op("Mul", gated, up), layer, "mlp.down_proj")
         return graph.op("Add", hidden, narrowed, result=result)
 
-    def _siblings(self, graph: Graph, rows: str, layer: int, owner: str, joined: str) -> Sequence[str]:
-        """Outputs of the layers that read the same ``rows``: one product where the weight file joins them."""
+    def _siblings(
+        self,
+        graph: Graph,
+        rows: str,
+        layer: int,
+        owner: str,
+        joined: str,
+        then: Callable[[Graph, str], str] = lambda _, product: product,
+    ) -> Sequence[str]:
+        """Outputs of the layers that read the same ``rows``: one product where the weight file joins them. Each product
+        goes through ``then``.
+        """
         parts = [f"{owner}.{part}" for part in JOINED[joined]]
         whole = f"{owner}.{joined}"
         if layer_tensor(layer, whole) not in self.weights.tensors:
-            return [self._linear(graph, rows, layer, part) for part in parts]
-        return graph.split(self._linear(graph, rows, layer, whole), [output_width(self.spec, part) for part in parts])
+            return [then(graph, self._linear(graph, rows, layer, part)) for part in parts]
+        product = then(graph, self._linear(graph, rows, layer, whole))
+        return graph.split(product, [output_width(self.spec, part) for part in parts])
 
     def _linear(self, graph: Graph, rows: str, layer: int, part: str) -> str:
         product = linear(graph, rows, layer_tensor(layer, part))

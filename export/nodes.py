@@ -29,6 +29,7 @@ class Graph:
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._described: list[onnx.ValueInfoProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._values: dict[str, str] = {}
 
@@ -41,6 +42,10 @@ class Graph:
         """Declare a graph output; a node computes it by taking its name as ``result``."""
         self._outputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
         return name
+
+    def describe(self, value: str, shape: Sequence[Dim]) -> None:
+        """State the shape of a value of this graph's precision, where a session would take seconds to infer it."""
+        self._described.append(helper.make_tensor_value_info(value, self.precision.onnx_type, list(shape)))
 
     def weight(self, name: str) -> str:
         """A tensor of the shared weight file, converted to this graph's precision."""
@@ -117,7 +122,12 @@ class Graph:
     def model(self) -> onnx.ModelProto:
         """The finished model."""
         graph = helper.make_graph(
-            self._nodes, self.name, self._inputs, self._outputs, list(self._initializers.values())
+            self._nodes,
+            self.name,
+            self._inputs,
+            self._outputs,
+            list(self._initializers.values()),
+            value_info=self._described,
         )
         return helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="s2d-trt"

@@ -10,10 +10,13 @@ from export.precision import FP16, FP32, PRECISIONS
 from export.tensorrt.bundle_plans import PlanOptions
 from export.tensorrt.log import LEVELS
 from export.tensorrt.plan import FLAVORS
-from s2d_trt.cli import ArgumentParser, positive_int
+from s2d_trt.cli import ArgumentParser, comma_ints, positive_int
 from s2d_trt.errors import OptionError
 
 BACKENDS = ("onnxruntime", "tensorrt")
+LANES = (1, 2, 4, 8)
+"""Texts in one call, by default: one graph for each."""
+MOST_LANES = 64
 
 
 def add_build_options(parser: ArgumentParser) -> None:
@@ -44,6 +47,12 @@ def _add_form_options(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--weights", choices=QUANTIZED_FORMATS, help="quantise the linear layers (default: keep the precision)"
+    )
+    group.add_argument(
+        "--lanes",
+        type=comma_ints,
+        metavar="N,N,...",
+        help="graphs for so many texts in one call (onnxruntime; default: 1,2,4,8)",
     )
     group.add_argument("--no-compile", action="store_true", help="graphs alone, to compile later with export.compile")
 
@@ -86,6 +95,22 @@ def read_form(options: argparse.Namespace) -> tuple[str, Encoding, PlanOptions |
         if getattr(options, name):
             raise OptionError(f"--{name.replace('_', '-')} is for --backend tensorrt; add that or leave it out")
     return BSH.name, encoding, None
+
+
+def read_lanes(options: argparse.Namespace) -> tuple[int, ...]:
+    """How many texts one call may take: one graph is built for each number.
+
+    Raises:
+        OptionError: a number is below 1 or above ``MOST_LANES``, or the backend takes one text a call.
+    """
+    if options.backend == "tensorrt":
+        if options.lanes not in (None, (1,)):
+            raise OptionError("--lanes is for --backend onnxruntime; leave it out")
+        return (1,)
+    lanes = options.lanes or LANES
+    if min(lanes) < 1 or max(lanes) > MOST_LANES:
+        raise OptionError(f"--lanes {','.join(map(str, lanes))}: each number must be between 1 and {MOST_LANES}")
+    return tuple(sorted({1, *lanes}))
 
 
 def read_plan_options(options: argparse.Namespace) -> PlanOptions:

@@ -15,6 +15,7 @@ from export.bundle import BundleWriter, check_space, write_bundle
 from export.checkpoint import Checkpoint, check_tokenizer
 from export.encoding import FP32_WEIGHTS, Encoding
 from export.graph import GraphBuilder, head_top_k
+from export.lanes import Lanes
 from export.layout import BHSD, BSH, CacheLayout
 from export.nodes import OPSET
 from export.parity import check_parity
@@ -45,8 +46,9 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What to build. ``exits`` is empty for a target; ``max_length`` None takes the checkpoint's own, up to
-    ``DEFAULT_MAX_LENGTH``. ``parity`` None compares with PyTorch where the weights are at most ``PARITY_BYTES``.
+    """What to build. ``exits`` is empty for a target; ``lanes`` lists how many texts one call may take; ``max_length``
+    None takes the checkpoint's own, up to ``DEFAULT_MAX_LENGTH``. ``parity`` None compares with PyTorch where the
+    weights are at most ``PARITY_BYTES``.
 
     ``plans`` None compiles nothing. ``head_tokens`` are the tokens that a draft's head can give; empty means all.
     """
@@ -61,6 +63,7 @@ class BuildRequest:
     encoding: Encoding = FP32_WEIGHTS
     plans: PlanOptions | None = None
     head_tokens: tuple[int, ...] = ()
+    lanes: tuple[int, ...] = (1,)
 
 
 def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Manifest:
@@ -93,8 +96,11 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
         weights = write_weights(checkpoint, stored, scratch)
         weights_name = writer.adopt("weights.bin", scratch, weights.sha256)
         builder = GraphBuilder(weights, weights_name, layout, request.encoding.precision)
-        graphs = {name: writer.add(f"{name}.onnx", content) for name, content in _models(builder, request.exits)}
-        log(f"graphs   {', '.join(graphs)}")
+        models = _models(builder, request.exits, request.lanes)
+        graphs = {name: writer.add(f"{name}.onnx", content) for name, content in models}
+        log(f"graphs   {', '.join(_of_one_lane(graphs, request.lanes))}")
+        if len(request.lanes) > 1:
+            log(f"lanes    {', '.join(map(str, request.lanes))}: texts in one call")
         log(f"weights  {byte_size(weights.bytes)}, {len(weights.tensors)} tensors")
         manifest = Manifest(
             kind=request.kind,
@@ -114,6 +120,7 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
             graphs=graphs,
             weights=weights_name,
             files=_with_companions(writer, checkpoint.directory),
+            lanes=request.lanes,
             built_with={"s2d-trt": __version__, "onnx": metadata.version("onnx"), "opset": str(OPSET)},
         )
         for line in _parity(manifest, writer, builder, request):
@@ -134,19 +141,24 @@ def describe(checkpoint: Checkpoint) -> str:
     )
 
 
-def _models(builder: GraphBuilder, exits: tuple[int, ...]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every graph of a draft, or of the target's one."""
+def _models(
+    builder: GraphBuilder, exits: tuple[int, ...], lanes: tuple[int, ...] = (1,)
+) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every graph of a draft or a target: one for each number of ``lanes``, and one head."""
 
     def content(model: onnx.ModelProto) -> bytes:
         return bytes(model.SerializeToString(deterministic=True))
 
-    if not exits:
-        yield names.TARGET, content(builder.target())
-        return
     bounds = (0, *exits)
-    for index in range(len(exits)):
-        yield names.segment(index), content(builder.segment(index, *bounds[index : index + 2]))
-    yield names.HEAD, content(builder.head())
+    for count in lanes:
+        laned = builder if count == 1 else dataclasses.replace(builder, layout=BSH(Lanes(count)))
+        if not exits:
+            yield names.in_lanes(names.TARGET, count), content(laned.target())
+        for index in range(len(exits)):
+            name = names.in_lanes(names.segment(index), count)
+            yield name, content(laned.segment(index, *bounds[index : index + 2]))
+    if exits:
+        yield names.HEAD, content(builder.head())
 
 
 def _cache(layout: str, max_length: int) -> CacheSpec:
@@ -169,7 +181,8 @@ def _parity(manifest: Manifest, writer: BundleWriter, builder: GraphBuilder, req
     if request.parity is None and in_torch > PARITY_BYTES:
         yield f"not checked, because PyTorch would take {byte_size(2 * in_torch)} of memory; --parity checks anyway"
         return
-    wide = manifest
+    # Forms for several lanes are compared with the form for one.
+    manifest = wide = dataclasses.replace(manifest, graphs=_of_one_lane(manifest.graphs, manifest.lanes))
     if builder.precision is not FP32:
         graphs = {}
         for name, content in _models(dataclasses.replace(builder, precision=FP32), request.exits):
@@ -180,6 +193,11 @@ def _parity(manifest: Manifest, writer: BundleWriter, builder: GraphBuilder, req
     yield check_parity(wide, writer.staging, request.checkpoint, builder.weights.spec)
     if wide is not manifest:
         yield check_rounding(manifest, wide, writer.staging)
+
+
+def _of_one_lane(graphs: dict[str, str], lanes: tuple[int, ...]) -> dict[str, str]:
+    others = {names.in_lanes(graph, count) for graph in graphs for count in lanes if count > 1}
+    return {graph: file for graph, file in graphs.items() if graph not in others}
 
 
 def _checked_max_length(request: BuildRequest, checkpoint: Checkpoint, log: Log) -> int:

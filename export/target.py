@@ -16,7 +16,7 @@ from pathlib import Path
 
 from export.bundle import check_destination
 from export.checkpoint import Checkpoint
-from export.options import add_build_options, read_form
+from export.options import add_build_options, read_form, read_lanes
 from export.pipeline import BuildRequest, build, describe
 from s2d_trt.cli import ArgumentParser, run_command
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
             layout=layout,
             encoding=encoding,
             plans=plans,
+            lanes=read_lanes(options),
         ),
         checkpoint,
     )

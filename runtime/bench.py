@@ -7,6 +7,9 @@ outside engine calls. The target alone runs at its fastest; every second prompt 
   python -m runtime.bench --target target-17m --prompts demo
   python -m runtime.bench --target target-17m,target-6m --prompts demo --temperature 0,1 --tree paper
   python -m runtime.bench --target target-17m --prompts question.jsonl --limit 20 --json out.json
+  python -m runtime.bench --target target-17m --prompts demo --lanes 1,2,4,8
+
+With --lanes, so many texts run at a time: tokens/s of all together, drafted and not, over taking turns.
 
 Prompts are {"prompt": ...} lines or Spec-Bench question lines; "demo" is a shipped set that no demo
 checkpoint was trained on.
@@ -33,6 +36,7 @@ from runtime.commands.arguments import (
     prepare,
 )
 from runtime.commands.report import describe
+from runtime.commands.throughput import throughputs
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.decoding.request import Request
@@ -41,7 +45,7 @@ from runtime.evaluation.comparison import Comparison, compare_with_target, gener
 from runtime.evaluation.prompts import Prompt, load_prompts
 from runtime.targets import open_target
 from s2d_trt.bundle import find_bundle
-from s2d_trt.cli import ArgumentParser, positive_int, run_command
+from s2d_trt.cli import ArgumentParser, comma_ints, positive_int, run_command
 from s2d_trt.errors import CapacityError, OptionError
 
 PROG = "python -m runtime.bench"
@@ -176,10 +180,18 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--prompts", required=True, help="JSON lines, or demo")
     parser.add_argument("--limit", type=positive_int, help="use only the first prompts")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write every figure to a file")
+    group = parser.add_argument_group("several texts at a time")
+    group.add_argument("--lanes", type=comma_ints, metavar="N,N,...", help="measure with so many texts, like 1,2,4,8")
+    group.add_argument("--rounds", type=positive_int, default=3, help="with --lanes: how often (%(default)s)")
+    group.add_argument(
+        "--prompt-tokens", type=positive_int, metavar="N", help="with --lanes: cut prompts to the last N"
+    )
     add_engine_arguments(parser)
     add_sampling_arguments(parser)
     add_drafting_arguments(parser)
     arguments = parser.parse_args(argv)
+    if arguments.lanes is not None and min(arguments.lanes) < 1:
+        raise OptionError("--lanes are numbers of texts, at least 1")
     if arguments.json is not None and (arguments.json.is_dir() or not arguments.json.resolve().parent.is_dir()):
         raise OptionError(f"{arguments.json} is a folder or lies in no existing folder; name a file to write")
     # Both runs of a prompt must share their noise.
@@ -190,15 +202,19 @@ def main(argv: Sequence[str]) -> None:
     location, verify = placement(arguments), arguments.verify
     draft = None if arguments.draft == NO_DRAFT else SortedDraft.open(find_bundle(arguments.draft), location, verify)
     decoders = [Decoder(open_target(name, location, verify), draft) for name in arguments.target.split(",")]
-    results = []
+    results: list[Any] = []
     for decoder in decoders:
         # A temperature changes nothing of what is checked and measured.
-        prepare(decoder, arguments, runs[0][1])
+        prepare(decoder, arguments, runs[0][1], sequences=max(arguments.lanes or (1,)))
+        if arguments.lanes is not None:
+            results += throughputs(decoder, prompts, runs, arguments)
+            continue
         for temperature, options in runs:
             results.append(run_prompts(decoder, prompts, options, temperature))
             print("\n".join(report_lines(results[-1])), flush=True)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps([_detail(result) for result in results], indent=1) + "\n")
+        details = [_detail(result) if isinstance(result, Result) else result for result in results]
+        arguments.json.write_text(json.dumps(details, indent=1) + "\n")
         print(f"wrote {arguments.json}")
 
 

@@ -9,6 +9,7 @@ decide only the speed.
   python -m runtime.run --target target-17m --prompt-file code.py --tree paper --color
   python -m runtime.run --target my-chat-model --chat --system "Be brief." --prompt "What is a draft model?"
   cat code.py | python -m runtime.run --target target-17m --json
+  python -m runtime.run --target target-17m --prompts prompts.jsonl --lanes 8 --json > answers.jsonl
 
 Targets and drafts are bundles: directories NAME.engine made by export.build and export.target, named
 by path or by NAME under engines/.
@@ -33,12 +34,14 @@ from runtime.commands.arguments import (
     prepare,
     single_temperature,
 )
+from runtime.commands.prompts import answer_prompts
 from runtime.commands.report import baseline_lines, request_lines
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.request import Request, Step
 from runtime.evaluation.comparison import Comparison, compare_with_target, target_alone, warm_up, with_seed
+from runtime.evaluation.prompts import load_prompts
 from runtime.text.chat import Message
-from s2d_trt.cli import ArgumentParser, run_command
+from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError
 
 PROG = "python -m runtime.run"
@@ -51,6 +54,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--target", required=True, help="target bundle, a path or a name under engines/")
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", help="text to continue")
+    prompt.add_argument(
+        "--prompts", metavar="FILE", help="a file of JSON lines, or demo: generate after each (the first turn)"
+    )
     prompt.add_argument("--prompt-file", type=Path, help="UTF-8 file to continue (default: standard input)")
     chat = parser.add_argument_group("chat")
     chat.add_argument("--chat", action="store_true", help="the prompt is the user's turn, in the model's chat template")
@@ -58,6 +64,7 @@ def main(argv: Sequence[str]) -> None:
     add_engine_arguments(parser)
     add_sampling_arguments(parser)
     add_drafting_arguments(parser)
+    parser.add_argument("--lanes", type=positive_int, default=8, help="with --prompts: texts at a time (%(default)s)")
     output = parser.add_argument_group("output")
     output.add_argument("--baseline", action="store_true", help="also run the target alone and compare")
     output.add_argument("--color", action="store_true", help="drafted-and-accepted text in green")
@@ -67,13 +74,23 @@ def main(argv: Sequence[str]) -> None:
     options = decoding_options(arguments, single_temperature(arguments))
     if arguments.system is not None and not arguments.chat:
         raise OptionError("--system is part of a conversation; add --chat")
-    text = _prompt(arguments)
+    prompts = load_prompts(arguments.prompts) if arguments.prompts else []
+    if prompts and (arguments.baseline or arguments.color):
+        raise OptionError("--baseline and --color show one text; leave them out, or compare with runtime.bench")
+    text = "" if prompts else _prompt(arguments)
     draft = None if arguments.draft == NO_DRAFT else arguments.draft
     decoder = Decoder.open(arguments.target, draft, placement(arguments), arguments.verify)
-    if arguments.chat:
-        request = decoder.chat_request(_conversation(arguments, text), options)
-    else:
-        request = decoder.request(text, options)
+
+    def make_request(text: str) -> Request:
+        if arguments.chat:
+            return decoder.chat_request(_conversation(arguments, text), options)
+        return decoder.request(text, options)
+
+    if prompts:
+        prepare(decoder, arguments, options, arguments.lanes)
+        answer_prompts(decoder, prompts, make_request, options, arguments)
+        return
+    request = make_request(text)
     prepare(decoder, arguments, options)
     if arguments.baseline:
         warm_up(decoder, request.prompt, options)

@@ -100,7 +100,8 @@ class Manifest:
     ``precision`` is the graphs' element type (``fp32``, ``fp16`` or ``bf16``), ``weight_format`` that of the linear
     layers' weights, which may be narrower (``int8``, ``int7`` where rows are integers too, ``int4``). ``graphs`` maps a
     graph's name (see ``s2d_trt.names``) to its file. ``head_top_k`` is the number of candidates that the draft's head
-    returns (0 in a target). ``plans`` has one entry for each compiled graph, in the graphs' order.
+    returns (0 in a target). ``plans`` has one entry for each compiled graph, in the graphs' order. ``lanes`` lists how
+    many texts one call may take, rising from 1; older bundles take one.
     """
 
     kind: str
@@ -117,6 +118,7 @@ class Manifest:
     files: dict[str, FileEntry]
     built_with: dict[str, str]
     plans: tuple[PlanEntry, ...] = ()
+    lanes: tuple[int, ...] = (1,)
     schema: int = SCHEMA
 
     def to_json(self) -> str:
@@ -144,6 +146,7 @@ class Manifest:
             fields["tokenizer"] = TokenizerSpec(**tokenizer)
             fields["files"] = {name: FileEntry(**entry) for name, entry in data["files"].items()}
             fields["plans"] = tuple(PlanEntry.from_mapping(plan) for plan in data.get("plans", ()))
+            fields["lanes"] = tuple(map(int, data.get("lanes", (1,))))
             return cls(**fields)
         except (KeyError, TypeError, ValueError, AttributeError) as cause:
             raise BundleError(f"{source} is damaged ({cause}); build the bundle again") from cause

@@ -32,8 +32,17 @@ TOP_LOGPROBS = "top_logprobs"
 LOGIT_ROWS = "logit_rows"
 LOGITS = "logits"
 
+ATTENTION_ROWS = "attention_rows"
+PACKED_ROWS = "packed_rows"
+LANE_ROWS = "lane_rows"
+
 HEAD = "head"
 TARGET = "target"
+
+
+def in_lanes(graph: str, lanes: int) -> str:
+    """Name of the form of ``graph`` that takes so many texts in one call."""
+    return graph if lanes == 1 else f"{graph}_lanes_{lanes}"
 
 
 def segment(index: int) -> str:
@@ -45,14 +54,19 @@ PAST = "past_key_values."
 PRESENT = "present."
 
 
-def past(layer: int, part: str) -> str:
+def past(layer: int, part: str, lane: int | None = None) -> str:
     """Input name of a layer's cache; ``part`` is ``key`` or ``value``."""
-    return f"{PAST}{layer}.{part}"
+    return f"{PAST}{layer}.{part}" + ("" if lane is None else f".{lane}")
 
 
-def present(layer: int, part: str) -> str:
+def present(layer: int, part: str, lane: int | None = None) -> str:
     """Output name of a layer's cache; bound to the same memory as ``past``."""
-    return f"{PRESENT}{layer}.{part}"
+    return present_of(past(layer, part, lane))
+
+
+def lane_mask(lane: int) -> str:
+    """Input name of a lane's attention mask."""
+    return f"{ATTENTION_MASK}.{lane}"
 
 
 def present_of(past: str) -> str:

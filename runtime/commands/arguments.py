@@ -128,9 +128,13 @@ def decoding_options(arguments: argparse.Namespace, temperature: float) -> Optio
     )
 
 
-def prepare(decoder: Decoder, arguments: argparse.Namespace, options: Options) -> None:
-    """Check and measure what ``options`` need, with progress on stderr."""
-    decoder.prepare(options, lambda work: print(f"{work} ...", file=sys.stderr, flush=True), arguments.measure)
+def prepare(decoder: Decoder, arguments: argparse.Namespace, options: Options, sequences: int = 1) -> None:
+    """Check and measure what ``options`` need with so many texts at a time, with progress on stderr."""
+
+    def progress(work: str) -> None:
+        print(f"{work} ...", file=sys.stderr, flush=True)
+
+    decoder.prepare(options, progress, arguments.measure, sequences)
 
 
 def single_temperature(arguments: argparse.Namespace) -> float:

@@ -1,4 +1,4 @@
-"""The decoding loop: plan what to verify, verify it in one call, commit what the target accepts."""
+"""A target and the drafters that help it: makes requests, and runs one alone."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runtime.backends import Logits
 from runtime.backends.placement import Placement
-from runtime.decoding.acceptance import accept
 from runtime.decoding.options import Options
 from runtime.decoding.preparation import Preparation, Progress, silent
 from runtime.decoding.request import Request, Step
+from runtime.decoding.scheduler import Scheduler
+from runtime.drafting.costs import Costs
 from runtime.drafting.ngram import LONGEST_DRAFT
-from runtime.drafting.proposal import Proposal, StepTimes
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.drafting.text import TextDrafting
 from runtime.targets import open_target
 from runtime.targets.interface import TargetModel
 from runtime.text.chat import ChatTemplate, Message
 from runtime.text.tokenizer import load_tokenizer
-from runtime.tree.tree import Tree
 from s2d_trt.bundle import find_bundle
 from s2d_trt.errors import OptionError, TokenizerMismatchError
 
@@ -72,7 +70,7 @@ class Decoder:
         options = replace(options or Options(), **changes)
         self.check(options)
         ids = self._encode(prompt) if isinstance(prompt, str) else prompt
-        return Request(ids, options, self.target, self.tokenizer)
+        return Request(ids, options, self)
 
     def check(self, options: Options) -> None:
         """Raise OptionError where the engines cannot do what ``options`` ask for."""
@@ -96,9 +94,16 @@ class Decoder:
         # The template writes the special tokens itself.
         return self.request(self._encode(self._template.render(messages), special_tokens=False), options, **changes)
 
-    def prepare(self, options: Options | None = None, progress: Progress = silent, measure: bool = False) -> None:
+    def prepare(
+        self,
+        options: Options | None = None,
+        progress: Progress = silent,
+        measure: bool = False,
+        sequences: int = 1,
+    ) -> None:
         """Check and measure what requests with ``options`` need, once for each machine: whether outputs are exact, and
-        what calls cost. ``run`` does so too where it was not done before; ``measure`` measures again.
+        what calls cost with up to ``sequences`` texts. ``run`` does so too where it was not done before; ``measure``
+        measures again.
 
         Raises:
             OptionError: the engines cannot do what ``options`` ask for.
@@ -106,7 +111,7 @@ class Decoder:
         """
         options = options or Options()
         self.check(options)
-        self._preparation.prepare(options, progress, measure)
+        self._preparation.prepare(options, progress, measure, sequences)
 
     @property
     def cost_disagreement(self) -> float:
@@ -118,98 +123,62 @@ class Decoder:
 
         An error of an engine ends this request alone, with finish reason ``error``, and is raised.
         """
-        if request.started:
-            raise OptionError("this request has been run before; make a new one")
-        request.started = True
+        scheduler = Scheduler(sequences=1)
+        scheduler.add(request)
         try:
-            if not request.cancelled:
-                yield self._prefill(request)
-            while not request.finished and not request.cancelled:
-                yield self._step(request)
-            if held_back := request.finish("cancelled"):
-                yield Step([], 0, [held_back])
-        except Exception:
-            request.finish_reason = "error"
-            raise
+            while scheduler.busy:
+                for _, step in scheduler.step():
+                    yield step
         finally:
-            self._release(request)
-            self._preparation.review()
-            request.finish("cancelled")
+            scheduler.close()
+            if request.error is not None:
+                raise request.error
 
-    def _prefill(self, request: Request) -> Step:
-        began = time.perf_counter()
-        self._start(request)
-        assert request.sequence is not None
-        prefilling = time.perf_counter()
-        logits = request.sequence.prefill(request.prompt)
-        token = request.chooser.choose(logits, request.length)
-        step = request.append([token], drafted=0)
-        if request.drafting is not None:
-            request.drafting.follow([token])
-        request.stats.prefill = request.stats.total = time.perf_counter() - prefilling
-        request.stats.preparation = prefilling - began
-        return step
+    @property
+    def costs(self) -> Costs | None:
+        """What calls cost on this machine; None where no request needed it."""
+        return self._preparation.costs
 
-    def _step(self, request: Request) -> Step:
-        began = time.perf_counter()
-        sequence, drafting = request.sequence, request.drafting
-        assert sequence is not None
-        verified, drafted = sequence.clock.seconds, drafting.seconds if drafting else 0.0
-        proposal = self._plan(request)
-        logits = sequence.verify(proposal.tree)
-        step, path, copied = self._commit(request, proposal, logits)
-        times = StepTimes(
-            drafting.seconds - drafted if drafting else 0.0,
-            sequence.clock.seconds - verified,
-            time.perf_counter() - began,
-        )
-        request.stats.record(proposal, self.draft.exits if self.draft else (), len(path), times)
-        if drafting is not None:
-            drafting.learn(proposal, path, times, copied)
-        return step
+    def bytes_of(self, request: Request) -> int:
+        """Bytes that a text's rows take in the caches after its next step, the target's and the draft's."""
+        rows = request.length + 1 + request.options.policy.largest_tree(chain=request.exact).verify_rows()
+        return rows * (self.target.token_bytes + (self.draft.token_bytes if self.draft else 0))
 
-    def _plan(self, request: Request) -> Proposal:
-        """The tree to verify: at least the root, the last token of the text."""
-        if request.drafting is None:
-            return Proposal(Tree.chain(request.tokens[-1:]))
-        return request.drafting.propose(request.tokens[-1], min(request.remaining, self.target.max_rows) - 1)
+    def lease(self, request: Request, sequences: int = 1) -> None:
+        """Lease what a text needs of the target and of the drafters. It may have tokens from an earlier lease.
 
-    def _commit(self, request: Request, proposal: Proposal, logits: Logits) -> tuple[Step, list[int], int]:
-        """Accept along the target's choices and keep the accepted rows; also the accepted path, and how many of its
-        tokens were copied from the text.
+        Raises:
+            S2DError: what the request's options ask for is not possible here.
         """
-        assert request.sequence is not None
-        acceptance = accept(proposal.tree, logits, request.chooser, request.length - 1)
-        request.sequence.commit(acceptance.path)
-        copied = request.drafting.follow(acceptance.tokens) if request.drafting else 0
-        return request.append(acceptance.tokens, len(acceptance.path) - 1), acceptance.path, copied
-
-    def _start(self, request: Request) -> None:
-        """Lease what the request needs of the target and of the drafters."""
+        began = time.perf_counter()
         options, policy = request.options, request.options.policy
-        request.exact = self._preparation.prepare(options)
+        request.exact = self._preparation.prepare(options, sequences=sequences)
         shape = policy.largest_tree(chain=request.exact)
         copied = LONGEST_DRAFT if policy.looks_up else 0
         rows = min(shape.verify_rows(copied), self.target.max_rows) if options.draft else 1
         request.sequence = self.target.lease(rows if request.exact else 0)
-        if not options.draft:
-            return
-        chain = request.exact or shape.is_chain or self.target.drafts == "chain"
-        shape = replace(shape, nodes=max(2, min(shape.nodes, self.target.max_rows)))
-        planner = self._preparation.planner(policy.exit, options.sampling.temperature)
-        request.drafting = TextDrafting([], planner, shape, request.noise, chain)
-        # Model drafters grow the tree level by level, so they come first.
-        drafters = [self.draft, self._preparation.lookup(options.sampling.temperature) if policy.looks_up else None]
-        for drafter in drafters:
-            if drafter is not None and (leased := drafter.lease(request.prompt, shape)) is not None:
-                request.drafting.sequences.append(leased)
+        if options.draft:
+            chain = request.exact or shape.is_chain or self.target.drafts == "chain"
+            shape = replace(shape, nodes=max(2, min(shape.nodes, self.target.max_rows)))
+            planner = self._preparation.planner(policy.exit, options.sampling.temperature)
+            request.drafting = TextDrafting([], planner, shape, request.noise, chain)
+            # Model drafters grow the tree level by level, so they come first.
+            drafters = [self.draft, self._preparation.lookup(options.sampling.temperature) if policy.looks_up else None]
+            text = [*request.prompt, *request.tokens]
+            for drafter in drafters:
+                if drafter is not None and (leased := drafter.lease(text, shape)) is not None:
+                    request.drafting.sequences.append(leased)
+        request.stats.preparation += time.perf_counter() - began
 
-    def _release(self, request: Request) -> None:
+    def release(self, request: Request) -> None:
+        """Give back what ``lease`` took."""
         if request.sequence is not None:
             self.target.release(request.sequence)
             request.sequence = None
         if request.drafting is not None:
             request.drafting.release()
+            request.drafting = None
+        self._preparation.review()
 
     def _encode(self, prompt: str, special_tokens: bool = True) -> list[int]:
         try:

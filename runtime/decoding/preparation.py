@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runtime.decoding.options import Options
+from runtime.drafting.costs import Costs
 from runtime.drafting.learned import DISAGREEMENT, PairStatistics
 from runtime.drafting.measurement import distrust, measured_costs
 from runtime.drafting.ngram import NgramLookup
@@ -27,8 +28,11 @@ class Preparation:
         self._target, self._draft = target, draft
         self._inexact: S2DError | None = None
         self._exits = draft.exits if draft else ()
-        self._checked = self._distrusted = False
+        self._checked = 0
+        """Texts in one call up to which exactness was checked."""
+        self._distrusted = False
         self._measured_exact = False
+        self._sequences = 0
         self._statistics: PairStatistics | None = None
         self._lookups: dict[float, NgramLookup] = {}
 
@@ -37,18 +41,24 @@ class Preparation:
         """How far the latest steps are from the measured costs: a ratio of at least 1."""
         return self._statistics.disagreement if self._statistics else 1.0
 
-    def prepare(self, options: Options, progress: Progress = silent, measure: bool = False) -> bool:
-        """Check and measure what ``options`` need; returns whether their text will be exact.
+    @property
+    def costs(self) -> Costs | None:
+        """The measured costs, where a request needed them."""
+        return self._statistics.costs if self._statistics else None
+
+    def prepare(self, options: Options, progress: Progress = silent, measure: bool = False, sequences: int = 1) -> bool:
+        """Check and measure what ``options`` need with up to ``sequences`` texts; returns whether their text will be
+        exact.
 
         Raises:
             S2DError: ``options.exact`` cannot be promised here.
         """
         wanted = self._target.exact_by_default and options.allows_exact if options.exact is None else options.exact
-        exact = wanted and self._is_exact(progress)
+        exact = wanted and self._is_exact(progress, sequences)
         if options.exact and self._inexact is not None:
             raise self._inexact
         if options.draft and options.policy.exit.needs_costs:
-            self._measure(progress, measure)
+            self._measure(progress, measure, sequences)
         return exact
 
     def planner(self, policy: DraftingPolicy, temperature: float) -> StepPlanner:
@@ -59,19 +69,27 @@ class Preparation:
         """The n-gram drafter of a temperature: a greedy text repeats itself more than a sampled one."""
         return self._lookups.setdefault(temperature, NgramLookup())
 
-    def _is_exact(self, progress: Progress) -> bool:
-        if not self._checked:
+    def _is_exact(self, progress: Progress, texts: int) -> bool:
+        if self._checked < texts and self._inexact is None:
             try:
-                self._target.check_exact(progress)
+                self._target.check_exact(progress, texts)
             except S2DError as cause:
                 self._inexact = cause
-            self._checked = True
+            self._checked = texts
         return self._inexact is None
 
-    def _measure(self, progress: Progress, again: bool) -> None:
-        if self._statistics is None or again:
-            self._measured_exact = self._checked and self._inexact is None
-            costs = measured_costs(self._target, self._draft, progress, exact=self._measured_exact, again=again)
+    def _measure(self, progress: Progress, again: bool, sequences: int) -> None:
+        if self._statistics is None or again or sequences > self._sequences:
+            self._sequences = max(sequences, self._sequences)
+            self._measured_exact = self._checked > 0 and self._inexact is None
+            costs = measured_costs(
+                self._target,
+                self._draft,
+                progress,
+                exact=self._measured_exact,
+                again=again,
+                lanes=min(self._sequences, self._target.lanes[-1]),
+            )
             self._statistics = PairStatistics(self._exits, costs)
 
     def review(self) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Literal
 
 from runtime.decoding.options import Options
 from runtime.decoding.stats import Stats
+from runtime.drafting.proposal import Outcome
 from runtime.drafting.text import TextDrafting
 from runtime.sampling.chooser import Chooser
 from runtime.sampling.noise import Noise
 from runtime.targets.interface import TargetModel, TargetSequence
 from runtime.text.tokenizer import TextStream
 from s2d_trt.errors import CapacityError, OptionError
+
+if TYPE_CHECKING:
+    from runtime.decoding.decoder import Decoder
 
 FinishReason = Literal["stop", "length", "capacity", "cancelled", "error"]
 
@@ -40,14 +42,16 @@ class Step:
 
 
 class Request:
-    """All state of one text; several requests can take turns on the same engines.
+    """All state of one text. Several requests run together, or take turns on the same engines.
 
     ``sequence`` is the text in the target and ``drafting`` its drafters, both None while it does not run. ``exact``,
     settled when the request starts, says whether its text and scores are bit-identical to the target's own.
     """
 
-    def __init__(self, prompt: Sequence[int], options: Options, target: TargetModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, prompt: Sequence[int], options: Options, decoder: Decoder) -> None:
+        target = decoder.target
         _check_prompt(prompt, target)
+        self.decoder = decoder
         self.prompt, self.options = list(prompt), options
         sampling = options.sampling
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
@@ -58,10 +62,14 @@ class Request:
         self.tokens: list[int] = []
         """New tokens so far."""
         self.finish_reason: FinishReason | None = None
+        self.error: Exception | None = None
+        """Why the text ended with finish reason ``error``."""
         self.started = self.exact = self.cancelled = False
         self.sequence: TargetSequence | None = None
         self.drafting: TextDrafting | None = None
-        self._stream = TextStream(tokenizer, options.stop)
+        self.usual_rows = 1.0
+        """Rows that the text had in the target's latest calls."""
+        self._stream = TextStream(decoder.tokenizer, options.stop)
         self._stop_tokens = frozenset(target.tokenizer.eos_token_ids)
         self._limit = min(options.max_new_tokens, target.max_length - len(self.prompt))
 
@@ -74,6 +82,20 @@ class Request:
     def length(self) -> int:
         """Tokens in the text, the prompt included."""
         return len(self.prompt) + len(self.tokens)
+
+    @property
+    def leased(self) -> TargetSequence:
+        """The text in the target, while it runs."""
+        assert self.sequence is not None
+        return self.sequence
+
+    @property
+    def left(self) -> list[int]:
+        """Tokens before the last one that the target has not committed; after a preemption, also the text's own."""
+        held = self.sequence.length if self.sequence is not None else 0
+        if held == self.length - bool(self.tokens):
+            return []
+        return [*self.prompt, *self.tokens[:-1]][held:]
 
     @property
     def remaining(self) -> int:
@@ -113,12 +135,24 @@ class Request:
                 break
         return Step(kept, min(drafted, len(kept)), pieces)
 
+    def record(self, outcome: Outcome) -> None:
+        """Count a step, and let the drafting learn from it."""
+        exits = self.decoder.draft.exits if self.decoder.draft else ()
+        self.stats.record(outcome.proposal, exits, len(outcome.path), outcome.times)
+        self.usual_rows += (len(outcome.proposal.tree) - self.usual_rows) / 4
+        if self.drafting is not None:
+            self.drafting.learn(outcome)
+
     def finish(self, reason: FinishReason) -> str:
         """End the text, unless it has ended; returns the text that was held back until now."""
         if self.finished:
             return ""
         self.finish_reason = reason
         return self._stream.finish()
+
+    def fail(self, error: Exception) -> None:
+        """End the text because of ``error``."""
+        self.finish_reason, self.error = "error", error
 
 
 def _check_prompt(prompt: Sequence[int], target: TargetModel) -> None:

@@ -25,6 +25,11 @@ class Stats:
     draft: float = 0.0
     verify: float = 0.0
 
+    def add_prefill(self, seconds: float) -> None:
+        """Count a step in which a part of the prompt was committed."""
+        self.prefill += seconds
+        self.total += seconds
+
     def record(self, proposal: Proposal, exits: tuple[int, ...], accepted: int, times: StepTimes) -> None:
         """Count one step that accepted ``accepted`` tokens."""
         self.draft += times.draft

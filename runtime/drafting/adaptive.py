@@ -13,16 +13,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from runtime.drafting.costs import SharedCosts
 from runtime.drafting.learned import (
     CONFIDENCE_BINS,
     FIRST_TRIAL_SHARE,
     KINDS,
     LEAST_TRIAL_SHARE,
+    Economy,
     Learned,
     PairStatistics,
 )
-from runtime.drafting.policy import DraftingPolicy, Prospect, StepBudget, StepPlanner, confidence
-from runtime.drafting.proposal import Outcome, StepTimes
+from runtime.drafting.policy import (
+    ALONE,
+    DraftingPolicy,
+    Load,
+    Prospect,
+    StepBudget,
+    StepPlanner,
+    confidence,
+)
+from runtime.drafting.proposal import Outcome
 from runtime.tree.shape import TreeShape
 
 ROW_SPAN = 8
@@ -72,16 +82,23 @@ class CostAware(StepPlanner):
         # The prompt's backlog before segment 0 is cleared at once by a draft that is expected to pay.
         self.forgone = [math.inf] + [0.0] * (len(learned.calibration) - 1)
 
-    def plan(self, prospect: Prospect) -> AdaptiveBudget:
-        """Price a step; a draft that does not pay is tried again for a small share of the time."""
-        learned, costs, backlog = self.learned, self.learned.costs, prospect.backlog
+    def plan(self, prospect: Prospect, load: Load = ALONE) -> AdaptiveBudget:
+        """Price a step; a draft that does not pay is tried again for a small share of the time.
+
+        What a millisecond is worth rises with the texts that share it, so depth shrinks as the batch grows.
+        """
+        learned, economy, backlog = self.learned, self.learned.economy(load.texts), prospect.backlog
+        costs = SharedCosts(learned.costs, load.texts, load.others, load.lanes)
         kind = min(int(sum(map(math.exp, prospect.copied))), KINDS - 1)
-        rate = learned.rate(kind)
-        row_price = rate * learned.verify_slowness.value
+        plain = load.texts / (learned.costs.verify_ms(load.texts, load.texts) * economy.verify_slowness.value)
+        rate = max(plain, economy.earnings[kind].rate)
+        row_price = rate * economy.verify_slowness.value
         # The calls of one row and of two may cost the same, or differ by a jump; neither is the cost of a row.
         row_ms = (costs.verify_ms(ROW_SPAN) - costs.verify_ms(1)) / (ROW_SPAN - 1)
         budget = AdaptiveBudget(
             self,
+            economy,
+            costs,
             kind=kind,
             rate=rate,
             row_price=row_price,
@@ -94,80 +111,90 @@ class CostAware(StepPlanner):
             return budget
         budget.segment_rows = backlog
         budget.backlog_ms = costs.exit_ms(0, backlog, 1) - costs.exit_ms(0, 1, 1)
-        budget.draft_price = rate * learned.draft_slowness.value
-        profit = learned.profits[kind].value
+        budget.draft_price = rate * economy.draft_slowness.value
+        profit = economy.profits[kind].value
         if profit <= 0:
-            cost = costs.exit_ms(0, backlog, 1) * learned.draft_slowness.value + row_ms
-            budget.is_trial = budget.drafts = learned.trial_ms >= cost
+            cost = costs.exit_ms(0, backlog, 1) * economy.draft_slowness.value + row_ms
+            budget.is_trial = budget.drafts = economy.trial_ms >= cost * load.texts
         else:
-            budget.drafts = self.pays(0, profit, backlog, 1, budget.draft_price)
+            budget.drafts = self.pays(budget, 0, profit, backlog, 1)
         level = budget.draft_price * costs.exit_ms(0, 1, 1) + row_price * row_ms
         # An accepted token makes a deeper chain possible: the sum of its expected profit.
         onward = min(learned.next_level.value, 0.95)
         budget.chain_profit = max(0.0, (onward - level) / (1.0 - onward))
         return budget
 
-    def pays(self, segment: int, profit: float, backlog: int, rows: int, price: float) -> bool:
+    def expects_to_draft(self, load: Load) -> bool:
+        """Whether drafting has paid so far."""
+        return self.learned.economy(load.texts).profits[0].value > 0
+
+    def pays(self, budget: AdaptiveBudget, segment: int, profit: float, backlog: int, rows: int) -> bool:
         """Whether to run ``segment`` on ``backlog`` rows for ``profit`` tokens, from which the cost of ``rows`` is
         already deducted.
         """
         if profit <= 0:
             return False
-        costs = self.learned.costs
+        costs = budget.costs
         self.forgone[segment] += profit
-        if self.forgone[segment] < price * (costs.exit_ms(segment, backlog, rows) - costs.exit_ms(segment, rows, rows)):
+        extra = costs.exit_ms(segment, backlog, rows) - costs.exit_ms(segment, rows, rows)
+        if self.forgone[segment] < budget.draft_price * extra:
             return False
         self.forgone[segment] = 0.0
         return True
 
     def learn(self, budget: StepBudget, outcome: Outcome) -> None:
-        """Update costs, earnings, profit and acceptance."""
+        """Update costs, earnings, profit and acceptance. The texts of a batch share one observation of its times."""
         assert isinstance(budget, AdaptiveBudget)
-        learned, times, accepted = self.learned, outcome.times, len(outcome.path)
-        rows = len(outcome.proposal.tree)
-        learned.earnings[budget.kind].observe(accepted, times.total * 1e3)
-        learned.verify_slowness.observe(times.verify * 1e3 / learned.costs.verify_ms(rows))
+        learned, economy, times, batch = self.learned, budget.economy, outcome.times, outcome.batch
+        share, total_ms = 1.0 / batch.texts, times.total * 1e3
+        expected = learned.costs.verify_ms(batch.rows, batch.lanes, batch.context)
+        economy.rows.observe(len(outcome.proposal.tree) * share, share)
+        economy.verify_slowness.observe(times.verify * 1e3 / expected * share, share)
+        if not batch.prompt_rows:
+            economy.earnings[budget.kind].observe(batch.tokens * share, total_ms * share, share)
+        if not batch.drafted:
+            economy.trial_ms += economy.trial_share * total_ms * share
+            economy.host_ms.observe((times.total - times.verify) * 1e3 * share, share)
         if not outcome.proposal.exits:
-            learned.trial_ms += learned.trial_share * times.total * 1e3
-            learned.host_ms.observe((times.total - times.verify) * 1e3)
             return
-        learned.drafted_steps += 1
+        economy.drafted_steps += 1
         self._learn_candidates(outcome)
-        if learned.drafted_steps <= COLD_STEPS:
+        for depth in range(1, min(len(outcome.path), len(outcome.proposal.exits))):
+            learned.next_level.observe(float(len(outcome.path) > depth + 1))
+        if economy.drafted_steps <= COLD_STEPS:
             return
-        learned.draft_call_slowness.observe(times.draft * 1e3 / budget.predicted_ms)
+        draft_ms = times.draft * 1e3 / batch.drafted
+        economy.draft_call_slowness.observe(draft_ms / budget.predicted_ms * share, share)
         # Host work between the draft's calls is part of the cost of drafting.
-        drafting = max(times.draft * 1e3, (times.total - times.verify) * 1e3 - learned.host_ms.value)
-        slowness = LARGEST_SLOWNESS * max(1.0, learned.verify_slowness.value)
-        usual = max(slowness, LARGEST_RISE * learned.draft_slowness.value) * budget.predicted_ms
-        learned.draft_slowness.observe(min(drafting, usual) / budget.predicted_ms)
-        self._learn_profit(budget, outcome, rows, max(0.0, drafting - usual))
-        for depth in range(1, min(accepted, len(outcome.proposal.exits))):
-            learned.next_level.observe(float(accepted > depth + 1))
+        drafting = max(draft_ms, ((times.total - times.verify) * 1e3 - economy.host_ms.value) / batch.drafted)
+        slowness = LARGEST_SLOWNESS * max(1.0, economy.verify_slowness.value)
+        usual = max(slowness, LARGEST_RISE * economy.draft_slowness.value) * budget.predicted_ms
+        economy.draft_slowness.observe(min(drafting, usual) / budget.predicted_ms * share, share)
+        self._learn_profit(budget, outcome, min(drafting, usual))
 
-    def _learn_profit(self, budget: AdaptiveBudget, outcome: Outcome, rows: int, unusual_ms: float) -> None:
-        """The tokens that drafting added, less those that its time would have earned.
+    def _learn_profit(self, budget: AdaptiveBudget, outcome: Outcome, drafting_ms: float) -> None:
+        """The tokens that drafting added, less those that its time would have earned: the draft's own calls, and what
+        the text's rows added to the target's call.
 
-        ``unusual_ms`` and the backlog of earlier steps are deducted from the time: they say nothing of what a step of
-        drafting costs.
+        The backlog of earlier steps is deducted from the time: it says nothing of what a step of drafting costs. The
+        target's time without these rows is estimated from the call itself: a machine may be twice as slow from one step
+        to the next, which must not look like a profit.
         """
-        learned, accepted = self.learned, len(outcome.path)
-        spent = outcome.times.total * 1e3 - unusual_ms - self._plain_ms(rows, outcome.times)
+        economy, costs, batch = budget.economy, self.learned.costs, outcome.batch
+        accepted, added = len(outcome.path), len(outcome.proposal.tree) - 1
+        plain = costs.verify_ms(batch.texts + batch.prompt_rows, batch.lanes, batch.context)
+        share = 1.0 - plain / costs.verify_ms(batch.rows, batch.lanes, batch.context)
+        extra = batch.rows - batch.texts - batch.prompt_rows
+        verifying = outcome.times.verify * 1e3 * share * added / max(1, extra)
+        spent = drafting_ms + verifying
         copied = min(outcome.copied, accepted - 1)
-        profit = accepted - 1 - copied - budget.rate * (spent - budget.backlog_ms * learned.draft_slowness.value)
+        profit = accepted - 1 - copied - budget.rate * (spent - budget.backlog_ms * economy.draft_slowness.value)
         weight = TRIAL_WEIGHT if budget.is_trial else 1.0
-        learned.profits[budget.kind].observe(weight * max(profit, LARGEST_LOSS), weight)
+        economy.profits[budget.kind].observe(weight * max(profit, LARGEST_LOSS), weight)
         if budget.is_trial:
-            learned.trial_ms -= spent
-            failed = learned.profits[budget.kind].value <= 0
-            learned.trial_share = max(LEAST_TRIAL_SHARE, learned.trial_share / 2) if failed else FIRST_TRIAL_SHARE
-
-    def _plain_ms(self, rows: int, times: StepTimes) -> float:
-        """Milliseconds that this step would have taken without drafting, estimated from its own verify call: a
-        machine may be twice as slow from one step to the next, which must not look like a profit.
-        """
-        costs = self.learned.costs
-        return times.verify * 1e3 * costs.verify_ms(1) / costs.verify_ms(rows) + self.learned.host_ms.value
+            economy.trial_ms -= spent
+            failed = economy.profits[budget.kind].value <= 0
+            economy.trial_share = max(LEAST_TRIAL_SHARE, economy.trial_share / 2) if failed else FIRST_TRIAL_SHARE
 
     def _learn_candidates(self, outcome: Outcome) -> None:
         """The target decided on every child of an accepted node; it never saw what hangs below a rejected one."""
@@ -188,6 +215,8 @@ class AdaptiveBudget(StepBudget):
     """
 
     planner: CostAware
+    economy: Economy
+    costs: SharedCosts
     kind: int
     rate: float
     row_price: float
@@ -209,7 +238,7 @@ class AdaptiveBudget(StepBudget):
 
     def answers(self, exit_index: int, paths: Sequence[float], children: Sequence[float], backlog: int) -> bool:
         """Whether the next exit would add less than it costs."""
-        learned, costs, rows = self.planner.learned, self.planner.learned.costs, len(paths)
+        learned, costs, rows = self.planner.learned, self.costs, len(paths)
         sure = confidence(paths, children, "mean")
         self.predicted_ms += costs.exit_ms(exit_index, self.segment_rows, rows)
         self.segment_rows = backlog
@@ -224,7 +253,7 @@ class AdaptiveBudget(StepBudget):
         gain = learned.deeper_gain[exit_index][_bin(sure)].value * (1.0 + self.chain_profit)
         profit = sum(map(math.exp, paths)) * gain - self.draft_price * costs.exit_ms(exit_index + 1, rows, rows)
         deeper = learned.depths_since_answer[exit_index] < MOST_PASSED_OVER and self.planner.pays(
-            exit_index + 1, profit, backlog, rows, self.draft_price
+            self, exit_index + 1, profit, backlog, rows
         )
         learned.depths_since_answer[exit_index] = learned.depths_since_answer[exit_index] + 1 if deeper else 0
         return not deeper
@@ -235,15 +264,15 @@ class AdaptiveBudget(StepBudget):
         if rows == 0:
             return False
         learned = self.planner.learned
-        cost = self.draft_price * learned.costs.exit_ms(0, rows, rows) + self.row_price * self.row_ms
+        cost = self.draft_price * self.costs.exit_ms(0, rows, rows) + self.row_price * self.row_ms
         return sum(map(math.exp, paths)) * learned.next_level.value * (1.0 + self.chain_profit) > cost
 
     def size(self, logprobs: Sequence[float]) -> int:
         """As many nodes as pay for their rows."""
-        costs, expected, best, count = self.planner.learned.costs, 0.0, -math.inf, 1
+        expected, best, count = 0.0, -math.inf, 1
         for rows, logprob in enumerate(logprobs, 1):
             expected += math.exp(logprob)
-            surplus = expected - self.row_price * costs.verify_ms(rows)
+            surplus = expected - self.row_price * self.costs.verify_ms(rows)
             if surplus > best:
                 best, count = surplus, rows
         return count

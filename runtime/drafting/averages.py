@@ -18,6 +18,7 @@ class FadingMean:
         return self._sum / self._weight
 
     def observe(self, amount: float, weight: float = 1.0) -> None:
-        """Add ``amount``, a sum over ``weight`` observations."""
-        self._sum = self._sum * self._keep + amount
-        self._weight = self._weight * self._keep + weight
+        """Add ``amount``, a sum over ``weight`` observations; less than one where several texts share one."""
+        keep = self._keep if weight >= 1.0 else self._keep**weight
+        self._sum = self._sum * keep + amount
+        self._weight = self._weight * keep + weight

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from runtime.backends import Clock
+from runtime.drafting.calls import Calls
 from runtime.drafting.policy import Prospect, StepBudget
 from runtime.sampling.noise import Noise
 from runtime.tree.builder import TreeBuilder
@@ -15,17 +15,18 @@ from runtime.tree.shape import TreeShape
 class DrafterSequence(Protocol):
     """One text in a drafter."""
 
-    clock: Clock
-    """Seconds spent in engine calls."""
-
     def prospect(self, room: int) -> Prospect:
         """What a step that may add ``room`` tokens to the text could draft."""
 
-    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: Noise, room: int) -> Sequence[int]:
+    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: Noise, room: int) -> Calls[Sequence[int]]:
         """Add candidates to the tree, at most ``room`` levels; returns the exit that answered at each drafted depth.
+        Calls of engines are yielded, so that those of several texts run together.
 
         Drafters are called in their order, each once a step; those that grow the tree level by level come first.
         """
+
+    def catch_up(self, rows: int) -> Calls[None]:
+        """Run at most ``rows`` rows of the backlog, without drafting."""
 
     def learn(self, tokens: Sequence[int]) -> int:
         """Learn from the tokens that the text gained in this step; returns how many of them this drafter had proposed

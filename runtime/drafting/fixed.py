@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.drafting.learned import PairStatistics
-from runtime.drafting.policy import Confidence, DraftingPolicy, Prospect, StepBudget, StepPlanner, confidence
+from runtime.drafting.policy import (
+    ALONE,
+    Confidence,
+    DraftingPolicy,
+    Load,
+    Prospect,
+    StepBudget,
+    StepPlanner,
+    confidence,
+)
 from runtime.tree.shape import TreeShape
 from s2d_trt.errors import OptionError
 
@@ -63,6 +72,6 @@ class FixedPlanner(StepPlanner):
 
     budget: FixedBudget
 
-    def plan(self, prospect: Prospect) -> FixedBudget:
+    def plan(self, prospect: Prospect, load: Load = ALONE) -> FixedBudget:
         """The one budget."""
         return self.budget

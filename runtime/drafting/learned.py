@@ -30,10 +30,46 @@ class Earnings:
         """Tokens per millisecond."""
         return self._tokens.value / self._milliseconds.value
 
-    def observe(self, tokens: int, milliseconds: float) -> None:
-        """Count one step."""
-        self._tokens.observe(tokens)
-        self._milliseconds.observe(milliseconds)
+    def observe(self, tokens: float, milliseconds: float, weight: float = 1.0) -> None:
+        """Count one step, or a text's share of it."""
+        self._tokens.observe(tokens, weight)
+        self._milliseconds.observe(milliseconds, weight)
+
+
+class Economy:
+    """What steps earn and cost while so many texts share the target's calls."""
+
+    def __init__(self, plain_milliseconds: float) -> None:
+        """Start from plain decoding: a token in ``plain_milliseconds``."""
+        self.profits = [FadingMean(0.4, 8.0, 64.0) for _ in range(KINDS)]
+        """Per kind of step: accepted tokens of the draft model, less the tokens that its time would have earned."""
+        self.earnings = [Earnings(plain_milliseconds) for _ in range(KINDS)]
+        """Per kind of step: a passage that repeats another earns at a rate of its own."""
+        self.host_ms = FadingMean(0.0, 1.0, 32.0)
+        """Milliseconds outside the engine's call in a step without the draft model."""
+        self.rows = FadingMean(1.0, 1.0, 16.0)
+        """Rows that a text has in the target's call."""
+        self.verify_slowness = FadingMean(1.0, 4.0, 32.0)
+        self.draft_slowness = FadingMean(1.0, 4.0, 32.0)
+        """Observed time over measured cost, of the target's calls and of drafting."""
+        self.draft_call_slowness = FadingMean(1.0, 4.0, 32.0)
+        """As ``draft_slowness``, of the draft's engine calls alone, without the host's work between them."""
+        self.trial_ms = 0.0
+        """Milliseconds saved up for trying a draft that has not paid."""
+        self.trial_share = FIRST_TRIAL_SHARE
+        """Share of the time that is saved up; each failed trial halves it."""
+        self.drafted_steps = 0
+
+    @property
+    def disagreement(self) -> float:
+        """How far observed times are from the measured costs, as a ratio of at least 1; 1 before enough steps.
+
+        A machine that is evenly slower changes no decision, so what counts is the draft's slowness over the target's.
+        """
+        if self.drafted_steps < LEAST_STEPS:
+            return 1.0
+        ratio = self.draft_call_slowness.value / self.verify_slowness.value
+        return max(ratio, 1.0 / ratio)
 
 
 class Learned:
@@ -48,39 +84,22 @@ class Learned:
         """Per exit and bin of its confidence: what the next exit added to the confidence."""
         self.depths_since_answer = [0] * (exits - 1)
         """Per exit: depths that ran to a deeper exit since this one answered."""
-        self.profits = [FadingMean(0.4, 8.0, 64.0) for _ in range(KINDS)]
-        """Per kind of step: accepted tokens of the draft model, less the tokens that its time would have earned."""
-        self.earnings = [Earnings(costs.verify_ms(1)) for _ in range(KINDS)]
-        """Per kind of step: a passage that repeats another earns at a rate of its own."""
-        self.host_ms = FadingMean(0.0, 1.0, 32.0)
-        """Milliseconds outside the engine's call in a step without the draft model."""
         self.next_level = FadingMean(0.7, 4.0, 128.0)
         """Probability that a level's node is accepted, given that one of the level above was."""
-        self.verify_slowness = FadingMean(1.0, 4.0, 32.0)
-        self.draft_slowness = FadingMean(1.0, 4.0, 32.0)
-        """Observed time over measured cost, of the target's calls and of drafting."""
-        self.draft_call_slowness = FadingMean(1.0, 4.0, 32.0)
-        """As ``draft_slowness``, of the draft's engine calls alone, without the host's work between them."""
-        self.trial_ms = 0.0
-        """Milliseconds saved up for trying a draft that has not paid."""
-        self.trial_share = FIRST_TRIAL_SHARE
-        """Share of the time that is saved up; each failed trial halves it."""
-        self.drafted_steps = 0
+        self._economies: dict[int, Economy] = {}
 
-    def rate(self, kind: int) -> float:
-        """Tokens per millisecond of steps of this kind, at least those of plain decoding."""
-        return max(1.0 / (self.costs.verify_ms(1) * self.verify_slowness.value), self.earnings[kind].rate)
+    def economy(self, texts: int = 1) -> Economy:
+        """What was learned with about so many texts in a batch: 1, 2, 3 to 4, 5 to 8, ..."""
+        size = (texts - 1).bit_length()
+        if size not in self._economies:
+            lanes = 1 << size
+            self._economies[size] = Economy(self.costs.verify_ms(lanes, lanes) / lanes)
+        return self._economies[size]
 
     @property
     def disagreement(self) -> float:
-        """How far observed times are from the measured costs, as a ratio of at least 1; 1 before enough steps.
-
-        A machine that is evenly slower changes no decision, so what counts is the draft's slowness over the target's.
-        """
-        if self.drafted_steps < LEAST_STEPS:
-            return 1.0
-        ratio = self.draft_call_slowness.value / self.verify_slowness.value
-        return max(ratio, 1.0 / ratio)
+        """How far one text's times are from the measured costs."""
+        return self.economy().disagreement
 
 
 class PairStatistics:
@@ -89,13 +108,13 @@ class PairStatistics:
     """
 
     def __init__(self, exits: tuple[int, ...], costs: Costs | None) -> None:
-        self.exits, self._costs = exits, costs
+        self.exits, self.costs = exits, costs
         self._learned: dict[float, Learned] = {}
 
     def new(self) -> Learned:
         """Statistics without any observation."""
-        assert self._costs is not None
-        return Learned(len(self.exits), self._costs)
+        assert self.costs is not None
+        return Learned(len(self.exits), self.costs)
 
     def learned(self, temperature: float) -> Learned:
         """The statistics of a temperature. At another one the draft ranks by other scores, so it has others."""

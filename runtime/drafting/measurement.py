@@ -10,22 +10,23 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from runtime.drafting.costs import WIDTHS, Costs
-from runtime.drafting.sorted_draft import DraftSequence, SortedDraft
+from runtime.backends import lanes_for
+from runtime.drafting.costs import CONTEXT, WIDTHS, Costs
+from runtime.drafting.sorted_draft import DraftSequence, SortedDraft, flush_together
 from runtime.machine.cache import cache_file, exclusive, write_cache
 from runtime.sampling.noise import Noise
 from runtime.targets.interface import TargetModel, TargetSequence
 from runtime.tree.tree import Tree
 
-CONTEXT = 64
-"""Tokens before the measured rows."""
+LONG_CONTEXT = 320
+"""Tokens before the one row whose call shows what a longer text costs."""
 ROUNDS, MOST_SECONDS = 5, 4.0
 """Rounds of a measurement; no further round begins after this time."""
 STEADY = 1.35
@@ -41,27 +42,40 @@ Progress = Callable[[str], None]
 
 
 def measured_costs(
-    target: TargetModel, draft: SortedDraft | None, progress: Progress, *, exact: bool, again: bool = False
+    target: TargetModel,
+    draft: SortedDraft | None,
+    progress: Progress,
+    *,
+    exact: bool,
+    again: bool = False,
+    lanes: int = 1,
 ) -> Costs:
     """The kept costs of these engines on this machine; if there are none, they are not steady, or ``again``, measure.
 
-    ``exact`` measures the target's calls as exact decoding makes them.
+    ``exact`` measures the target's calls as exact decoding makes them, ``lanes`` is the most texts in one call.
     """
     path = _cache_file(target, draft, exact)
     kept = _read(path, draft)
+    if kept is not None and not _covers(kept, target, lanes):
+        kept, again = None, True
     if kept is not None and not again and (kept.steady or kept.measurements >= MOST_MEASUREMENTS):
         return kept
     with exclusive(path):
         latest = _read(path, draft)
-        if latest is not None and latest != kept and latest.steady:
+        if latest is not None and latest != kept and latest.steady and not again:
             return latest  # another process measured while this one waited
         progress("measuring what calls cost on this machine")
-        costs = measure(target, draft, exact=exact)
+        costs = measure(target, draft, exact=exact, lanes=lanes)
         # Costs that no longer hold are replaced; costs that were never steady improve with each measurement.
         if latest is not None and not again:
             costs = costs.merged(latest)
         write_cache(path, json.dumps(asdict(costs)))
     return costs
+
+
+def _covers(costs: Costs, target: TargetModel, lanes: int) -> bool:
+    measured = {1, *(count for count, _ in costs.verify_lanes)}
+    return measured.issuperset(lanes_for(target.lanes, lanes))
 
 
 def distrust(target: TargetModel, draft: SortedDraft | None, *, exact: bool) -> None:
@@ -72,22 +86,46 @@ def distrust(target: TargetModel, draft: SortedDraft | None, *, exact: bool) -> 
         write_cache(path, json.dumps(asdict(replace(kept, steady=False))))
 
 
-def measure(target: TargetModel, draft: SortedDraft | None, *, exact: bool = False) -> Costs:
+def measure(target: TargetModel, draft: SortedDraft | None, *, exact: bool = False, lanes: int = 1) -> Costs:
     """Time every engine at every width, in rounds: about a second for small models, a few for large ones."""
-    timed = _Timed()
+    timed, exact_rows = _Timed(), WIDTHS[-1] if exact else 0
+    verify_lanes = lanes_for(target.lanes, lanes)
+    segment_lanes = lanes_for(draft.engines.lanes, lanes) if draft else (1,)
+    contexts = min(CONTEXT, target.max_length // 2), min(LONG_CONTEXT, target.max_length - 1)
     with contextlib.ExitStack() as leased:
-        verifying = target.lease(exact_rows=WIDTHS[-1] if exact else 0)
-        leased.callback(target.release, verifying)
-        timed.add("verify", _verify_calls(target, verifying))
+        texts = [target.lease(exact_rows) for _ in range(1 + verify_lanes[-1])]
+        for text in texts:
+            leased.callback(target.release, text)
+            text.prefill([0] * contexts[text is texts[-1]])
+        timed.add("verify", _verify_calls(target, texts[0]))
+        timed.add("verify lanes", [partial(_verified, target, texts[:count]) for count in verify_lanes[1:]])
+        timed.add("verify long", [partial(_verified, target, texts[-1:])])
         if draft is not None:
-            drafting = draft.empty_sequence()
-            leased.callback(drafting.release)
-            for name, calls in _draft_calls(draft, drafting):
+            drafting = [draft.empty_sequence() for _ in range(segment_lanes[-1])]
+            for sequence in drafting:
+                leased.callback(sequence.release)
+            for name, calls in _draft_calls(draft, drafting, segment_lanes):
                 timed.add(name, calls)
         timed.run()
     segments = tuple(timed.milliseconds(f"segment {index}") for index in range(len(draft.exits) if draft else 0))
-    head = timed.milliseconds("head") if draft else ()
-    return Costs(timed.milliseconds("verify"), segments, head, timed.steady)
+    head = timed.milliseconds("head") if draft else (0.0,) * len(WIDTHS)
+    costs = Costs(timed.milliseconds("verify"), segments, head, steady=timed.steady)
+    longer = (timed.milliseconds("verify long")[0] - costs.verify[0]) / max(1, contexts[1] - contexts[0])
+    in_lanes = timed.milliseconds("segment lanes") if draft else ()
+    return replace(
+        costs,
+        head=head if draft else (),
+        verify_lanes=_extra(verify_lanes, timed.milliseconds("verify lanes"), costs.verify_ms),
+        segment_lanes=_extra(segment_lanes, in_lanes, lambda rows: costs.exit_ms(0, rows, 0)),
+        token=max(0.0, longer),
+    )
+
+
+def _extra(
+    lanes: Sequence[int], milliseconds: Sequence[float], of_one: Callable[[int], float]
+) -> tuple[tuple[int, float], ...]:
+    """What one row in each of some lanes takes more than as many rows of one text."""
+    return tuple((count, max(0.0, ms - of_one(count))) for count, ms in zip(lanes[1:], milliseconds, strict=True))
 
 
 @dataclass(slots=True)
@@ -110,6 +148,8 @@ class _Timed:
 
     def milliseconds(self, name: str) -> tuple[float, ...]:
         """The fastest round of each width; more rows never cost less, but for noise."""
+        if not self.calls[name]:
+            return ()
         fastest = np.array([each[name] for each in self.rounds]).min(axis=0)
         return tuple((np.maximum.accumulate(fastest) * 1e3).tolist())
 
@@ -126,44 +166,52 @@ def _warm(call: Callable[[], float]) -> float:
     return first if first > LONG_CALL else min(call() for _ in range(WARM_CALLS))
 
 
-def _verify_calls(target: TargetModel, sequence: TargetSequence) -> list[Callable[[], float]]:
-    context = min(CONTEXT, target.max_length // 2)
-    sequence.prefill([0] * context)
-
+def _verify_calls(target: TargetModel, text: TargetSequence) -> list[Callable[[], float]]:
     def verify(rows: int) -> float:
-        tree = Tree.chain([0] * min(rows, target.max_rows, target.max_length - context))
-        began = time.perf_counter()
-        sequence.verify(tree)[0]  # reading a row waits for the call on a GPU
-        return time.perf_counter() - began
+        return _verified(target, [text], min(rows, target.max_rows, target.max_length - text.length))
 
     return [partial(verify, rows) for rows in WIDTHS]
 
 
-def _draft_calls(draft: SortedDraft, sequence: DraftSequence) -> Iterator[tuple[str, list[Callable[[], float]]]]:
+def _verified(target: TargetModel, texts: Sequence[TargetSequence], rows: int = 1) -> float:
+    """Seconds of a call with so many rows of each text."""
+    tree = Tree.chain([0] * rows)
+    began = time.perf_counter()
+    for logits in target.run([(text, tree) for text in texts]):
+        logits[0]  # reading a row waits for the call on a GPU
+    return time.perf_counter() - began
+
+
+def _draft_calls(
+    draft: SortedDraft, sequences: Sequence[DraftSequence], lanes: Sequence[int]
+) -> Iterator[tuple[str, list[Callable[[], float]]]]:
     # Enough tokens for the head's widest call, and room after them for the segments' calls.
     context = min(CONTEXT, draft.max_length // 2)
-    sequence.prefill([0] * context)
-    noise = Noise(0, 0.0, draft.vocab_size).row(0)
+    for sequence in sequences:
+        sequence.prefill([0] * context)
+    first, noise = sequences[0], Noise(0, 0.0, draft.vocab_size).row(0)
 
-    def run(segment: int, rows: int) -> float:
-        sequence.truncate(context)
-        sequence.enqueue([0] * min(rows, draft.max_length - context))
-        for before in range(segment):
-            sequence.flush(before)
-        sequence.wait()
+    def run(segment: int, rows: int, texts: int = 1) -> float:
+        for sequence in sequences[:texts]:
+            sequence.truncate(context)
+            sequence.enqueue([0] * min(rows, draft.max_length - context))
+            for before in range(segment):
+                sequence.flush(before)
+        first.wait()
         began = time.perf_counter()
-        sequence.flush(segment)
-        sequence.wait()
+        flush_together(sequences[:texts], segment)
+        first.wait()
         return time.perf_counter() - began
 
     def answer(rows: int) -> float:
         began = time.perf_counter()
-        sequence.candidates(0, min(rows, context, draft.engines.max_head_rows), noise)
+        first.candidates(0, min(rows, context, draft.engines.max_head_rows), noise)
         return time.perf_counter() - began
 
     for index in range(len(draft.exits)):
         yield f"segment {index}", [partial(run, index, rows) for rows in WIDTHS]
     yield "head", [partial(answer, rows) for rows in WIDTHS]
+    yield "segment lanes", [partial(run, 0, 1, count) for count in lanes[1:]]
 
 
 def _cache_file(target: TargetModel, draft: SortedDraft | None, exact: bool) -> Path:
@@ -178,6 +226,9 @@ def _read(path: Path, draft: SortedDraft | None) -> Costs | None:
             tuple(map(float, data["verify"])),
             tuple(tuple(map(float, segment)) for segment in data["segments"]),
             tuple(map(float, data["head"])),
+            tuple((int(lanes), float(extra)) for lanes, extra in data["verify_lanes"]),
+            tuple((int(lanes), float(extra)) for lanes, extra in data["segment_lanes"]),
+            float(data["token"]),
             bool(data["steady"]),
             int(data["measurements"]),
         )

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runtime.backends import Clock
 from runtime.drafting.averages import FadingMean
+from runtime.drafting.calls import Calls
 from runtime.drafting.policy import Prospect, StepBudget
 from runtime.sampling.noise import Noise
 from runtime.text.prefix import common_prefix
@@ -111,7 +111,6 @@ class NgramSequence:
     """One text in the n-gram drafter."""
 
     def __init__(self, odds: NgramOdds, prompt: Sequence[int]) -> None:
-        self.clock = Clock()
         self._odds, self._index = odds, NgramIndex()
         self._draft: NgramDraft | None = None
         self._logprobs: list[float] = []
@@ -123,11 +122,16 @@ class NgramSequence:
         self._logprobs = [] if self._draft is None else self._odds.logprobs(self._draft)
         return Prospect(None, self._logprobs)
 
-    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: Noise, room: int) -> Sequence[int]:
-        """Merge the draft into the tree."""
+    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: Noise, room: int) -> Calls[Sequence[int]]:
+        """Merge the draft into the tree; no engine is called."""
         if self._draft is not None:
             builder.graft(self._draft.tokens, self._logprobs)
+        yield from ()
         return ()
+
+    def catch_up(self, rows: int) -> Calls[None]:
+        """Nothing waits."""
+        yield from ()
 
     def learn(self, tokens: Sequence[int]) -> int:
         """Learn how much of the draft was right."""

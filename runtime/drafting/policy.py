@@ -32,6 +32,20 @@ class Prospect:
     copied: Sequence[float] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What shares the target's call with a text: ``texts`` decode in it, the text included, in ``lanes`` lanes, and the
+    others are expected to have ``others`` rows, those of prompts included.
+    """
+
+    texts: int = 1
+    others: int = 0
+    lanes: int = 1
+
+
+ALONE = Load()
+
+
 class StepBudget:
     """The decisions of one step; this one always drafts, as large as the shape allows, until the last exit.
 
@@ -70,8 +84,12 @@ class StepPlanner(ABC):
     """One text's policy."""
 
     @abstractmethod
-    def plan(self, prospect: Prospect) -> StepBudget:
+    def plan(self, prospect: Prospect, load: Load = ALONE) -> StepBudget:
         """The budget of the next step."""
+
+    def expects_to_draft(self, load: Load) -> bool:
+        """Whether a draft model is likely to run in the next steps under such a load."""
+        return True
 
     def learn(self, budget: StepBudget, outcome: Outcome) -> None:  # noqa: B027  a fixed policy learns nothing
         """Take note of how the step of ``budget`` ended; called after every step, drafted or not."""

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.backends import PREFILL_CHUNK, Cascade
+from runtime.backends import PREFILL_CHUNK, Candidates, Cascade, HeadLane, Lane
 from runtime.backends.placement import Placement
+from runtime.drafting.calls import Calls, HeadCall, SegmentCall, run_together
 from runtime.drafting.fixed import FixedBudget
 from runtime.drafting.policy import Prospect, StepBudget
 from runtime.sampling.noise import Noise
@@ -41,6 +42,12 @@ class SortedDraft:
     def open(cls, directory: Path, placement: Placement | None = None, verify: bool = False) -> SortedDraft:
         """Load a draft bundle. Raises BundleError."""
         return cls(Bundle.open(directory, "draft", verify), placement)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a committed token takes in the caches."""
+        element = 2 if self.bundle.manifest.precision in ("fp16", "bf16") else 4
+        return 2 * self.spec.num_hidden_layers * self.spec.kv_width * element
 
     def check_shape(self, shape: TreeShape) -> None:
         """Raise OptionError where this draft's head or scratch rows cannot grow such a tree."""
@@ -84,13 +91,17 @@ class SortedDraft:
         self._free.append(sequence)
 
 
+def flush_together(sequences: Sequence[DraftSequence], segment: int) -> None:
+    """Run ``segment`` on the backlogs of several texts."""
+    run_together([sequence.flushing(segment) for sequence in sequences])
+
+
 class DraftSequence:
     """One text in the draft: its rows, and how many of them each segment has run."""
 
     def __init__(self, draft: SortedDraft) -> None:
         capacity = draft.max_length + SCRATCH_ROWS
-        self._draft, self._context = draft, draft.engines.context()
-        self.clock = self._context.clock
+        self._draft, self._engines, self._context = draft, draft.engines, draft.engines.context()
         self._chunk = min(PREFILL_CHUNK, draft.engines.max_rows)
         self._ids = np.zeros(capacity, np.int64)
         self._positions = np.zeros(capacity, np.int64)
@@ -106,7 +117,6 @@ class DraftSequence:
         """Forget the text, and the numbers that it left in the caches."""
         self.truncate(0)
         self._context.reset()
-        self.clock.seconds = 0.0
 
     @property
     def backlogs(self) -> list[int]:
@@ -179,14 +189,27 @@ class DraftSequence:
 
     def flush(self, segment: int) -> None:
         """Run ``segment`` on its backlog; the segment before it must have none."""
-        ready = self.rows if segment == 0 else self.done[segment - 1]
-        while self.done[segment] < ready:
-            self._run(segment, self.done[segment], min(ready, self.done[segment] + self._chunk))
+        run_together([self.flushing(segment)])
 
-    def _run(self, segment: int, start: int, stop: int) -> None:
+    def flushing(self, segment: int) -> Calls[None]:
+        """As ``flush``, together with other texts."""
+        ready = self.rows if segment == 0 else self.done[segment - 1]
+        while (start := self.done[segment]) < ready:
+            stop = min(ready, start + self._chunk)
+            yield SegmentCall(self._engines, segment, self._lane(start, stop))
+            self.done[segment] = stop
+
+    def catch_up(self, rows: int) -> Calls[None]:
+        """Run at most ``rows`` rows of the first segment's backlog, and leave it the last: drafting starts from it."""
+        stop = min(self.done[0] + rows, self.committed - 1)
+        while (start := self.done[0]) < stop:
+            end = min(stop, start + self._chunk)
+            yield SegmentCall(self._engines, 0, self._lane(start, end))
+            self.done[0] = end
+
+    def _lane(self, start: int, stop: int) -> Lane:
         base, visible = self._visible_rows(start, stop)
-        self._context.forward(segment, self._ids[start:stop], self._positions[start:stop], start, base, visible)
-        self.done[segment] = stop
+        return Lane(self._context, self._ids[start:stop], self._positions[start:stop], start, base, visible)
 
     def _visible_rows(self, start: int, stop: int) -> tuple[int, np.ndarray]:
         """A row ``base`` before which each of rows start .. stop reads every row, and which of base .. stop it reads.
@@ -209,7 +232,7 @@ class DraftSequence:
         for segment in range(len(self.done)):
             self.flush(segment)
 
-    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: Noise, room: int) -> list[int]:
+    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: Noise, room: int) -> Calls[list[int]]:
         """Grow the tree below the last committed token, level by level.
 
         At each level the frontier goes through segment 0 and the head. Where ``budget`` does not take the exit's answer
@@ -225,10 +248,10 @@ class DraftSequence:
                     break
                 parents = [rows[parent] for parent in builder.frontier_parents]
                 rows = self._enqueue_frontier(builder.frontier_tokens, parents, depth)
-            exits.append(self._expand(builder, noise.row(self.committed + depth), budget))
+            exits.append((yield from self._expand(builder, noise.row(self.committed + depth), budget)))
         return exits
 
-    def _expand(self, builder: TreeBuilder, noise: np.ndarray, budget: StepBudget) -> int:
+    def _expand(self, builder: TreeBuilder, noise: np.ndarray, budget: StepBudget) -> Calls[int]:
         """Add the candidates of every frontier node; returns the exit that gave them."""
         paths, cascade = builder.frontier_logprobs, self._context.cascade
         if cascade is not None and isinstance(budget, FixedBudget) and self._fits_one_launch():
@@ -237,15 +260,16 @@ class DraftSequence:
             return answered
         last = len(self.done) - 1
         for index in range(last + 1):
-            self.flush(index)
-            tokens, logprobs = self.candidates(index, len(paths), noise)
+            yield from self.flushing(index)
+            tokens, logprobs = yield HeadCall(self._engines, self._head_lane(index, len(paths), noise))
             # Where the draft overflows, nothing is drafted; a policy must not meet a NaN.
             own = np.where(np.isnan(logprobs), -np.inf, logprobs)[:, : builder.top_k].tolist()
+            best = tokens[:, : builder.top_k].tolist()
             calibrated = budget.calibrated(index, own)
             backlog = self.done[index] - self.done[min(index + 1, last)]
             if budget.answers(index, paths, [row[0] for row in calibrated], backlog):
                 break
-        builder.expand(tokens[:, : builder.top_k].tolist(), calibrated, own)
+        builder.expand(best, calibrated, own)
         return index
 
     def _fits_one_launch(self) -> bool:
@@ -258,21 +282,21 @@ class DraftSequence:
         """Run all segments in one launch, in which the device compares confidence and threshold."""
         stop = self.rows
         for segment, start in enumerate(self.done):
-            base, visible = self._visible_rows(start, stop)
-            cascade.stage(segment, self._ids[start:stop], self._positions[start:stop], start, base, visible)
+            lane = self._lane(start, stop)
+            cascade.stage(segment, lane.tokens, lane.positions, start, lane.base, lane.visible)
         tokens, logprobs, answered = cascade.run(
             stop - len(paths), stop, noise, np.array(paths), budget.thresholds, budget.rule == "max"
         )
         self.done[: answered + 1] = [stop] * (answered + 1)
         return tokens, logprobs, answered
 
-    def candidates(self, segment: int, rows: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Top candidates of the newest rows at an exit: ids int64 and log-probabilities float32 ``[rows, k]``.
+    def candidates(self, segment: int, rows: int, noise: np.ndarray) -> Candidates:
+        """Top candidates of the newest rows at an exit; the next call overwrites them."""
+        return self._engines.candidates([self._head_lane(segment, rows, noise)])[0]
 
-        Both are overwritten by the next call.
-        """
-        return self._context.candidates(segment, self.rows - rows, self.rows, noise)
+    def _head_lane(self, segment: int, rows: int, noise: np.ndarray) -> HeadLane:
+        return HeadLane(self._context, segment, self.rows - rows, self.rows, noise)
 
     def wait(self) -> None:
         """Wait until every call is done; only a measurement needs it."""
-        self._context.wait()
+        self._engines.wait()

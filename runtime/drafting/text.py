@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from runtime.drafting.calls import Calls
 from runtime.drafting.drafter import DrafterSequence
-from runtime.drafting.policy import Prospect, StepBudget, StepPlanner
-from runtime.drafting.proposal import Outcome, Proposal, StepTimes
+from runtime.drafting.policy import ALONE, Load, Prospect, StepBudget, StepPlanner
+from runtime.drafting.proposal import Outcome, Proposal
 from runtime.sampling.noise import Noise
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
@@ -26,28 +27,29 @@ class TextDrafting:
     budget: StepBudget = field(init=False)
     """Of the current step."""
 
-    @property
-    def seconds(self) -> float:
-        """Time spent in engine calls of the drafters so far."""
-        return sum(sequence.clock.seconds for sequence in self.sequences)
-
-    def propose(self, root_token: int, room: int) -> Proposal:
+    def propose(self, root_token: int, room: int, load: Load = ALONE) -> Calls[Proposal]:
         """A tree below ``root_token``, the last token of the text, to which the step may add ``room`` tokens."""
         prospects = [sequence.prospect(room) for sequence in self.sequences]
         backlogs = [prospect.backlog for prospect in prospects if prospect.backlog is not None]
         copied = max((prospect.copied for prospect in prospects), key=len, default=())
-        self.budget = self.planner.plan(Prospect(backlogs[0] if backlogs else None, copied))
+        self.budget = self.planner.plan(Prospect(backlogs[0] if backlogs else None, copied), load)
         if not copied and not (backlogs and self.budget.drafts):
             return Proposal(Tree.chain([root_token]))
         builder = TreeBuilder(root_token, self.shape, self.budget.floor)
         exits: list[int] = []
         for sequence in self.sequences:
-            exits += sequence.propose(builder, self.budget, self.noise, room)
+            exits += yield from sequence.propose(builder, self.budget, self.noise, room)
         return Proposal(builder.finish(self.budget.size, self.chain), exits)
 
-    def learn(self, proposal: Proposal, path: list[int], times: StepTimes, copied: int) -> None:
+    def catch_up(self, rows: int, load: Load) -> Calls[None]:
+        """Let drafters run at most ``rows`` rows of their backlog, if they are expected to draft afterwards."""
+        if self.planner.expects_to_draft(load):
+            for sequence in self.sequences:
+                yield from sequence.catch_up(rows)
+
+    def learn(self, outcome: Outcome) -> None:
         """Take note of what the target accepted, and of the time that the step took."""
-        self.planner.learn(self.budget, Outcome(proposal, path, times, copied))
+        self.planner.learn(self.budget, outcome)
 
     def follow(self, tokens: Sequence[int]) -> int:
         """Tell every drafter which tokens the text gained; returns how many of them were copied from the text."""

@@ -45,7 +45,7 @@ def compare(decoder: Decoder, request: Request, reference: Request) -> Compariso
     """Compare the new tokens of ``request`` with those of ``reference``, which ran with the same seed."""
     ours, theirs = request.tokens, reference.tokens
     if ours == theirs and request.finish_reason == reference.finish_reason:
-        return Comparison(True, _chosen_scores(request) == _chosen_scores(reference))
+        return Comparison(True, same_bits(request, reference))
     common = common_prefix(ours, theirs)
     if common == len(ours) or common == len(theirs):
         return Comparison(identical=False, position=common)
@@ -64,6 +64,12 @@ def compare_with_target(decoder: Decoder, request: Request, alone: Request) -> C
         return comparison
     options = with_seed(request.options, request.seed)
     return compare(decoder, request, target_alone(decoder, request.prompt, options, exact=True))
+
+
+def same_bits(ours: Request, theirs: Request) -> bool:
+    """Whether both have the same tokens, finish reason and scores, to the last bit."""
+    same = (ours.tokens, ours.finish_reason) == (theirs.tokens, theirs.finish_reason)
+    return same and _chosen_scores(ours) == _chosen_scores(theirs)
 
 
 def _chosen_scores(request: Request) -> list[float]:

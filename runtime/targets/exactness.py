@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from runtime.backends import TargetEngine
+from runtime.backends import Logits, TargetEngine, lanes_for
 from runtime.machine.cache import cache_file, write_cache
 from runtime.targets.interface import TargetModel
 from runtime.tree.tree import Tree
@@ -25,16 +27,66 @@ def rows_are_exact(target: TargetModel, engine: TargetEngine, progress: Callable
     ``engine`` is the target's; it is told whether a lone row needs company. Both answers are kept in the user's cache.
     """
     path = cache_file("exactness", target.identity)
-    try:
-        answers = json.loads(path.read_text(encoding="utf-8"))
-        engine.needs_company = bool(answers["needs_company"])
-        return bool(answers["exact"])
-    except (OSError, ValueError, KeyError, TypeError):
-        progress("checking that a row's bits do not depend on the call")
+    kept = _read(path)
+    if "needs_company" in kept:
+        engine.needs_company = bool(kept["needs_company"])
+    if "exact" in kept:
+        return bool(kept["exact"])
+    progress("checking that a row's bits do not depend on the call")
     prefixes = [prefix for prefix in (3, 57) if prefix + max(WIDTHS) <= target.max_length]
     exact = all(_rows_agree(target, prefix) for prefix in prefixes or [1])
     write_cache(path, json.dumps({"exact": exact, "needs_company": engine.needs_company}))
     return exact
+
+
+def exact_lanes(target: TargetModel, texts: int, progress: Callable[[str], None]) -> tuple[int, ...]:
+    """Of the numbers of lanes that calls with so many texts have, those in which a text's rows have the bits that they
+    have alone. The answer is kept for each number.
+    """
+    path = cache_file("exactness", target.identity)
+    kept = _read(path)
+    agree: dict[str, bool] = dict(kept.get("lanes", {}))
+    missing = [count for count in lanes_for(target.lanes, texts) if count > 1 and str(count) not in agree]
+    if missing:
+        progress("checking that a text's bits do not depend on the other texts of a call")
+        agree |= {str(count): _lanes_agree(target, count) for count in missing}
+        write_cache(path, json.dumps({**kept, "lanes": agree}))
+    return tuple(count for count in target.lanes if agree.get(str(count), True))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _lanes_agree(target: TargetModel, count: int) -> bool:
+    """Compare rows of texts of different lengths, computed in one call, with the same rows computed text by text."""
+    rng = np.random.default_rng(count)
+    texts = [target.lease(max(WIDTHS)) for _ in range(count)]
+    try:
+        trees = []
+        for number, text in enumerate(texts):
+            width = min((1, *WIDTHS)[number % (1 + len(WIDTHS))], target.max_rows, target.max_length // 2)
+            length = min(3 + 23 * number, target.max_length - width)
+            tokens = rng.integers(0, target.vocab_size, length + width).tolist()
+            text.prefill(tokens[:length])
+            trees.append(Tree.chain(tokens[length:]))
+        parts = list(zip(texts, trees, strict=True))
+        together = [_copied(logits, len(tree)) for logits, tree in zip(target.run(parts), trees, strict=True)]
+        return all(
+            np.array_equal(_copied(target.run([part])[0], len(part[1])), rows)
+            for part, rows in zip(parts, together, strict=True)
+        )
+    finally:
+        for text in texts:
+            target.release(text)
+
+
+def _copied(logits: Logits, rows: int) -> np.ndarray:
+    return np.array([logits[row] for row in range(rows)])
 
 
 def _rows_agree(target: TargetModel, prefix: int) -> bool:

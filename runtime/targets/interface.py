@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,10 +16,18 @@ from runtime.tree.tree import Tree
 from s2d_trt.bundle import TokenizerSpec
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a prompt: ``tokens`` behind the committed ones. Only the last token's logits are computed."""
+
+    tokens: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
 class TargetSequence(Protocol):
     """One text in a target."""
-
-    clock: Clock
 
     @property
     def length(self) -> int:
@@ -33,11 +42,24 @@ class TargetSequence(Protocol):
     def commit(self, path: Sequence[int]) -> None:
         """Keep the accepted nodes ``path`` (root first) and drop the rest of the tree."""
 
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """A copy of committed rows, where the target ``keeps_prefixes``."""
+
+    def restore(self, blocks: Sequence[np.ndarray]) -> None:
+        """Commit copied rows in place of a prefill."""
+
+
+Part = tuple[Any, Tree | Chunk]
+"""A text's part in a call: its sequence, and what it runs."""
+
 
 class TargetModel(Protocol):
     """A model to speed up."""
 
     name: str
+    clock: Clock
+    lanes: tuple[int, ...]
+    """Numbers of texts that one call may take, rising from 1."""
     identity: str
     """A text that differs where the model, its precision, or the device that it runs on differs."""
     max_length: int
@@ -45,10 +67,23 @@ class TargetModel(Protocol):
     vocab_size: int
     max_rows: int
     """Most nodes in one tree, the root included."""
+    prompt_rows: int
+    """Most tokens of a prompt in one call."""
     drafts: Literal["tree", "chain"]
     """What it can verify."""
     tokenizer: TokenizerSpec
     tokenizer_path: Path
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a committed token takes in a cache."""
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether rows can be copied from text to text, and a prompt may be cut anywhere.
+
+        Other targets' prompts are cut every ``prompt_rows`` tokens.
+        """
 
     @property
     def exact_by_default(self) -> bool:
@@ -63,11 +98,21 @@ class TargetModel(Protocol):
     def check_sampling(self, sampling: Sampling) -> None:
         """Raise OptionError where the target cannot choose tokens so."""
 
-    def check_exact(self, progress: Callable[[str], None]) -> None:
-        """Raise S2DError where outputs that are bit-identical to the target alone cannot be promised."""
+    def check_exact(self, progress: Callable[[str], None], texts: int = 1) -> None:
+        """Raise S2DError where outputs that are bit-identical to the target alone cannot be promised.
+
+        Calls of up to so many ``texts`` are checked too; those that change bits are not used afterwards.
+        """
 
     def lease(self, exact_rows: int = 0) -> TargetSequence:
         """A sequence without tokens. With ``exact_rows``, calls of at most so many rows give a row the same bits."""
+
+    def run(self, parts: Sequence[Part]) -> Sequence[Logits]:
+        """Run a part of each of several texts, in as few calls as the engine allows.
+
+        The root of a tree follows the committed tokens; the logits are those at every node. A chunk is committed; the
+        logits have one row, after its last token. All are valid until the next call.
+        """
 
     def release(self, sequence: Any) -> None:
         """Take a sequence that was leased here back for the next text."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from runtime.backends import PREFILL_CHUNK, Logits
+from runtime.backends import PREFILL_CHUNK, Logits, TargetLane
 from runtime.backends.placement import Placement
 from runtime.sampling.options import Sampling
-from runtime.targets.exactness import rows_are_exact
+from runtime.targets.exactness import exact_lanes, rows_are_exact
+from runtime.targets.interface import Chunk, Part
 from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
 from s2d_trt.bundle import Bundle
@@ -30,7 +31,8 @@ class Target:
         self.tokenizer, self.tokenizer_path = manifest.tokenizer, bundle.path(manifest.tokenizer.file)
         self.placement = placement or Placement()
         self.engine = self.placement.open_backend(bundle).target(bundle)
-        self.max_rows = self.engine.max_rows
+        self.max_rows, self.lanes, self.clock = self.engine.max_rows, self.engine.lanes, self.engine.clock
+        self.prompt_rows = min(PREFILL_CHUNK, self.max_rows)
         self.identity = f"{self.engine.location}\n{manifest.to_json()}"
         self._free: list[BundleSequence] = []
 
@@ -54,6 +56,17 @@ class Target:
     def check_sampling(self, sampling: Sampling) -> None:
         """Every kind of sampling is possible."""
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a committed token takes in the cache."""
+        element = 2 if self.bundle.manifest.precision in ("fp16", "bf16") else 4
+        return 2 * self.spec.num_hidden_layers * self.spec.kv_width * element
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether rows can be copied from text to text, and a prompt may be cut anywhere."""
+        return self.engine.device == "cpu"
+
     def lease(self, exact_rows: int = 0) -> BundleSequence:
         """A sequence without tokens; give it back with ``release``."""
         sequence = self._free.pop() if self._free else BundleSequence(self)
@@ -64,34 +77,41 @@ class Target:
         """Take a sequence back for the next text."""
         self._free.append(sequence)
 
+    def run(self, parts: Sequence[Part]) -> Sequence[Logits]:
+        """Run a part of each text in one call, or in as few as the graphs allow."""
+        logits = self.engine.forward([sequence.lane(part) for sequence, part in parts])
+        for sequence, part in parts:
+            if isinstance(part, Chunk):
+                sequence.length += len(part.tokens)
+        return logits
+
     @property
     def exact_by_default(self) -> bool:
         """Whether requests are exact unless they say otherwise: on a CPU, where this costs nothing."""
         return self.engine.device == "cpu"
 
-    def check_exact(self, progress: Callable[[str], None] = lambda _: None) -> None:
+    def check_exact(self, progress: Callable[[str], None] = lambda _: None, texts: int = 1) -> None:
         """Raise S2DError where a row's bits depend on the call that computes it, on this machine."""
         if not rows_are_exact(self, self.engine, progress):
             raise S2DError(
                 f"target {self.name} gives other bits for the same row in another call on this machine;"
                 " run without --exact"
             )
+        self.lanes = self.engine.lanes = exact_lanes(self, texts, progress)
 
 
 class BundleSequence:
     """One text in a target: ``length`` rows are committed, the tree's rows follow as scratch."""
 
     def __init__(self, target: Target) -> None:
-        self._target, self._context = target, target.engine.context()
-        self.clock = self._context.clock
-        self._chunk = min(PREFILL_CHUNK, target.engine.max_rows)
+        self._target, self.context = target, target.engine.context()
         self.length = 0
         self.exact_rows = 0
 
     def reset(self, exact_rows: int) -> None:
         """Forget the text, and the numbers that it left in the cache."""
-        self.length, self.exact_rows, self.clock.seconds = 0, exact_rows, 0.0
-        self._context.reset()
+        self.length, self.exact_rows = 0, exact_rows
+        self.context.reset()
 
     def prefill(self, tokens: Sequence[int]) -> np.ndarray:
         """Commit a prompt behind what is there; returns the logits [V] after its last token, valid until the next call.
@@ -105,29 +125,44 @@ class BundleSequence:
                 f"the prompt needs {stop} positions and target {self._target.name} has {self._target.max_length};"
                 " shorten it or build the bundle with a larger --max-length"
             )
-        ids = np.asarray(tokens, dtype=np.int64)
-        for start in range(0, len(ids), self._chunk):
-            chunk = ids[start : start + self._chunk]
-            size = len(chunk)
-            # A prompt is cut in the same way in every run, so its chunks have the same bits.
-            exact_rows = size if self.exact_rows else 0
-            last = self._forward(chunk, np.arange(size), np.tri(size, dtype=bool), np.array([size - 1]), exact_rows)
-            self.length += size
+        size = self._target.prompt_rows
+        for start in range(0, len(tokens), size):
+            last = self._target.run([(self, Chunk(tokens[start : start + size]))])[0]
         return last[0]
 
     def verify(self, tree: Tree) -> Logits:
         """Logits [V] at every node of ``tree``, whose root follows the committed rows; valid until the next call."""
-        nodes = np.arange(len(tree))
-        return self._forward(tree.tokens, tree.depths, tree.ancestor_mask(), nodes, self.exact_rows)
+        return self._target.run([(self, tree)])[0]
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """A copy of committed rows, for another text that begins alike; only on a CPU."""
+        context: Any = self.context
+        copied: np.ndarray = context.cache.rows(start, stop)
+        return copied
+
+    def restore(self, blocks: Sequence[np.ndarray]) -> None:
+        """Commit copied rows in place of a prefill."""
+        context: Any = self.context
+        for block in blocks:
+            context.cache.restore(self.length, block)
+            self.length += block.shape[2]
 
     def commit(self, path: Sequence[int]) -> None:
         """Keep the rows of the accepted nodes ``path`` (root first) and drop the rest of the tree."""
         if path[-1] != len(path) - 1:
-            self._context.move(self.length + np.asarray(path), self.length)
+            self.context.move(self.length + np.asarray(path), self.length)
         self.length += len(path)
 
-    def _forward(
-        self, tokens: np.ndarray, depths: np.ndarray, visible: np.ndarray, rows: np.ndarray, exact_rows: int
-    ) -> Logits:
-        """One call: ``visible`` [n, n] says which of the new rows each may read; all read the committed ones."""
-        return self._context.forward(tokens, depths + self.length, self.length, visible, rows, exact_rows)
+    def lane(self, part: Tree | Chunk) -> TargetLane:
+        """The rows of ``part`` behind the committed ones."""
+        start = self.length
+        if isinstance(part, Tree):
+            nodes, visible = np.arange(len(part)), part.ancestor_mask()
+            positions = part.depths + start
+            return TargetLane(self.context, part.tokens, positions, start, start, visible, nodes, self.exact_rows)
+        size = len(part.tokens)
+        tokens, rows = np.asarray(part.tokens, dtype=np.int64), np.arange(size)
+        # Where calls are padded to a number of rows, a prompt is cut in one way, so its chunks have the same bits.
+        exact_rows = size if self.exact_rows else 0
+        visible = np.tri(size, dtype=bool)
+        return TargetLane(self.context, tokens, start + rows, start, start, visible, rows[-1:], exact_rows)

@@ -4,9 +4,10 @@ from runtime.backends.cuda.device import open_gpu
 from runtime.backends.placement import CUDA, Device, Placement
 from runtime.backends.tensorrt.plans import installed_flavors
 from runtime.bench import run_prompts
+from runtime.drafting.calls import run_together
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.measurement import measure
-from runtime.evaluation.comparison import generate
+from runtime.evaluation.comparison import generate, same_bits
 from runtime.evaluation.prompts import Prompt, load_prompts
 from runtime.machine.cache import cache_directory
 from runtime.machine.processor import physical_cores, processor_identity
@@ -37,4 +38,6 @@ __all__ = [
     "physical_cores",
     "processor_identity",
     "run_prompts",
+    "run_together",
+    "same_bits",
 ]

@@ -13,6 +13,7 @@ import pytest
 
 from export import build
 from export.checkpoint import Checkpoint, TensorView
+from s2d_trt import names
 from s2d_trt.bundle import MANIFEST, Bundle
 from s2d_trt.cli import run_command
 from s2d_trt.errors import CheckpointError, OptionError, S2DError
@@ -30,11 +31,17 @@ def run(checkpoint: Path, out: Path, *options: str) -> Bundle:
     return Bundle.open(out, kind="draft", verify=True)
 
 
+def laned(graphs: list[str], lanes: tuple[int, ...]) -> set[str]:
+    return {names.in_lanes(graph, count) for graph in graphs for count in lanes}
+
+
 def test_the_manifest_tells_what_was_built(draft_bundle, draft_checkpoint):
     manifest = Bundle.open(draft_bundle, kind="draft", verify=True).manifest
     assert manifest.name == "draft"
     assert manifest.model == Checkpoint.open(draft_checkpoint).spec
-    assert list(manifest.graphs) == ["head", "segment_0", "segment_1", "segment_2"]
+    segments = [names.segment(index) for index in range(3)]
+    assert manifest.lanes == (1, 2, 4, 8)
+    assert set(manifest.graphs) == {names.HEAD, *laned(segments, manifest.lanes)}
     assert (manifest.exits, manifest.precision, manifest.head_top_k) == ((2, 4, 6), "fp32", 16)
     assert (manifest.cache.layout, manifest.cache.max_length) == ("BSH", 256)
     assert (manifest.tokenizer.bos_token_id, manifest.tokenizer.eos_token_ids) == (0, (0,))
@@ -63,7 +70,7 @@ def test_an_identical_build_gives_identical_bytes(draft_bundle, draft_checkpoint
 
 
 def test_exits_may_be_a_subset_of_those_trained(draft_checkpoint, tmp_path):
-    manifest = run(draft_checkpoint, tmp_path / "draft.engine", "--exits", "2,6").manifest
+    manifest = run(draft_checkpoint, tmp_path / "draft.engine", "--exits", "2,6", "--lanes", "1").manifest
     assert (manifest.exits, sorted(manifest.graphs)) == ((2, 6), ["head", "segment_0", "segment_1"])
 
 
@@ -196,6 +203,7 @@ def test_the_output_says_what_was_read_checked_and_written_and_what_to_type_next
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["read"].endswith("6 layers, hidden 64, 4/2 heads, vocabulary 300, exits 2,4,6")
     assert lines["graphs"] == "segment_0, segment_1, segment_2, head"
+    assert lines["lanes"] == "1, 2, 4, 8: texts in one call"
     assert lines["weights"].endswith("MiB, 41 tensors")
     assert "against PyTorch (exit 2" in lines["parity"]
     assert lines["wrote"].startswith(str(tmp_path / "draft.engine"))

@@ -8,6 +8,7 @@ import pytest
 
 from export import build, target
 from export.graph import GraphBuilder
+from export.lanes import ONE_LANE
 from export.layout import BSH
 from export.nodes import Graph
 from export.precision import FP32
@@ -20,19 +21,20 @@ from s2d_trt.bundle import SCRATCH_ROWS, Bundle
 class Counting:
     """A layout that notes where attention is asked for."""
 
-    name = "counting"
-
-    slots = "cache_length"
+    name, lanes = "counting", ONE_LANE
 
     def __init__(self) -> None:
         self.layers: list[int] = []
 
-    def mask(self, graph, weights, readable):
-        return BSH().mask(graph, weights, readable)
+    def inputs(self, graph, weights):
+        return BSH().inputs(graph, weights)
 
-    def attention(self, graph: Graph, weights, layer, query, key, value, mask):
+    def gathered(self, graph, rows):
+        return BSH().gathered(graph, rows)
+
+    def attention(self, graph: Graph, weights, layer, query, key, value, masks):
         self.layers.append(layer)
-        return BSH().attention(graph, weights, layer, query, key, value, mask)
+        return BSH().attention(graph, weights, layer, query, key, value, masks)
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ def test_the_manifest_tells_what_was_built(other_target_bundle, other_target_che
     manifest = Bundle.open(other_target_bundle, kind="target", verify=True).manifest
     assert manifest.name == "other"
     assert manifest.model == Checkpoint.open(other_target_checkpoint).spec
-    assert list(manifest.graphs) == [names.TARGET]
+    assert manifest.lanes == (1, 2, 4, 8)
+    assert set(manifest.graphs) == {names.in_lanes(names.TARGET, count) for count in manifest.lanes}
     assert (manifest.exits, manifest.head_top_k) == ((), 0)
 
 

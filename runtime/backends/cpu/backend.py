@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
-from runtime.backends import Cascade, Clock
+from runtime.backends import Candidates, Cascade, Clock, HeadLane, Lane, TargetLane
 from runtime.backends.cpu.kv import BUCKET, KVCache
-from runtime.backends.cpu.session import Engine, LayerCache, Shapes
+from runtime.backends.cpu.lanes import LayerEngine
+from runtime.backends.cpu.session import Engine
 from runtime.machine.processor import physical_cores
 from s2d_trt import names
 from s2d_trt.bundle import SCRATCH_ROWS, Bundle, Manifest
-from s2d_trt.spec import ModelSpec
 
 MAX_ROWS = SCRATCH_ROWS
 """Most rows in one call: the cache rows that are spare for a tree."""
@@ -49,76 +50,90 @@ class OnnxDraft:
     max_rows = max_head_rows = MAX_ROWS
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
-        self.manifest, self.location = bundle.manifest, location(threads)
-        self.segments = [Engine(bundle, names.segment(index), threads) for index in range(len(self.manifest.exits))]
-        self.head = Engine(bundle, names.HEAD, threads)
+        self.manifest, self.location, self.clock = bundle.manifest, location(threads), Clock()
+        self.layers = [range(start, stop) for start, stop in pairwise((0, *self.manifest.exits))]
+        self._segments = [
+            LayerEngine(bundle, names.segment(index), layers, self.clock, threads)
+            for index, layers in enumerate(self.layers)
+        ]
+        self.lanes = self._segments[0].lanes
+        self._head = Engine(bundle, names.HEAD, self.clock, threads)
+        self._noise: list[np.ndarray] = []
 
     def context(self) -> OnnxDraftContext:
         """Zeroed caches and hidden states."""
         return OnnxDraftContext(self)
 
+    def forward(self, segment: int, lanes: Sequence[Lane]) -> None:
+        """Run rows through a segment and keep their hidden states."""
+        layers, hidden_size = self._segments[segment], self.manifest.model.hidden_size
+        for call in layers.cuts(lanes):
+            engine, places = layers.prepare(call, [lane.context.caches[segment] for lane in call], company=False)
+            rows = sum(len(lane.tokens) for lane in call)
+            if segment == 0:
+                source = engine.buffer(names.INPUT_IDS, 1, rows)[0]
+                for lane, place in zip(call, places, strict=True):
+                    source[place] = lane.tokens
+            else:
+                source = engine.buffer(names.HIDDEN_STATES, 1, rows, hidden_size)[0]
+                for lane, place in zip(call, places, strict=True):
+                    source[place] = lane.context.hidden[segment - 1][_written(lane)]
+            result = engine.buffer(names.OUTPUT_HIDDEN_STATES, 1, rows, hidden_size)[0]
+            engine.run()
+            for lane, place in zip(call, places, strict=True):
+                lane.context.hidden[segment][_written(lane)] = result[place]
+
+    def candidates(self, lanes: Sequence[HeadLane]) -> Sequence[Candidates]:
+        """Run the head, with a row of noise for each row; of one text, whose rows share a row, with that one."""
+        sizes, spec, top_k = [lane.stop - lane.start for lane in lanes], self.manifest.model, self.manifest.head_top_k
+        rows, head = sum(sizes), self._head
+        hidden = head.buffer(names.HIDDEN_STATES, 1, rows, spec.hidden_size)[0]
+        noises = [lane.noise for lane in lanes] if len(lanes) == 1 else _repeated(lanes, sizes)
+        self._fill_noise(noises)
+        tokens = head.buffer(names.TOP_TOKENS, rows, top_k)
+        logprobs = head.buffer(names.TOP_LOGPROBS, rows, top_k)
+        places, start = [], 0
+        for lane, size in zip(lanes, sizes, strict=True):
+            places.append(slice(start, start + size))
+            hidden[places[-1]] = lane.context.hidden[lane.segment][lane.start : lane.stop]
+            start += size
+        head.run()
+        return [(tokens[place], logprobs[place]) for place in places]
+
+    def _fill_noise(self, noises: list[np.ndarray]) -> None:
+        """Copy the rows of noise that are other arrays than at the last call."""
+        vocab_size = self.manifest.model.vocab_size
+        buffer = self._head.buffer(names.NOISE, len(noises), vocab_size)
+        # A block that grew, or rows of another call, leave nothing to build on.
+        if len(noises) > len(self._noise):
+            self._noise = []
+        for row, noise in enumerate(noises):
+            if row < len(self._noise) and noise is self._noise[row]:
+                continue
+            known = min(len(noise), vocab_size)
+            buffer[row, :known] = noise[:known]
+            buffer[row, known:] = -np.inf
+        self._noise[: len(noises)] = noises
+
+    def wait(self) -> None:
+        """Return at once: every call waits for its own end."""
+
 
 class OnnxDraftContext:
-    """Caches, hidden states and buffers of one sequence in a draft."""
+    """Caches and hidden states of one text in a draft."""
 
     cascade: Cascade | None = None
 
     def __init__(self, engines: OnnxDraft) -> None:
-        self.clock = Clock()
-        manifest = engines.manifest
-        self._spec, self._top_k = manifest.model, manifest.head_top_k
-        starts = (0, *manifest.exits[:-1])
-        layers = [range(start, stop) for start, stop in zip(starts, manifest.exits, strict=True)]
-        self._caches = [_cache(manifest, len(part)) for part in layers]
-        # Row r of _hidden[k] is the output of segment k at row r, and the input of segment k + 1.
-        self._hidden = [np.zeros((self._caches[0].slots, self._spec.hidden_size), np.float32) for _ in layers]
-        self._bindings = [
-            segment.binding(
-                self.clock,
-                partial(_segment_shapes, self._spec, index == 0),
-                LayerCache(self._caches[index], layers[index]),
-            )
-            for index, segment in enumerate(engines.segments)
-        ]
-        self._head = engines.head.binding(self.clock, partial(_head_shapes, self._spec, self._top_k))
-        self._noise: np.ndarray | None = None
-
-    def forward(
-        self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
-    ) -> None:
-        """Run rows through a segment and keep their hidden states."""
-        rows = len(tokens)
-        stop = start + rows
-        call = self._bindings[segment].call(self._caches[segment].hold(stop), rows)
-        source, position_ids, write_index, mask, hidden = call.buffers
-        source[0] = tokens if segment == 0 else self._hidden[segment - 1][start:stop]
-        position_ids[0] = positions
-        write_index[0] = start
-        _fill(mask, base, visible)
-        call.run()
-        self._hidden[segment][start:stop] = hidden[0]
-
-    def candidates(self, segment: int, start: int, stop: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run the head; a row of noise is copied only if it is another array than at the last call."""
-        call = self._head.call(stop - start)
-        hidden, noise_row, tokens, logprobs = call.buffers
-        hidden[0] = self._hidden[segment][start:stop]
-        if noise is not self._noise:
-            known = min(len(noise), self._spec.vocab_size)
-            noise_row[0, :known] = noise[:known]
-            noise_row[0, known:] = -np.inf
-            self._noise = noise
-        call.run()
-        return tokens, logprobs
+        self.caches = [_cache(engines.manifest, len(layers)) for layers in engines.layers]
+        # Row r of hidden[k] is the output of segment k at row r, and the input of segment k + 1.
+        size = (self.caches[0].slots, engines.manifest.model.hidden_size)
+        self.hidden = [np.zeros(size, np.float32) for _ in engines.layers]
 
     def reset(self) -> None:
         """Zero the caches; hidden states are written before they are read."""
-        for cache in self._caches:
+        for cache in self.caches:
             cache.reset()
-        self._noise = None
-
-    def wait(self) -> None:
-        """Return at once: every call waits for its own end."""
 
 
 class OnnxTarget:
@@ -128,13 +143,54 @@ class OnnxTarget:
     max_rows = MAX_ROWS
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
-        self.manifest, self.location = bundle.manifest, location(threads)
-        self.engine = Engine(bundle, names.TARGET, threads)
+        self.manifest, self.location, self.clock = bundle.manifest, location(threads), Clock()
+        layers = range(self.manifest.model.num_hidden_layers)
+        self._layers = LayerEngine(bundle, names.TARGET, layers, self.clock, threads)
         self.needs_company: bool | None = None
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """Numbers of lanes that one call may have."""
+        return self._layers.lanes
+
+    @lanes.setter
+    def lanes(self, lanes: tuple[int, ...]) -> None:
+        self._layers.lanes = lanes
 
     def context(self) -> OnnxTargetContext:
         """A zeroed cache."""
-        return OnnxTargetContext(self)
+        return OnnxTargetContext(self.manifest)
+
+    def forward(self, lanes: Sequence[TargetLane]) -> Sequence[np.ndarray]:
+        """Run rows; in exact lanes a row has the same bits in every call of two rows or more.
+
+        Where one row alone has other bits, an exact call of one row adds a masked dummy row.
+        """
+        calls = list(self._layers.cuts(lanes))
+        if len(calls) == 1:
+            return self._call(calls[0])
+        return [logits.copy() for call in calls for logits in self._call(call)]
+
+    def _call(self, lanes: Sequence[TargetLane]) -> Sequence[np.ndarray]:
+        alone = any(lane.exact_rows and 1 in (len(lane.tokens), len(lane.logit_rows)) for lane in lanes)
+        company = alone and self.adds_dummies()
+        asked = [len(lane.logit_rows) for lane in lanes]
+        if company and len(lanes) == 1:
+            lanes = [_joined_by_dummy(lanes[0])]
+        engine, places = self._layers.prepare(lanes, [lane.context.cache for lane in lanes], company)
+        rows, wanted = sum(len(lane.tokens) for lane in lanes), sum(len(lane.logit_rows) for lane in lanes)
+        ids = engine.buffer(names.INPUT_IDS, 1, rows)[0]
+        logit_rows = engine.buffer(names.LOGIT_ROWS, wanted)
+        logits = engine.buffer(names.LOGITS, wanted, self.manifest.model.vocab_size)
+        results, start = [], 0
+        for lane, place, count in zip(lanes, places, asked, strict=True):
+            ids[place] = lane.tokens
+            stop = start + len(lane.logit_rows)
+            logit_rows[start:stop] = lane.logit_rows + place.start
+            results.append(logits[start : start + count])
+            start = stop
+        engine.run()
+        return results
 
     def lone_rows_agree(self) -> bool:
         """Compare calls of one row, and of one row of logits, with a call of several, over several cache buckets."""
@@ -143,16 +199,19 @@ class OnnxTarget:
         longest = self.manifest.cache.max_length
         rows = np.arange(min(COMPARED_ROWS, longest))
         tokens, causal = rng.integers(0, self.manifest.model.vocab_size, len(rows)), np.tri(len(rows), dtype=bool)
-        for stop in sorted({min(stop, longest) for stop in COMPARED_STOPS}):
-            positions = stop - len(rows) + rows
-            together = context.forward(tokens, positions, positions[0], causal, rows).copy()
-            last = context.forward(tokens, positions, positions[0], causal, rows[-1:])[0]
-            if not np.array_equal(last, together[-1]):
+
+        def logits(first: int, stop: int, start: int, wanted: np.ndarray) -> np.ndarray:
+            part, visible = slice(first, stop), causal[: stop - first, : stop - first]
+            lane = TargetLane(context, tokens[part], start + rows[: stop - first], start, start, visible, wanted)
+            return self.forward([lane])[0]
+
+        for end in sorted({min(stop, longest) for stop in COMPARED_STOPS}):
+            start = end - len(rows)
+            together = logits(0, len(rows), start, rows).copy()
+            if not np.array_equal(logits(0, len(rows), start, rows[-1:])[0], together[-1]):
                 return False
-            for row in rows:
-                one = slice(row, row + 1)
-                alone = context.forward(tokens[one], positions[one], positions[row], causal[:1, :1], rows[:1])
-                if not np.array_equal(alone[0], together[row]):
+            for row in range(len(rows)):
+                if not np.array_equal(logits(row, row + 1, start + row, rows[:1])[0], together[row]):
                     return False
         return True
 
@@ -164,41 +223,10 @@ class OnnxTarget:
 
 
 class OnnxTargetContext:
-    """Cache and buffers of one sequence in a target."""
+    """The cache of one text in a target."""
 
-    def __init__(self, engine: OnnxTarget) -> None:
-        self.clock, self._engine = Clock(), engine
-        spec = engine.manifest.model
-        self.cache = _cache(engine.manifest, spec.num_hidden_layers)
-        layers = LayerCache(self.cache, range(spec.num_hidden_layers))
-        self._binding = engine.engine.binding(self.clock, partial(_target_shapes, spec), layers)
-
-    def forward(
-        self,
-        tokens: np.ndarray,
-        positions: np.ndarray,
-        start: int,
-        visible: np.ndarray,
-        logit_rows: np.ndarray,
-        exact_rows: int = 0,
-    ) -> np.ndarray:
-        """Run rows ``[start, start + n)``; a row has the same bits in every call of two rows or more.
-
-        Where one row alone has other bits, an exact call of one row adds a masked dummy row.
-        """
-        asked = len(logit_rows)
-        if exact_rows and 1 in (len(tokens), asked) and self._engine.adds_dummies():
-            tokens, positions, visible, logit_rows = _joined_by_dummy(tokens, positions, visible, logit_rows)
-        rows = len(tokens)
-        call = self._binding.call(self.cache.hold(start + rows), rows, len(logit_rows))
-        ids, position_ids, mask, write_index, wanted, logits = call.buffers
-        ids[0] = tokens
-        position_ids[0] = positions
-        _fill(mask, start, visible)
-        write_index[0] = start
-        wanted[:] = logit_rows
-        call.run()
-        return logits[:asked]
+    def __init__(self, manifest: Manifest) -> None:
+        self.cache = _cache(manifest, manifest.model.num_hidden_layers)
 
     def move(self, sources: np.ndarray, start: int) -> None:
         """Move the rows at once."""
@@ -213,52 +241,20 @@ def _cache(manifest: Manifest, layers: int) -> KVCache:
     return KVCache(layers, manifest.cache.max_length + SCRATCH_ROWS, manifest.model.kv_width)
 
 
-def _fill(mask: np.ndarray, base: int, visible: np.ndarray) -> None:
-    stop = base + visible.shape[1]
-    mask[:, :base] = True
-    mask[:, base:stop] = visible
-    mask[:, stop:] = False
+def _written(lane: Lane) -> slice:
+    """The rows of a text that its lane computes."""
+    return slice(lane.start, lane.start + len(lane.tokens))
 
 
-def _joined_by_dummy(
-    tokens: np.ndarray, positions: np.ndarray, visible: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _repeated(lanes: Sequence[HeadLane], sizes: Sequence[int]) -> list[np.ndarray]:
+    """A row of noise for each row of every lane."""
+    return [lane.noise for lane, size in zip(lanes, sizes, strict=True) for _ in range(size)]
+
+
+def _joined_by_dummy(lane: TargetLane) -> TargetLane:
     """At least two rows through the layers, and at least two through the head."""
-    if len(tokens) == 1:
-        tokens, positions = tokens.repeat(2), positions.repeat(2)
+    if len(lane.tokens) == 1:
         # Of the new rows, the dummy reads only itself, and no other row reads it.
         visible = np.eye(2, dtype=bool)
-    if len(rows) == 1:
-        rows = rows.repeat(2)
-    return tokens, positions, visible, rows
-
-
-def _segment_shapes(spec: ModelSpec, first: bool, bucket: int, rows: int) -> Shapes:
-    source = (names.INPUT_IDS, (1, rows)) if first else (names.HIDDEN_STATES, (1, rows, spec.hidden_size))
-    return (
-        source,
-        (names.POSITION_IDS, (1, rows)),
-        (names.WRITE_INDEX, (1,)),
-        (names.ATTENTION_MASK, (rows, bucket)),
-        (names.OUTPUT_HIDDEN_STATES, (1, rows, spec.hidden_size)),
-    )
-
-
-def _head_shapes(spec: ModelSpec, top_k: int, rows: int) -> Shapes:
-    return (
-        (names.HIDDEN_STATES, (1, rows, spec.hidden_size)),
-        (names.NOISE, (1, spec.vocab_size)),
-        (names.TOP_TOKENS, (rows, top_k)),
-        (names.TOP_LOGPROBS, (rows, top_k)),
-    )
-
-
-def _target_shapes(spec: ModelSpec, bucket: int, rows: int, logit_rows: int) -> Shapes:
-    return (
-        (names.INPUT_IDS, (1, rows)),
-        (names.POSITION_IDS, (1, rows)),
-        (names.ATTENTION_MASK, (rows, bucket)),
-        (names.WRITE_INDEX, (1,)),
-        (names.LOGIT_ROWS, (logit_rows,)),
-        (names.LOGITS, (logit_rows, spec.vocab_size)),
-    )
+        lane = replace(lane, tokens=lane.tokens.repeat(2), positions=lane.positions.repeat(2), visible=visible)
+    return lane if len(lane.logit_rows) > 1 else replace(lane, logit_rows=lane.logit_rows.repeat(2))

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+import sys
+
 import numpy as np
+import onnxruntime as ort
 
 BUCKET = 64
 """Prefixes grow by this many slots, so that the cost of a call follows the used length."""
 
 
 class KVCache:
-    """Keys and values of ``layers`` layers over ``slots`` slots, zeroed (a NaN in a masked slot would leak)."""
+    """Keys and values of ``layers`` layers over ``slots`` slots, zeroed (a NaN in a masked slot would leak).
+
+    Only the slots that were used take memory: the block is mapped in small pages, and a reset gives them back.
+    """
 
     def __init__(self, layers: int, slots: int, width: int) -> None:
         self.slots = -(-slots // BUCKET) * BUCKET
-        self._block = np.zeros((2 * layers, 1, self.slots, width), dtype=np.float32)
+        shape = (2 * layers, 1, self.slots, width)
+        self._memory = _zeroed(4 * math.prod(shape))
+        self._block = np.frombuffer(self._memory, np.float32).reshape(shape)
         self.layers = layers
         self._used = 0
+        self._views: dict[int, list[ort.OrtValue]] = {}
 
     def hold(self, stop: int) -> int:
         """Mark the slots before ``stop`` as used; the smallest bucket that holds them."""
         self._used = max(self._used, stop)
         return min(self.slots, -(-stop // BUCKET) * BUCKET)
 
-    def view(self, layer: int, part: str, bucket: int) -> np.ndarray:
-        """The first ``bucket`` slots of a layer's ``key`` or ``value``: contiguous float32 ``[1, bucket, width]``."""
-        return self._block[2 * layer + (part == "value"), :, :bucket]
+    def views(self, bucket: int) -> list[ort.OrtValue]:
+        """The first ``bucket`` slots of each layer's keys and values in turn, float32 ``[1, bucket, width]``.
+
+        To wrap them takes longer than to bind them, so they are kept.
+        """
+        if bucket not in self._views:
+            self._views[bucket] = [ort.OrtValue.ortvalue_from_numpy(part[:, :bucket]) for part in self._block]
+        return self._views[bucket]
 
     def fill(self, rng: np.random.Generator, stop: int) -> None:
         """Fill the slots before ``stop``, and the rest of their bucket, with random numbers."""
@@ -35,7 +51,29 @@ class KVCache:
         """Move rows ``sources`` (int64 ``[n]``) to slots ``start ..``; all are read before any is written."""
         self._block[:, :, start : start + len(sources)] = self._block[:, :, sources]
 
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """A copy of rows ``[start, stop)``: float32 ``[2 * layers, 1, stop - start, width]``."""
+        return self._block[:, :, start:stop].copy()
+
+    def restore(self, start: int, rows: np.ndarray) -> None:
+        """Write ``rows``, a copy of a cache of this shape, to slots ``start ..``."""
+        stop = start + rows.shape[2]
+        self.hold(stop)
+        self._block[:, :, start:stop] = rows
+
     def reset(self) -> None:
         """Zero the slots that calls may have written since the last reset."""
-        self._block[:, :, : self._used] = 0.0
+        if _GIVES_BACK:
+            if self._used:
+                self._memory.madvise(mmap.MADV_DONTNEED)
+        else:
+            self._block[:, :, : self._used] = 0.0
         self._used = 0
+
+
+_GIVES_BACK = sys.platform == "linux"
+"""Elsewhere this advice does not zero the pages."""
+
+
+def _zeroed(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if _GIVES_BACK else mmap.mmap(-1, size)

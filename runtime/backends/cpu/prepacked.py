@@ -9,8 +9,10 @@ directory and never part of a bundle.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime as ort
@@ -39,21 +41,22 @@ class PrepackedWeights:
         files = [manifest.files[name].sha256 for name in (manifest.graphs[graph], manifest.weights)]
         key = hashlib.sha256("\n".join((ort.__version__, processor_identity(), form, *files)).encode()).hexdigest()[:16]
         source = hashlib.sha256(str(bundle.directory.resolve()).encode()).hexdigest()[:16]
+        self._source = source
         self._folder = cache_directory() / "prepacked" / f"{manifest.name}-{graph}-{source}"
         self.directory = self._folder / key
 
-    def session(self, path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
-        """A session of the graph at ``path``, from the cache; where there is none yet, opening writes it."""
+    def session(self, path: Path, make_options: Callable[[], ort.SessionOptions]) -> ort.InferenceSession:
+        """A session of the graph at ``path``, from the cache; where there is none yet, it is written first."""
         if self.directory.is_dir():
             try:
-                return _opened(self.directory / MODEL, options)
+                return _opened(self.directory / MODEL, make_options())
             except Exception:  # a damaged cache is no fault of the bundle: write it again
                 shutil.rmtree(self.directory, ignore_errors=True)
         if not self._has_room():
-            return _opened(path, options)
-        session = None
+            return _opened(path, make_options())
         with contextlib.suppress(OSError):
             with publishing_directory(self.directory) as scratch:
+                options = make_options()
                 options.optimized_model_filepath = str(scratch / MODEL)
                 for name, value in (
                     ("optimized_model_external_initializers_file_name", WEIGHTS),
@@ -61,11 +64,24 @@ class PrepackedWeights:
                     ("save_external_prepacked_constant_initializers", "1"),
                 ):
                     options.add_session_config_entry(f"session.{name}", value)
-                session = _opened(path, options)
+                # This session keeps weights of its own in memory; one opened from the cache shares them.
+                _opened(path, options)
+                self._share(scratch / WEIGHTS)
             for older in self._folder.glob("[!.]*"):
                 if older != self.directory:
                     shutil.rmtree(older, ignore_errors=True)
-        return session or _opened(path, options)
+            return _opened(self.directory / MODEL, make_options())
+        return _opened(path, make_options())
+
+    def _share(self, weights: Path) -> None:
+        """Make the weights one file with those of another graph of the bundle, where both are the same bytes: a graph
+        for several lanes reads the weights of the graph for one.
+        """
+        for other in self._folder.parent.glob(f"*-{self._source}/*/{WEIGHTS}"):
+            if other.stat().st_size == weights.stat().st_size and filecmp.cmp(other, weights, shallow=False):
+                weights.unlink()
+                weights.hardlink_to(other)
+                return
 
     def _has_room(self) -> bool:
         """Whether the weights are large enough for a cache, and the disk for both."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,6 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)
 
 UNSIGNED_WEIGHTS = "session.x64quantprecision"
 """Option that turns weights of signed bytes into unsigned ones at load, whose products do not overflow on x86-64."""
-
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]
-"""Names and shapes of the buffers of one call."""
 
 
 def session_options(threads: int | None = None, int8: bool = False) -> ort.SessionOptions:
@@ -60,52 +56,50 @@ def graph_path(bundle: Bundle, graph: str) -> Path:
 
 
 class Engine:
-    """One graph in a session, for any number of bindings in turn."""
+    """One graph in a session, and the buffers bound to it, which all texts share.
 
-    def __init__(self, bundle: Bundle, graph: str, threads: int | None = None) -> None:
-        path, options = graph_path(bundle, graph), session_options(threads, multiplies_8_bits(bundle.manifest))
-        form = options.get_session_config_entry(UNSIGNED_WEIGHTS)
+    A tensor stays bound until a call wants another one: a call binds only what differs from the call before. Each
+    buffer is as large as its largest call so far. Write the inputs, ``run``, read the outputs; the next call overwrites
+    both.
+    """
+
+    MOST_BUFFERS = 4096
+
+    def __init__(self, bundle: Bundle, graph: str, clock: Clock, threads: int | None = None) -> None:
+        path = graph_path(bundle, graph)
+        make_options = partial(session_options, threads, multiplies_8_bits(bundle.manifest))
+        form = make_options().get_session_config_entry(UNSIGNED_WEIGHTS)
         try:
-            self._session = PrepackedWeights(bundle, graph, form).session(path, options)
+            self._session = PrepackedWeights(bundle, graph, form).session(path, make_options)
         except Exception as cause:  # ONNX Runtime raises classes of its own that share no public base
             raise BundleError(f"{path} cannot be loaded ({cause}); build the bundle again") from cause
+        self._clock, self._io = clock, self._session.io_binding()
+        inputs = self._session.get_inputs()
+        self._inputs = frozenset(node.name for node in inputs)
+        self._blocks: dict[str, np.ndarray] = {
+            node.name: np.zeros(0, _DTYPES[node.type]) for node in (*inputs, *self._session.get_outputs())
+        }
+        self._buffers: dict[tuple[str, tuple[int, ...]], tuple[np.ndarray, ort.OrtValue]] = {}
+        self._bound: dict[str, object] = {}
 
-    def binding(self, clock: Clock, shapes: Callable[..., Shapes], cache: LayerCache | None = None) -> Binding:
-        """Buffers to run this graph on; ``clock`` counts the time of its runs."""
-        return Binding(self._session, clock, shapes, cache)
+    def buffer(self, name: str, *shape: int) -> np.ndarray:
+        """The buffer of an input or output in this shape, bound."""
+        array, value = self._buffers.get((name, shape)) or self._shaped(name, shape)
+        if self._bound.get(name) is not value:
+            self._bind(name, value)
+            self._bound[name] = value
+        return array
 
-
-@dataclass(frozen=True, slots=True)
-class LayerCache:
-    """The cache of a graph: the model's ``layers`` are the first of ``cache``, in order."""
-
-    cache: KVCache
-    layers: range
-
-    def views(self, bucket: int) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-        """For each layer's keys and values: the names of past and present, and the first ``bucket`` slots."""
-        for index, layer in enumerate(self.layers):
-            for part in ("key", "value"):
-                yield (names.past(layer, part), names.present(layer, part)), self.cache.view(index, part, bucket)
-
-
-class Call:
-    """The bound tensors of calls of one size: write the inputs among ``buffers``, ``run``, read the outputs."""
-
-    def __init__(self, session: ort.InferenceSession, inputs: frozenset[str], clock: Clock) -> None:
-        self._session, self._inputs, self._clock = session, inputs, clock
-        self._io = session.io_binding()
-        self._values: list[ort.OrtValue] = []
-        self.buffers: list[np.ndarray] = []
-
-    def bind(self, value: ort.OrtValue, *names: str) -> None:
-        """Bind ``value``, whose array must outlive this call, to inputs and outputs of these names."""
-        self._values.append(value)
-        for name in names:
-            if name in self._inputs:
-                self._io.bind_ortvalue_input(name, value)
-            else:
-                self._io.bind_ortvalue_output(name, value)
+    def bind_cache(self, cache: KVCache, bucket: int, layers: range, lane: int | None = None) -> None:
+        """Bind the first ``bucket`` slots of a cache of ``layers`` as past and present: updates are in place."""
+        key, views = f"{names.PAST}{lane}", cache.views(bucket)
+        if self._bound.get(key) is views:
+            return
+        self._bound[key] = views
+        parts = ((layer, part) for layer in layers for part in ("key", "value"))
+        for (layer, part), view in zip(parts, views, strict=True):
+            self._bind(names.past(layer, part, lane), view)
+            self._bind(names.present(layer, part, lane), view)
 
     def run(self) -> None:
         """Run the graph."""
@@ -113,59 +107,16 @@ class Call:
         self._session.run_with_iobinding(self._io)
         self._clock.seconds += time.perf_counter() - started
 
+    def _bind(self, name: str, value: ort.OrtValue) -> None:
+        (self._io.bind_ortvalue_input if name in self._inputs else self._io.bind_ortvalue_output)(name, value)
 
-class Binding:
-    """A graph's inputs and outputs in buffers, each as large as its largest call so far.
-
-    ``shapes`` gives the names and shapes of the buffers for a call of some sizes. The first of these sizes is the
-    number of slots of ``cache`` that are bound, as past and as present: updates are in place. Calls are kept, so that
-    the next one of the same sizes allocates and binds nothing.
-    """
-
-    MOST_CALLS = 512
-
-    def __init__(
-        self, session: ort.InferenceSession, clock: Clock, shapes: Callable[..., Shapes], cache: LayerCache | None
-    ) -> None:
-        self._session, self._clock, self._shapes, self._cache = session, clock, shapes, cache
-        inputs = session.get_inputs()
-        nodes = (*inputs, *session.get_outputs())
-        self._inputs = frozenset(node.name for node in inputs)
-        self._blocks: dict[str, np.ndarray] = {node.name: np.zeros(0, _DTYPES[node.type]) for node in nodes}
-        self._calls: dict[tuple[int, ...], Call] = {}
-        self._views: dict[int, list[tuple[tuple[str, str], ort.OrtValue]]] = {}
-
-    def call(self, *sizes: int) -> Call:
-        """The call of these sizes. All calls share their buffers: the next one overwrites them."""
-        return self._calls.get(sizes) or self._bound(sizes)
-
-    def _bound(self, sizes: tuple[int, ...]) -> Call:
-        shapes = self._shapes(*sizes)
-        self._make_room(shapes)
-        call = Call(self._session, self._inputs, self._clock)
-        for name, shape in shapes:
-            array = self._blocks[name][: math.prod(shape)].reshape(shape)
-            call.bind(ort.OrtValue.ortvalue_from_numpy(array), name)
-            call.buffers.append(array)
-        if self._cache is not None:
-            for names_, view in self._cached(self._cache, sizes[0]):
-                call.bind(view, *names_)
-        self._calls[sizes] = call
-        return call
-
-    def _cached(self, cache: LayerCache, bucket: int) -> list[tuple[tuple[str, str], ort.OrtValue]]:
-        """Views of the cache for all calls of a bucket; to wrap them takes longer than to bind them."""
-        if bucket not in self._views:
-            self._views[bucket] = [(pair, ort.OrtValue.ortvalue_from_numpy(view)) for pair, view in cache.views(bucket)]
-        return self._views[bucket]
-
-    def _make_room(self, shapes: Shapes) -> None:
-        """Grow buffers that are too small, and drop the calls bound to the old ones, or all where they are too many."""
-        needed = {name: math.prod(shape) for name, shape in shapes}
-        grown = {name: size for name, size in needed.items() if size > self._blocks[name].size}
-        for name, size in grown.items():
-            block = np.zeros(size, self._blocks[name].dtype)
-            block[: self._blocks[name].size] = self._blocks[name]
-            self._blocks[name] = block
-        if grown or len(self._calls) == self.MOST_CALLS:
-            self._calls.clear()
+    def _shaped(self, name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, ort.OrtValue]:
+        size, block = math.prod(shape), self._blocks[name]
+        if len(self._buffers) == self.MOST_BUFFERS:
+            self._buffers.clear()
+        if size > block.size:
+            self._blocks[name] = block = np.zeros(size, block.dtype)
+            self._buffers = {key: kept for key, kept in self._buffers.items() if key[0] != name}
+        array = block[:size].reshape(shape)
+        self._buffers[name, shape] = array, ort.OrtValue.ortvalue_from_numpy(array)
+        return self._buffers[name, shape]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from runtime.backends import Cascade, Clock
+from runtime.backends import Candidates, Cascade, Clock, HeadLane, Lane
 from runtime.backends.cuda.buckets import Buckets
 from runtime.backends.cuda.call import LayerInputs, Staged, Timed, Work
 from runtime.backends.cuda.cascade import MOST_EXITS, DeviceCascade
@@ -16,7 +18,12 @@ from s2d_trt.bundle import Manifest
 
 
 class GpuDraft:
-    """The loaded graphs of a draft. ``cascades`` asks that the device decide which exit answers."""
+    """The loaded graphs of a draft. ``cascades`` asks that the device decide which exit answers.
+
+    The lanes of a call run one after another.
+    """
+
+    lanes: tuple[int, ...] = (1,)
 
     def __init__(
         self,
@@ -27,6 +34,8 @@ class GpuDraft:
         backend: str,
         cascades: bool = False,
     ) -> None:
+        self.clock = Clock()
+        self.timed = Timed(self.clock)
         self.location = f"{backend}, {gpu.name}"
         self.gpu, self.manifest, self.segments = gpu, manifest, segments
         self.form = CacheForm.of(manifest)
@@ -50,6 +59,23 @@ class GpuDraft:
         """Caches and hidden states on the device, zeroed."""
         return GpuDraftContext(self)
 
+    def forward(self, segment: int, lanes: Sequence[Lane]) -> None:
+        """Queue a call of a segment for each lane."""
+        with self.timed:
+            for lane in lanes:
+                lane.context.forward(segment, lane.tokens, lane.positions, lane.start, lane.base, lane.visible)
+
+    def candidates(self, lanes: Sequence[HeadLane]) -> Sequence[Candidates]:
+        """Queue a call of the head for each lane, and wait for the candidates of all."""
+        with self.timed:
+            found = [lane.context.candidates(lane.segment, lane.start, lane.stop, lane.noise) for lane in lanes]
+            self.gpu.wait()
+        return found
+
+    def wait(self) -> None:
+        """Wait for the stream."""
+        self.gpu.wait()
+
 
 class GpuDraftContext:
     """Caches, hidden states and calls of one sequence in a draft.
@@ -58,8 +84,7 @@ class GpuDraftContext:
     """
 
     def __init__(self, engines: GpuDraft) -> None:
-        self.clock = Clock()
-        self._gpu, self._timed, self._engines = engines.gpu, Timed(self.clock), engines
+        self._gpu, self._engines = engines.gpu, engines
         exits = engines.manifest.exits
         layers = (range(start, stop) for start, stop in zip((0, *exits[:-1]), exits, strict=True))
         self._caches = [DeviceCache(self._gpu, engines.form, part) for part in layers]
@@ -70,16 +95,15 @@ class GpuDraftContext:
         self._head_calls: dict[int, tuple[Staging, Staging, Work]] = {}
         self.cascade: Cascade | None = None
         if engines.cascades:
-            self.cascade = DeviceCascade(self._gpu, self._head, self._stage, self._timed)
+            self.cascade = DeviceCascade(self._gpu, self._head, self._stage, engines.timed)
 
     def forward(
         self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
     ) -> None:
         """Queue a call of a segment, padded to a bucket; its hidden states go to the store."""
-        with self._timed:
-            staged = self._stage(segment, tokens, positions, start, base, visible)
-            self._calls[staged.key][1].queue()
-            staged.inputs.staging.close()
+        staged = self._stage(segment, tokens, positions, start, base, visible)
+        self._calls[staged.key][1].queue()
+        staged.inputs.staging.close()
 
     def _stage(
         self, segment: int, tokens: np.ndarray, positions: np.ndarray, start: int, base: int, visible: np.ndarray
@@ -118,15 +142,13 @@ class GpuDraftContext:
         self._calls[key] = Staged(key, inputs, steps), Work(gpu, steps, graph.recordable)
         return self._calls[key]
 
-    def candidates(self, segment: int, start: int, stop: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run the head on rows of the store, padded to a bucket, and wait for its candidates."""
-        with self._timed:
-            rows = self._head.rows(start, stop - start)
-            control, candidates, work = self._head_calls.get(rows) or self._prepare_head(rows)
-            self._head.upload_noise(noise)
-            self._head.point(control, segment, start)
-            work.queue()
-            self._gpu.wait()
+    def candidates(self, segment: int, start: int, stop: int, noise: np.ndarray) -> Candidates:
+        """Queue a call of the head on rows of the store, padded to a bucket; its candidates come with the next wait."""
+        rows = self._head.rows(start, stop - start)
+        control, candidates, work = self._head_calls.get(rows) or self._prepare_head(rows)
+        self._head.upload_noise(noise)
+        self._head.point(control, segment, start)
+        work.queue()
         return candidates.arrays["tokens"][: stop - start], candidates.arrays["logprobs"][: stop - start]
 
     def _prepare_head(self, rows: int) -> tuple[Staging, Staging, Work]:
@@ -148,7 +170,3 @@ class GpuDraftContext:
                 cache.clear()
             self._gpu.clear(self._store)
             self._used = False
-
-    def wait(self) -> None:
-        """Wait for the stream."""
-        self._gpu.wait()

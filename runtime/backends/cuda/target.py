@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from runtime.backends import Clock
+from runtime.backends import Clock, TargetLane
 from runtime.backends.cuda.buckets import Buckets
 from runtime.backends.cuda.call import LayerInputs, Timed, Work
 from runtime.backends.cuda.graph import CacheForm, DeviceCache, DeviceGraph, Tensor
@@ -19,11 +20,14 @@ FLOAT = 4
 
 
 class GpuTarget:
-    """The loaded graph of a target."""
+    """The loaded graph of a target. The lanes of a call run one after another."""
 
+    lanes: tuple[int, ...] = (1,)
     device: Literal["cpu", "cuda"] = "cuda"
 
     def __init__(self, gpu: Gpu, manifest: Manifest, graph: DeviceGraph, backend: str) -> None:
+        self.clock = Clock()
+        self.timed = Timed(self.clock)
         self.location = f"{backend}, {gpu.name}"
         self.gpu, self.manifest, self.graph = gpu, manifest, graph
         self.form = CacheForm.of(manifest)
@@ -36,6 +40,11 @@ class GpuTarget:
         """A cache on the device, zeroed."""
         return GpuTargetContext(self)
 
+    def forward(self, lanes: Sequence[TargetLane]) -> Sequence[DeviceLogits]:
+        """Queue a call for each lane; each text has logits of its own."""
+        with self.timed:
+            return [lane.context.forward(lane) for lane in lanes]
+
     def lone_rows_agree(self) -> bool:
         """True: all exact calls have one number of rows."""
         return True
@@ -45,8 +54,7 @@ class GpuTargetContext:
     """Cache, calls and logits of one sequence in a target."""
 
     def __init__(self, engine: GpuTarget) -> None:
-        self.clock = Clock()
-        self._engine, self._gpu, self._timed = engine, engine.gpu, Timed(self.clock)
+        self._engine, self._gpu, self._timed = engine, engine.gpu, engine.timed
         spec = engine.manifest.model
         self._vocab_size = spec.vocab_size
         self._cache = DeviceCache(self._gpu, engine.form, range(spec.num_hidden_layers))
@@ -54,31 +62,22 @@ class GpuTargetContext:
         self._calls: dict[tuple[int, int, int], tuple[LayerInputs, Work]] = {}
         self._used = False
 
-    def forward(
-        self,
-        tokens: np.ndarray,
-        positions: np.ndarray,
-        start: int,
-        visible: np.ndarray,
-        logit_rows: np.ndarray,
-        exact_rows: int = 0,
-    ) -> DeviceLogits:
+    def forward(self, lane: TargetLane) -> DeviceLogits:
         """Queue a call, padded to a bucket.
 
         A row's bits depend on the number of rows in the call: ``exact_rows`` fixes that number.
         """
-        with self._timed:
-            form, count, asked = self._engine.form, len(tokens), len(logit_rows)
-            rows = self._engine.buckets.fit(max(count, exact_rows), form.slots - start)
-            # One row of logits or all of them, so that there are few kinds of calls.
-            wanted = 1 if asked == 1 and not exact_rows else rows
-            key = rows, form.view(start + rows), wanted
-            inputs, work = self._calls.get(key) or self._prepare(key)
-            self._used = True
-            inputs.fill(tokens, positions, start, start, visible)
-            inputs.logit_rows[:asked] = logit_rows
-            work.queue()
-            inputs.staging.close()
+        form, count, asked = self._engine.form, len(lane.tokens), len(lane.logit_rows)
+        rows = self._engine.buckets.fit(max(count, lane.exact_rows), form.slots - lane.start)
+        # One row of logits or all of them, so that there are few kinds of calls.
+        wanted = 1 if asked == 1 and not lane.exact_rows else rows
+        key = rows, form.view(lane.start + rows), wanted
+        inputs, work = self._calls.get(key) or self._prepare(key)
+        self._used = True
+        inputs.fill(lane.tokens, lane.positions, lane.start, lane.base, lane.visible)
+        inputs.logit_rows[:asked] = lane.logit_rows
+        work.queue()
+        inputs.staging.close()
         return self._logits
 
     def move(self, sources: np.ndarray, start: int) -> None:

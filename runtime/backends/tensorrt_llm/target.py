@@ -18,6 +18,7 @@ from runtime.backends import Clock
 from runtime.backends.tensorrt_llm.directory import EngineDirectory
 from runtime.backends.tensorrt_llm.version import check_engine_version, import_library
 from runtime.sampling.options import Sampling
+from runtime.targets.interface import Chunk, Part
 from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
 from s2d_trt.errors import CapacityError, OptionError, S2DError
@@ -27,12 +28,16 @@ class TensorRTLLMTarget:
     """A target of chains, decoded greedily by the library's executor."""
 
     drafts: Literal["tree", "chain"] = "chain"
+    lanes: tuple[int, ...] = (1,)
+    token_bytes = 0
+    keeps_prefixes = False
 
     def __init__(self, engine: EngineDirectory, executor: Any, trtllm: Any) -> None:
+        self.clock = Clock()
         self._executor, self._trtllm = executor, trtllm
         self.name, self.identity = engine.name, engine.config_text
         self.max_length, self.vocab_size = engine.max_length, engine.vocab_size
-        self.max_rows = engine.max_draft_len + 1
+        self.max_rows, self.prompt_rows = engine.max_draft_len + 1, engine.max_length
         self.tokenizer, self.tokenizer_path = engine.tokenizer, engine.path / engine.tokenizer.file
 
     @classmethod
@@ -84,13 +89,17 @@ class TensorRTLLMTarget:
 
     exact_by_default = False
 
-    def check_exact(self, progress: Callable[[str], None] = lambda _: None) -> None:
+    def check_exact(self, progress: Callable[[str], None] = lambda _: None, texts: int = 1) -> None:
         """Always raise S2DError: the library promises nothing about the bits of its calls."""
         raise S2DError(f"engine {self.name} of TensorRT-LLM cannot promise --exact; leave it out")
 
     def lease(self, exact_rows: int = 0) -> EngineSequence:
         """A sequence without tokens; the executor keeps the caches."""
         return EngineSequence(self)
+
+    def run(self, parts: Sequence[Part]) -> Sequence[Choices]:
+        """Run the texts one after another: the library has a batching of its own, which takes no drafts of ours."""
+        return [sequence.run(part) for sequence, part in parts]
 
     def release(self, sequence: object) -> None:
         """Do nothing: the executor reuses or drops the sequence's cache blocks."""
@@ -128,7 +137,7 @@ class EngineSequence:
     """The text itself: each request sends all of it."""
 
     def __init__(self, target: TensorRTLLMTarget) -> None:
-        self._target, self.clock = target, Clock()
+        self._target, self.clock = target, target.clock
         self._text: list[int] = []
         self._tree = np.zeros(0, np.int64)
         self._choices = Choices(target.vocab_size)
@@ -146,8 +155,21 @@ class EngineSequence:
                 f" {self._target.max_length}; shorten it, or run trtllm-build with a larger --max_input_len and"
                 " --max_seq_len"
             )
-        self._text += tokens
-        return self._ask(self._text, ())[0]
+        return self.run(Chunk(tokens))[0]
+
+    def run(self, part: Tree | Chunk) -> Choices:
+        """Verify a tree, or add a part of a prompt and ask for the token after it."""
+        if isinstance(part, Tree):
+            return self.verify(part)
+        self._text += part.tokens
+        return self._ask(self._text, ())
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """The executor keeps the rows of prefixes itself."""
+        raise NotImplementedError
+
+    def restore(self, blocks: Sequence[np.ndarray]) -> None:
+        """Nothing to restore."""
 
     def verify(self, tree: Tree) -> Choices:
         """Ask for the target's choices along ``tree``, which is a chain."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.backends import Backend, DraftContext, TargetContext
+from runtime.backends import Backend, DraftEngines, HeadLane, Lane, TargetEngine, TargetLane
 from runtime.backends.cpu.backend import OnnxRuntime
 from s2d_trt.bundle import Bundle
 from tests.conftest import llama_config, random_model, save_checkpoint
@@ -45,41 +45,45 @@ def either(request: pytest.FixtureRequest) -> Backend:
     return backend
 
 
-def target_row(context: TargetContext, tokens: list[int]) -> np.ndarray:
+def target_row(engine: TargetEngine, context: Any, tokens: list[int]) -> np.ndarray:
     """Logits after ``tokens``, which fill the context from its first slot on."""
     rows = np.arange(len(tokens))
     ids, visible = np.array(tokens), np.tri(len(tokens), dtype=bool)
-    return np.array(context.forward(ids, rows, 0, visible, rows[-1:])[0])
+    (logits,) = engine.forward([TargetLane(context, ids, rows, 0, 0, visible, rows[-1:])])
+    return np.array(logits[0])
 
 
-def draft_row(context: DraftContext, tokens: list[int]) -> np.ndarray:
+def draft_row(engines: DraftEngines, context: Any, tokens: list[int]) -> np.ndarray:
     """The last exit's log-probabilities after ``tokens``."""
     rows = np.arange(len(tokens))
+    lane = Lane(context, np.array(tokens), rows, 0, 0, np.tri(len(tokens), dtype=bool))
     for segment in range(len(EXITS)):
-        context.forward(segment, np.array(tokens), rows, 0, 0, np.tri(len(tokens), dtype=bool))
-    return np.array(context.candidates(len(EXITS) - 1, len(tokens) - 1, len(tokens), np.zeros(300, np.float32))[1])
+        engines.forward(segment, [lane])
+    last = HeadLane(context, len(EXITS) - 1, len(tokens) - 1, len(tokens), np.zeros(300, np.float32))
+    return np.array(engines.candidates([last])[0][1])
 
 
 @pytest.mark.parametrize(("kind", "row"), [("target", target_row), ("draft", draft_row)])
 def test_a_text_that_overflowed_leaves_nothing_behind(
-    overflowing: dict[str, Bundle], either: Backend, kind: str, row: Callable[[Any, list[int]], np.ndarray]
+    overflowing: dict[str, Bundle], either: Backend, kind: str, row: Callable[..., np.ndarray]
 ) -> None:
     engine = getattr(either, kind)(overflowing[kind])
     used, fresh = engine.context(), engine.context()
-    assert not np.isfinite(row(used, [3, 5, 9, POISON, POISON])).all()
-    assert not np.isfinite(row(used, [3, 5, 9])).all()  # masked rows leak
+    assert not np.isfinite(row(engine, used, [3, 5, 9, POISON, POISON])).all()
+    assert not np.isfinite(row(engine, used, [3, 5, 9])).all()  # masked rows leak
     used.reset()
-    expected = row(fresh, [3, 5, 9])
+    expected = row(engine, fresh, [3, 5, 9])
     assert np.isfinite(expected).all()
-    assert np.array_equal(row(used, [3, 5, 9]), expected)
+    assert np.array_equal(row(engine, used, [3, 5, 9]), expected)
 
 
 def test_a_reset_of_an_unused_context_does_nothing(overflowing: dict[str, Bundle], gpu: Any, backend: Any) -> None:
-    context = backend.target(overflowing["target"]).context()
+    engine = backend.target(overflowing["target"])
+    context = engine.context()
     before = gpu.sent
     context.reset()
     assert gpu.sent == before
-    target_row(context, [3])
+    target_row(engine, context, [3])
     before = gpu.sent
     context.reset()
     assert gpu.sent > before

@@ -16,7 +16,6 @@ from runtime.evaluation.comparison import generate, target_alone
 from runtime.targets.target import Target
 from runtime.text.tokenizer import TextStream
 from runtime.tree.shape import TreeShape
-from runtime.tree.tree import Tree
 from tests.runtime.decoding.cases import SURE, WARM, WIDE
 
 
@@ -130,7 +129,7 @@ def test_a_request_may_be_cancelled_from_another_thread(decoder: Decoder) -> Non
 def test_an_engines_error_ends_its_own_request_and_no_other(
     target: Target, draft: SortedDraft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: Tree) -> None:
+    def broken(_: object) -> None:
         raise RuntimeError("the engine is gone")
 
     decoder, options = Decoder(target, draft), Options(20, policy=WIDE)
@@ -139,11 +138,10 @@ def test_an_engines_error_ends_its_own_request_and_no_other(
     failed, going = decoder.run(failing), decoder.run(healthy)
     for steps in (failed, going, failed):
         next(steps)
-    sequence = failing.sequence
-    monkeypatch.setattr(sequence, "verify", broken)
-    with pytest.raises(RuntimeError, match="the engine is gone"):
-        next(failed)
-    monkeypatch.delattr(sequence, "verify")
+    with monkeypatch.context() as patch:
+        patch.setattr(target.engine, "forward", broken)
+        with pytest.raises(RuntimeError, match="the engine is gone"):
+            next(failed)
     assert failing.finish_reason == "error"
     assert failing.sequence is None
     assert failing.tokens == expected[: len(failing.tokens)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 from runtime.backends import PREFILL_CHUNK
+from runtime.drafting.calls import Calls, run_together
 from runtime.drafting.fixed import FixedBudget
 from runtime.drafting.policy import StepBudget
 from runtime.drafting.proposal import Proposal
@@ -33,6 +35,8 @@ TEXTS = st.builds(
 )
 TEMPERATURES = st.sampled_from([0.0, 0.8])
 
+Result = TypeVar("Result")
+
 
 @dataclass
 class Scripted(StepBudget):
@@ -54,6 +58,11 @@ def fixed(*thresholds: float) -> FixedBudget:
     return FixedBudget(thresholds, "mean")
 
 
+def alone(text: Calls[Result]) -> Result:
+    """What one text's drafting returns, its calls run by themselves."""
+    return run_together([text])[0]
+
+
 def reading(draft: SortedDraft, text: Sequence[int]) -> DraftSequence:
     """A new sequence, all of whose segments have read ``text``."""
     sequence = DraftSequence(draft)
@@ -66,7 +75,7 @@ def propose(
 ) -> Proposal:
     """What a step drafts below ``root``, the text's last token, not cut."""
     sequence.shape, builder = shape, TreeBuilder(root, shape)
-    exits = sequence.propose(builder, budget, noise, room)
+    exits = alone(sequence.propose(builder, budget, noise, room))
     return Proposal(builder.finish(), exits)
 
 

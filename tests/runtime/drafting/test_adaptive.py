@@ -248,13 +248,14 @@ def test_a_deeper_exit_that_adds_much_keeps_running_and_the_one_before_it_answer
 def test_a_long_backlog_before_a_segment_is_cleared_when_the_profit_forgone_equals_its_cost() -> None:
     costs = priced(verify=10.0, row=0.1, segment=0.5)
     planner = new(costs)
+    budget = planner.plan(Prospect(1))
     # Ski rental: the profit forgone by refusing is at most the cost of the backlog.
     gain = 0.5
     for backlog in (1, 10_000):
         profit_of_one = gain - costs.exit_ms(1, 1, 1) / 10.0
         cost = (costs.exit_ms(1, backlog, 1) - costs.exit_ms(1, 1, 1)) / 10.0
         refusals = 0
-        while not planner.pays(1, profit_of_one, backlog, 1, price=0.1):
+        while not planner.pays(budget, 1, profit_of_one, backlog, 1):
             refusals += 1
         assert refusals == pytest.approx(max(0.0, cost / profit_of_one - 1), abs=1)
     assert refusals > 3

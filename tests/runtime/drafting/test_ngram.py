@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.drafting.calls import run_together
 from runtime.drafting.ngram import LONGEST_DRAFT, MATCH_LENGTHS, PRIORS, NgramDraft, NgramIndex, NgramLookup, NgramOdds
 from runtime.drafting.policy import StepBudget
 from runtime.sampling.noise import Noise
@@ -120,7 +121,7 @@ def proposed(lookup: NgramLookup, text: list[int], room: int = 16) -> list[int]:
     sequence, builder = lookup.lease(text, TreeShape()), TreeBuilder(text[-1], TreeShape())
     prospect = sequence.prospect(room)
     assert prospect.backlog is None
-    assert sequence.propose(builder, StepBudget(), Noise(0, 0.0, 9), room) == ()
+    assert run_together([sequence.propose(builder, StepBudget(), Noise(0, 0.0, 9), room)]) == [()]
     tree = builder.finish()
     assert tree.is_chain
     assert tree.logprobs == [0.0, *prospect.copied]

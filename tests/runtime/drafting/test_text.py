@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
 
 from runtime.drafting.adaptive import Adaptive, CostAware
+from runtime.drafting.calls import run_together
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.learned import Learned, PairStatistics
 from runtime.drafting.ngram import LONGEST_DRAFT, NgramLookup
 from runtime.drafting.policy import DraftingPolicy, StepPlanner
-from runtime.drafting.proposal import StepTimes
+from runtime.drafting.proposal import Outcome, Proposal, StepTimes
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.drafting.text import TextDrafting
 from runtime.sampling.noise import Noise
@@ -45,6 +47,11 @@ def drafting(
     return text
 
 
+def proposed(text: TextDrafting, root: int, room: int = 50) -> Proposal:
+    """What a step of this text alone proposes."""
+    return run_together([text.propose(root, room)])[0]
+
+
 @pytest.fixture(params=["chain", "tree"])
 def chain(request: pytest.FixtureRequest) -> bool:
     return request.param == "chain"
@@ -55,14 +62,14 @@ def chain(request: pytest.FixtureRequest) -> bool:
 
 def test_fixed_thresholds_draft_a_chain_of_three(draft: SortedDraft) -> None:
     text = drafting(REPEATING, draft, FixedThresholds(), lookup=False)
-    proposal = text.propose(REPEATING[-1], room=50)
+    proposal = proposed(text, REPEATING[-1])
     assert (len(proposal.tree), len(proposal.exits)) == (4, 3)
     text.release()
 
 
 def test_copied_tokens_extend_or_replace_the_chain_of_three(draft: SortedDraft) -> None:
     text = drafting(REPEATING, draft, FixedThresholds())
-    tree = text.propose(REPEATING[-1], room=50).tree
+    tree = proposed(text, REPEATING[-1]).tree
     assert tree.is_chain
     assert tree.tokens[1:].tolist() == (REPEATING * 4)[:LONGEST_DRAFT]
     text.release()
@@ -74,12 +81,12 @@ def test_copied_tokens_that_begin_as_the_draft_does_extend_its_chain(draft: Sort
         before = max(drafted, 0)
         prompt = [*ending, before, *after, *PLAIN, *ending]
         text = drafting(prompt, draft, FixedThresholds(), lookup=False)
-        drafted = int(text.propose(prompt[-1], room=50).tree.tokens[1])
+        drafted = int(proposed(text, prompt[-1]).tree.tokens[1])
         text.release()
         if drafted == before:
             break
     text = drafting(prompt, draft, FixedThresholds())
-    tree = text.propose(prompt[-1], room=50).tree
+    tree = proposed(text, prompt[-1]).tree
     assert tree.tokens[1:6].tolist() == [drafted, *after]
     assert tree.ranks[1:6] == [0, -1, -1, -1, -1]
     text.release()
@@ -89,14 +96,14 @@ def test_a_text_without_repetition_is_drafted_as_without_lookup(draft: SortedDra
     trees = []
     for lookup in (False, True):
         text = drafting(PLAIN, draft, FixedThresholds(), lookup)
-        trees.append(text.propose(PLAIN[-1], room=50).tree.tokens.tolist())
+        trees.append(proposed(text, PLAIN[-1]).tree.tokens.tolist())
         text.release()
     assert trees[0] == trees[1]
 
 
 def test_beside_a_tree_the_copied_tokens_are_a_branch_of_their_own(draft: SortedDraft) -> None:
     text = drafting(REPEATING, draft, FixedThresholds(), chain=False, shape=TreeShape(1, 2, nodes=40))
-    tree = text.propose(REPEATING[-1], room=50).tree
+    tree = proposed(text, REPEATING[-1]).tree
     assert not tree.is_chain
     assert sum(rank < 0 for rank in tree.ranks) > 8
     children, node = tree.children(), 0
@@ -109,7 +116,7 @@ def test_beside_a_tree_the_copied_tokens_are_a_branch_of_their_own(draft: Sorted
 def test_nothing_is_drafted_beyond_the_room(draft: SortedDraft, chain: bool, room: int) -> None:
     shape = TreeShape(depth=2, top_k=1 if chain else 3)
     text = drafting(REPEATING, draft, FixedThresholds(), chain=chain, shape=shape)
-    assert max(text.propose(REPEATING[-1], room).tree.depths) == room
+    assert max(proposed(text, REPEATING[-1], room).tree.depths) == room
     text.release()
 
 
@@ -119,24 +126,24 @@ def test_nothing_is_drafted_beyond_the_room(draft: SortedDraft, chain: bool, roo
 @pytest.mark.parametrize("policy", [FixedThresholds(), Adaptive()])
 def test_lookup_drafts_without_any_draft_model(policy: DraftingPolicy) -> None:
     text = drafting(REPEATING, None, policy)
-    proposal = text.propose(REPEATING[-1], room=50)
+    proposal = proposed(text, REPEATING[-1])
     assert proposal.tree.tokens[1:4].tolist() == REPEATING[:3]
     assert proposal.exits == []
     assert text.follow(REPEATING[:3]) == 3
-    text.learn(proposal, [0, 1, 2], StepTimes(0.0, 0.001, 0.001), 3)
-    assert text.propose(REPEATING[2], room=50).tree.tokens[1:4].tolist() == REPEATING[3:6]
+    text.learn(Outcome(proposal, [0, 1, 2], StepTimes(0.0, 0.001, 0.001), 3))
+    assert proposed(text, REPEATING[2]).tree.tokens[1:4].tolist() == REPEATING[3:6]
 
 
 def test_without_any_drafter_only_the_root_is_verified() -> None:
     text = drafting(REPEATING, None, FixedThresholds(), lookup=False)
-    assert len(text.propose(REPEATING[-1], room=50).tree) == 1
+    assert len(proposed(text, REPEATING[-1]).tree) == 1
 
 
 @pytest.mark.parametrize(("row_ms", "cut"), [(0.001, False), (8.0, True)])
 def test_copied_tokens_are_verified_only_as_far_as_they_pay(row_ms: float, cut: bool) -> None:
     costs = Costs(tuple(10.0 + row_ms * (rows - 1) for rows in WIDTHS))
     text = drafting(REPEATING, None, CostAware(Learned(0, costs)), shape=TreeShape(nodes=32))
-    assert (len(text.propose(REPEATING[-1], room=50).tree) < LONGEST_DRAFT // 2) == cut
+    assert (len(proposed(text, REPEATING[-1]).tree) < LONGEST_DRAFT // 2) == cut
 
 
 def test_copied_tokens_are_priced_when_the_text_has_outgrown_the_draft(short_draft: SortedDraft) -> None:
@@ -146,7 +153,7 @@ def test_copied_tokens_are_priced_when_the_text_has_outgrown_the_draft(short_dra
     assert len(text.sequences) == 2
     text.follow(REPEATING[3:5])
     assert len(text.sequences) == 1
-    assert 1 <= len(text.propose(REPEATING[4], room=50).tree) < LONGEST_DRAFT // 2
+    assert 1 <= len(proposed(text, REPEATING[4]).tree) < LONGEST_DRAFT // 2
 
 
 # The text's life
@@ -168,7 +175,7 @@ def test_a_drafter_that_cannot_hold_the_text_any_longer_is_released_and_the_othe
     text.follow(REPEATING[2:5])
     assert free not in text.sequences
     assert short_draft.empty_sequence() is free
-    assert len(text.propose(REPEATING[4], room=50).tree) == 1 + LONGEST_DRAFT
+    assert len(proposed(text, REPEATING[4]).tree) == 1 + LONGEST_DRAFT
 
 
 def test_all_drafters_are_released_at_the_end_once(short_draft: SortedDraft, free: object) -> None:
@@ -180,19 +187,21 @@ def test_all_drafters_are_released_at_the_end_once(short_draft: SortedDraft, fre
     assert short_draft.empty_sequence() is not free
 
 
-def test_the_seconds_are_those_of_the_drafters_engine_calls(draft: SortedDraft) -> None:
-    text = drafting(PLAIN, draft, FixedThresholds())
-    assert text.seconds == 0.0
-    text.propose(PLAIN[-1], room=50)
-    assert text.seconds == sum(sequence.clock.seconds for sequence in text.sequences) > 0.0
-    text.release()
+def test_the_clock_of_the_drafts_engines_counts_their_calls_for_every_text(draft: SortedDraft) -> None:
+    for _ in range(2):
+        text = drafting(PLAIN, draft, FixedThresholds())
+        before, began = draft.engines.clock.seconds, time.perf_counter()
+        proposed(text, PLAIN[-1])
+        assert 0.0 < draft.engines.clock.seconds - before < time.perf_counter() - began
+        text.release()
 
 
 def test_where_the_budget_does_not_draft_the_model_does_not_run(draft: SortedDraft) -> None:
     dear = tuple(1000.0 for _ in WIDTHS)
     learned = Learned(3, Costs(FLAT, (dear,) * 3, FLAT))
-    learned.profits[0].observe(-100.0, 100.0)
+    learned.economy().profits[0].observe(-100.0, 100.0)
     text = drafting(PLAIN, draft, CostAware(learned))
-    proposal = text.propose(PLAIN[-1], room=50)
-    assert (len(proposal.tree), proposal.exits, text.seconds) == (1, (), 0.0)
+    before = draft.engines.clock.seconds
+    proposal = proposed(text, PLAIN[-1])
+    assert (len(proposal.tree), proposal.exits, draft.engines.clock.seconds) == (1, (), before)
     text.release()

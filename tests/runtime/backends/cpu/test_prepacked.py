@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.backends import TargetLane
 from runtime.backends.cpu import prepacked, session
 from runtime.backends.cpu.backend import OnnxTarget
 from s2d_trt.bundle import Bundle
@@ -24,8 +25,9 @@ def bundle(request, target_bundle: Path, int8_target_bundle: Path, tmp_path: Pat
 
 
 def logits(bundle: Bundle) -> np.ndarray:
-    rows = np.arange(3)
-    return OnnxTarget(bundle, 1).context().forward(rows + 5, rows, 0, np.tri(3, dtype=bool), rows).copy()
+    rows, engine = np.arange(3), OnnxTarget(bundle, 1)
+    lane = TargetLane(engine.context(), rows + 5, rows, 0, 0, np.tri(3, dtype=bool), rows)
+    return np.array(engine.forward([lane])[0])
 
 
 def caches(tmp_path: Path) -> list[Path]:

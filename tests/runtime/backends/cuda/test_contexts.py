@@ -12,6 +12,7 @@ import pytest
 from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
+from runtime.drafting.calls import run_together
 from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import SortedDraft
@@ -164,5 +165,5 @@ def test_where_the_device_decides_the_host_waits_once_a_depth(
         sequence.prefill(PROMPT[:length])
         sequence.enqueue([7])
         before = gpu.replayed
-        sequence.propose(TreeBuilder(7, CHAIN), budget, noise, 100)
+        run_together([sequence.propose(TreeBuilder(7, CHAIN), budget, noise, 100)])
     assert gpu.replayed - before == CHAIN.depth + 1

@@ -1,0 +1,162 @@
+"""One step of one target's texts: their trees and chunks of prompts, verified in one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from runtime.backends import Logits
+from runtime.decoding.acceptance import accept
+from runtime.decoding.request import Request, Step
+from runtime.drafting.calls import Calls, run_together
+from runtime.drafting.policy import Load
+from runtime.drafting.proposal import Batch, Outcome, Proposal, StepTimes
+from runtime.targets.interface import Chunk
+from runtime.tree.tree import Tree
+
+Steps = list[tuple[Request, Step]]
+
+LONGER = 1.8
+"""A chunk of a prompt makes a step at most so many times as long, where other texts decode."""
+CHUNK_BESIDE_OTHERS, LEAST_CHUNK = 16, 4
+"""Rows of a chunk beside texts that decode, where costs were not measured; and the fewest of any."""
+
+
+class TargetBatch:
+    """The texts of one target in one step. A text decodes, or its prompt is not committed yet."""
+
+    def __init__(self, texts: Sequence[Request]) -> None:
+        self.texts, self.target = texts, texts[0].decoder.target
+        self.decoding = [request for request in texts if not request.left]
+        self.drafting = [request for request in self.decoding if request.drafting is not None]
+        self.proposals = {request: Proposal(Tree.chain(request.tokens[-1:])) for request in self.decoding}
+        self.chunks = dict(self._chunks())
+        self.draft_seconds = self.planning_seconds = 0.0
+
+    @classmethod
+    def of_each_target(cls, running: Sequence[Request]) -> list[TargetBatch]:
+        """A batch for each target that has texts."""
+        targets: dict[int, list[Request]] = {}
+        for request in running:
+            targets.setdefault(id(request.decoder.target), []).append(request)
+        return [cls(texts) for texts in targets.values()]
+
+    def _chunks(self) -> Iterator[tuple[Request, Chunk]]:
+        """Parts of the prompts, the oldest first, so small that the texts which decode are not delayed for long."""
+        prompts = [request for request in self.texts if request.left]
+        room = self._room() if prompts else 0
+        for request in prompts:
+            if room > 0:
+                # Where bits depend on how a prompt is cut, there is one way to cut it.
+                tokens = request.left[: room if self.target.keeps_prefixes else self.target.prompt_rows]
+                yield request, Chunk(tokens)
+                room -= len(tokens)
+
+    def _room(self) -> int:
+        """Rows of prompts in this step."""
+        if not self.decoding:
+            return self.target.prompt_rows
+        costs = self.decoding[0].decoder.costs
+        if costs is None:
+            return CHUNK_BESIDE_OTHERS
+        rows, lanes = self._expected_rows(), len(self.decoding)
+        usual = costs.verify_ms(rows, lanes)
+        sizes = range(self.target.prompt_rows, LEAST_CHUNK, -1)
+        return next((n for n in sizes if costs.verify_ms(rows + n, lanes) <= LONGER * usual), LEAST_CHUNK)
+
+    def _expected_rows(self) -> int:
+        """Rows of the texts that decode, by what they had in the steps before."""
+        return sum(max(1, round(request.usual_rows)) for request in self.decoding)
+
+    def drafts(self) -> Iterator[Calls[Proposal]]:
+        """What ``drafting`` texts propose; each generator is one text's."""
+        prompt_rows = sum(len(chunk.tokens) for chunk in self.chunks.values())
+        rows, lanes = self._expected_rows() + prompt_rows, len(self.decoding) + len(self.chunks)
+        for request in self.drafting:
+            assert request.drafting is not None
+            load = Load(len(self.decoding), rows - max(1, round(request.usual_rows)), lanes)
+            room = min(request.remaining, self.target.max_rows) - 1
+            yield request.drafting.propose(request.tokens[-1], room, load)
+
+    def catching_up(self) -> Iterator[Calls[None]]:
+        """Drafts of the texts whose prompts are cut follow piece by piece, so that they delay nobody either."""
+        for request, chunk in self.chunks.items():
+            if self.decoding and request.drafting is not None:
+                yield request.drafting.catch_up(len(chunk.tokens), Load(len(self.decoding) + 1))
+
+    def verify_and_commit(self) -> Steps:
+        """Verify all trees and chunks in one call, accept along the target's choices, and learn from what it took."""
+        texts = [request for request in (*self.decoding, *self.chunks) if not request.finished]
+        if not texts:
+            return []
+        began, verified = time.perf_counter(), self.target.clock.seconds
+        parts = [self._part(request) for request in texts]
+        context = sum(request.leased.length for request in texts)
+        logits = self.target.run([(request.leased, part) for request, part in zip(texts, parts, strict=True)])
+        steps, outcomes = [], []
+        for request, part, rows in zip(texts, parts, logits, strict=True):
+            if isinstance(part, Tree):
+                step, path, copied = _commit(request, self.proposals[request], rows)
+                outcomes.append((request, path, copied))
+                steps.append((request, step))
+            elif not request.left:
+                steps += _first_token(request, rows)
+        total = self.planning_seconds + time.perf_counter() - began
+        times = StepTimes(self.draft_seconds, self.target.clock.seconds - verified, total)
+        for request in self.chunks:
+            request.stats.add_prefill(total)
+        proposals = [self.proposals[request] for request, _, _ in outcomes]
+        batch = Batch(
+            texts=len(outcomes),
+            drafted=sum(bool(proposal.exits) for proposal in proposals),
+            rows=sum(len(part) for part in parts),
+            tokens=sum(len(path) for _, path, _ in outcomes),
+            lanes=len(texts),
+            prompt_rows=sum(len(chunk.tokens) for chunk in self.chunks.values()),
+            context=context,
+        )
+        for (request, path, copied), proposal in zip(outcomes, proposals, strict=True):
+            request.record(Outcome(proposal, path, times, copied, batch))
+        return steps
+
+    def _part(self, request: Request) -> Tree | Chunk:
+        return self.chunks[request] if request in self.chunks else self.proposals[request].tree
+
+
+def draft_together(batches: Sequence[TargetBatch]) -> None:
+    """Let the texts of all batches draft, in calls that they share; each batch bears the share of its texts."""
+    began = time.perf_counter()
+    requests = [request for batch in batches for request in batch.drafting]
+    drafts = {id(request.decoder.draft): request.decoder.draft for request in requests}.values()
+    before = sum(draft.engines.clock.seconds for draft in drafts if draft)
+    drafting: list[Calls[Any]] = [draft for batch in batches for draft in batch.drafts()]
+    others: list[Calls[Any]] = [draft for batch in batches for draft in batch.catching_up()]
+    proposed: dict[Request, Proposal] = dict(zip(requests, run_together([*drafting, *others]), strict=False))
+    spent = sum(draft.engines.clock.seconds for draft in drafts if draft) - before
+    seconds, texts = time.perf_counter() - began, sum(len(batch.decoding) for batch in batches)
+    for batch in batches:
+        batch.proposals |= {request: proposed[request] for request in batch.drafting}
+        share = len(batch.decoding) / texts if texts else 0.0
+        batch.draft_seconds, batch.planning_seconds = spent * share, seconds * share
+
+
+def _commit(request: Request, proposal: Proposal, logits: Logits) -> tuple[Step, list[int], int]:
+    """Accept along the target's choices and keep the accepted rows; also the accepted path, and how many of its tokens
+    were copied from the text.
+    """
+    acceptance = accept(proposal.tree, logits, request.chooser, request.length - 1)
+    request.leased.commit(acceptance.path)
+    copied = request.drafting.follow(acceptance.tokens) if request.drafting else 0
+    return request.append(acceptance.tokens, len(acceptance.path) - 1), acceptance.path, copied
+
+
+def _first_token(request: Request, logits: Logits) -> Steps:
+    """The token after the prompt; none where the text goes on from tokens that it has."""
+    if request.tokens:
+        return []
+    token = request.chooser.choose(logits[0], request.length)
+    step = request.append([token], drafted=0)
+    if request.drafting is not None:
+        request.drafting.follow([token])
+    return [(request, step)]

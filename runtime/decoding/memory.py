@@ -1,0 +1,46 @@
+"""The memory of caches: which texts it holds, and prefixes that later texts may begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runtime.decoding.request import Request
+from runtime.targets.prefixes import PrefixCache
+
+
+class CacheMemory:
+    """Leases what texts need of their targets and drafts.
+
+    ``limit`` bounds the bytes that the running texts' rows take; None bounds only their number. ``prefix_bytes`` is the
+    room for rows of earlier texts, which later ones that begin alike do not compute again; 0 keeps none.
+    """
+
+    def __init__(self, limit: int | None = None, prefix_bytes: int = 0) -> None:
+        self.limit, self._prefix_bytes = limit, prefix_bytes
+        self._prefixes: dict[int, PrefixCache] = {}
+        self.restored_tokens = 0
+        """Tokens of prompts that were not computed again."""
+
+    def holds(self, texts: Sequence[Request]) -> bool:
+        """Whether the rows of all ``texts``, after their next step, fit."""
+        return self.limit is None or sum(request.decoder.bytes_of(request) for request in texts) <= self.limit
+
+    def begin(self, request: Request, sequences: int) -> None:
+        """Lease what a text needs, and restore the rows of a prefix that an earlier text has computed."""
+        request.decoder.lease(request, sequences)
+        if prefixes := self._of(request):
+            request.leased.restore(prefixes.longest(request.left))
+            self.restored_tokens += request.leased.length
+
+    def end(self, request: Request) -> None:
+        """Keep the text's rows as prefixes, and give back what it holds."""
+        if (prefixes := self._of(request)) and request.sequence is not None and request.finish_reason != "error":
+            prefixes.store([*request.prompt, *request.tokens][: request.sequence.length], request.sequence.rows)
+        request.decoder.release(request)
+
+    def _of(self, request: Request) -> PrefixCache | None:
+        """Only where bits do not depend on how a prompt was cut."""
+        target = request.decoder.target
+        if not (self._prefix_bytes and request.exact and target.keeps_prefixes):
+            return None
+        return self._prefixes.setdefault(id(target), PrefixCache(self._prefix_bytes))

@@ -1,0 +1,113 @@
+"""Continuous batching: the decoding loop of all texts. Plan what to verify, verify it, commit what the targets accept.
+
+Texts join and leave between steps. The texts of one target share its calls, and all texts share the calls of a draft.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from runtime.decoding.batch import Steps, TargetBatch, draft_together
+from runtime.decoding.memory import CacheMemory
+from runtime.decoding.request import Request, Step
+from s2d_trt.errors import OptionError
+
+
+class Scheduler:
+    """Runs texts of any number of targets, at most ``sequences`` at a time; the others wait in order.
+
+    Where a target is exact, a text's bits do not depend on who else is served. ``memory`` limits the bytes of caches
+    and keeps those of prefixes for later texts. Only one thread at a time may call the methods.
+    """
+
+    def __init__(self, sequences: int = 8, memory: CacheMemory | None = None) -> None:
+        if sequences < 1:
+            raise OptionError(f"{sequences} sequences cannot run a text; allow at least 1")
+        self.sequences, self.memory = sequences, memory or CacheMemory()
+        self.waiting: deque[Request] = deque()
+        """Texts that wait for their turn."""
+        self.running: list[Request] = []
+        """Texts that take part in steps, the oldest first."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a text waits or runs."""
+        return bool(self.waiting or self.running)
+
+    def add(self, request: Request) -> None:
+        """Let a text wait for its turn. Raises OptionError where it has run before."""
+        if request.started:
+            raise OptionError("this request has been run before; make a new one")
+        request.started = True
+        self.waiting.append(request)
+
+    def step(self) -> Steps:
+        """Run one step of all running texts; what each of them gained.
+
+        An error of an engine ends the texts of its call, with finish reason ``error`` and ``request.error``; the texts
+        of other targets go on.
+        """
+        steps = self._end_cancelled()
+        self._admit()
+        batches = TargetBatch.of_each_target(self.running)
+        try:
+            draft_together(batches)
+        except Exception as error:  # the texts that draft together end together
+            _fail([request for batch in batches for request in batch.drafting], error)
+        for batch in batches:
+            try:
+                steps += batch.verify_and_commit()
+            except Exception as error:
+                _fail(batch.texts, error)
+        self._retire()
+        return steps
+
+    def close(self) -> None:
+        """End all texts as cancelled."""
+        for request in (*self.waiting, *self.running):
+            request.cancel()
+        self._end_cancelled()
+
+    def _admit(self) -> None:
+        """Let texts begin while there is memory. Where texts outgrow it, the youngest waits and is computed again."""
+        while len(self.running) > 1 and not self.memory.holds(self.running):
+            youngest = self.running.pop()
+            self.memory.end(youngest)
+            self.waiting.appendleft(youngest)
+        while self.waiting and len(self.running) < self.sequences:
+            if self.running and not self.memory.holds([*self.running, self.waiting[0]]):
+                break
+            request = self.waiting.popleft()
+            try:
+                self.memory.begin(request, self.sequences)
+                self.running.append(request)
+            except Exception as error:
+                _fail([request], error)
+                self.memory.end(request)
+
+    def _end_cancelled(self) -> Steps:
+        """End what was cancelled; it may release text that was held back for a stop string."""
+        steps: Steps = []
+        for request in (*self.waiting, *self.running):
+            if request.cancelled:
+                try:
+                    text = request.finish("cancelled")
+                    steps += [(request, Step([], 0, [text]))] if text else []
+                except Exception as error:
+                    request.fail(error)
+        self._retire()
+        return steps
+
+    def _retire(self) -> None:
+        for request in [request for request in self.running if request.finished]:
+            self.memory.end(request)
+            self.running.remove(request)
+        for request in [request for request in self.waiting if request.finished]:
+            self.waiting.remove(request)
+
+
+def _fail(requests: Sequence[Request], error: Exception) -> None:
+    for request in requests:
+        if not request.finished:
+            request.fail(error)
