@@ -106,7 +106,6 @@ def test_only_modes_that_batch_are_batched(checkpoints: dict[str, Path]) -> None
 def test_our_batches_are_our_single_texts(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("runtime.decoding.scheduler")
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "the draft proposes"}\n{"prompt": "a tree of"}\n', encoding="utf-8")
     given = ["--target", str(checkpoints["target"]), "--draft", str(checkpoints["draft"]), "--prompts", str(prompts)]

@@ -9,7 +9,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from s2d_trt.bundle import SCHEMA
 from s2d_trt.files import publishing_directory
 from tests.benchmarks.internals import cache_directory
 from tests.benchmarks.peers.environment import Environment
@@ -93,8 +92,15 @@ def bundle(kind: str, source: Checkpoint, precision: str, exits: str | None = No
     """A bundle of this project; ``kind`` is the export command, ``target`` or ``build`` (for drafts)."""
     options = ("--checkpoint", "{source}", "--out", "{out}", "--precision", precision, "--no-parity")
     more = ("--exits", exits) if exits else ()
-    name = f"s2d-{kind}-{precision}-schema{SCHEMA}"
-    return Artefact(name, source, (sys.executable, "-m", f"export.{kind}", *options, *more))
+    return Artefact(
+        f"s2d-{kind}-{precision}-{_exporter()}", source, (sys.executable, "-m", f"export.{kind}", *options, *more)
+    )
+
+
+def _exporter() -> str:
+    """A hash of the code that makes bundles: they change with it."""
+    sources = sorted(path for package in ("export", "s2d_trt") for path in (ROOT / package).glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
 
 
 def _filled(text: str, fields: dict[str, str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
-from runtime import Decoder, Options, Sampling
+from runtime import Decoder, Options, Sampling, Scheduler
 from tests.benchmarks.internals import Placement
 from tests.benchmarks.internals import generate as run
 
@@ -28,10 +28,8 @@ def open_mode(mode: dict[str, Any]) -> Callable[..., tuple[list[int], dict[str, 
 
 def open_batch(mode: dict[str, Any]) -> Callable[..., tuple[list[list[int]], dict[str, float]]]:
     """As ``open_mode``, with one call of the engines for all texts; the target alone drafts nothing."""
-    from runtime.decoding.scheduler import Scheduler
-
     decoder = Decoder.open(mode["target"], mode.get("draft"), Placement(threads=mode["threads"]))
-    scheduler = Scheduler(lanes=mode["texts"])
+    scheduler = Scheduler(sequences=mode["texts"])
 
     def generate(
         prompts: list[list[int]], new_tokens: int, temperature: float, seeds: list[int]
@@ -41,10 +39,12 @@ def open_batch(mode: dict[str, Any]) -> Callable[..., tuple[list[list[int]], dic
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         for request in requests:
-            scheduler.add(decoder, request)
+            scheduler.add(request)
         while scheduler.busy:
-            for _ in scheduler.step():
-                pass
+            scheduler.step()
+        for request in requests:
+            if request.error is not None:
+                raise request.error
         accepted = fmean(request.stats.mean_accepted_tokens for request in requests)
         return [request.tokens for request in requests], {"accepted": accepted}
 
