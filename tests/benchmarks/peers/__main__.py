@@ -9,6 +9,10 @@ first and after its last exit.
   python -m tests.benchmarks.peers --out peers
   python -m tests.benchmarks.peers --target big/target --draft big/draft --rounds 3 --temperature 0,1 --out peers
   python -m tests.benchmarks.peers --peers openvino-genai --precisions fp32 --limit 2 --rounds 1 --out peers
+  python -m tests.benchmarks.peers --peers openvino-genai,onnxruntime-genai --texts 1,2,4,8 --limit 16 --out peers
+
+With --texts the modes that can answer several prompts in one call do so, in groups of each size, at our bundles'
+precisions; the figure is all new tokens over the wall time of the whole set. Without it prompts come one by one.
 
 OUT becomes a folder with peers.md, peers.json and, with matplotlib (pip install -e '.[bench]'), a plot for each
 temperature. A library that cannot be installed, converted or run is a row with the reason.
@@ -24,7 +28,7 @@ from pathlib import Path
 from s2d_trt.cli import ArgumentParser, comma_floats, comma_ints, positive_int, run_command
 from s2d_trt.errors import OptionError
 from tests.benchmarks.internals import load_prompts, load_tokenizer, physical_cores
-from tests.benchmarks.peers.catalogue import PEERS, Pair, ours
+from tests.benchmarks.peers.catalogue import PEERS, Pair, batched, ours
 from tests.benchmarks.peers.measure import Job, Outcome, measure, prepare, progress
 from tests.benchmarks.peers.process import ending_children
 from tests.benchmarks.peers.report import Report
@@ -43,16 +47,27 @@ def main(argv: Sequence[str]) -> None:
 
 def _compare(options: Namespace) -> None:
     pair = Pair.open(options.target, options.draft, options.exits)
-    contenders = list(ours(pair, options.precisions))
-    for peer in options.peers:
-        contenders += PEERS[peer](pair)
+    if options.texts:
+        contenders = list(batched(pair, options.peers, options.precisions))
+    else:
+        contenders = list(ours(pair, options.precisions))
+        for peer in options.peers:
+            contenders += PEERS[peer](pair)
     prompts = _encoded(pair, options.prompts, options.limit, options.max_new_tokens)
+    for texts in options.texts:
+        if len(prompts) % texts:
+            raise OptionError(f"{len(prompts)} prompts do not make groups of {texts}; change --limit or --texts")
     options.out.mkdir(parents=True, exist_ok=True)
     report = Report(options.out, options.target.name, options.threads)
     report.note(f"{len(prompts)} prompts, {options.max_new_tokens} new tokens each, {options.rounds} rounds")
     outcomes = prepare(contenders)
     for temperature in options.temperature:
-        fresh = [Outcome(each.contender, failure=each.failure) for each in outcomes]
+        # All modes with one number of texts, then all with the next: what is compared runs close together.
+        fresh = [
+            Outcome(each.contender.at_once(texts), failure=each.failure)
+            for texts in options.texts or (None,)
+            for each in outcomes
+        ]
         job = Job(prompts, options.max_new_tokens, options.threads, temperature, options.timeout)
         try:
             measure(fresh, job, options.rounds, progress)
@@ -70,6 +85,9 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--exits", type=comma_ints, help="of the draft (default: those that its config names)")
     parser.add_argument("--peers", default=",".join(PEERS), help="separated by commas, or none (%(default)s)")
     parser.add_argument("--precisions", default=",".join(PRECISIONS), help="of our own bundles (%(default)s)")
+    parser.add_argument(
+        "--texts", type=comma_ints, default=(), metavar="N,...", help="prompts in one call, like 1,2,4,8 (default: one)"
+    )
     parser.add_argument("--prompts", default="demo", help="JSON lines, or demo (%(default)s)")
     parser.add_argument("--limit", type=positive_int, default=8, help="use only the first prompts (%(default)s)")
     parser.add_argument("--max-new-tokens", type=positive_int, default=64, help="of each answer (%(default)s)")
@@ -85,6 +103,8 @@ def _parse(argv: Sequence[str]) -> Namespace:
         for each in given:
             if each not in known:
                 raise OptionError(f"--{name} {each} is none of {', '.join(known)}; choose among them")
+    if any(texts < 1 for texts in options.texts):
+        raise OptionError("--texts names a number below 1; use 1 or more")
     if any(temperature < 0 for temperature in options.temperature):
         raise OptionError("a temperature is below 0; use 0 or more")
     if options.out.exists() and not options.out.is_dir():

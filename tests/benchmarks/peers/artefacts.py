@@ -92,7 +92,15 @@ def bundle(kind: str, source: Checkpoint, precision: str, exits: str | None = No
     """A bundle of this project; ``kind`` is the export command, ``target`` or ``build`` (for drafts)."""
     options = ("--checkpoint", "{source}", "--out", "{out}", "--precision", precision, "--no-parity")
     more = ("--exits", exits) if exits else ()
-    return Artefact(f"s2d-{kind}-{precision}", source, (sys.executable, "-m", f"export.{kind}", *options, *more))
+    return Artefact(
+        f"s2d-{kind}-{precision}-{_exporter()}", source, (sys.executable, "-m", f"export.{kind}", *options, *more)
+    )
+
+
+def _exporter() -> str:
+    """A hash of the code that makes bundles: they change with it."""
+    sources = sorted(path for package in ("export", "s2d_trt") for path in (ROOT / package).glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
 
 
 def _filled(text: str, fields: dict[str, str]) -> str:

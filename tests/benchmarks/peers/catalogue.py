@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,21 @@ from tests.benchmarks.peers.process import Worker
 OURS = "s2d-trt"
 WIDTHS = {"draft": 4, "lookup": 4}
 """Drafted tokens a step if a library leaves them to the user: the values of their documentation's examples."""
+BATCH_WIDTHS = (2, 4)
+"""The same for batches, where every drafted token costs more and fewer can be faster."""
 NGRAM = 3
 GROUP = 32
 """Weights that share a scale in int4: the value of onnxruntime-genai's builder, which divides most sizes."""
+CONVERTERS = {"onnxruntime-genai": (ONNXRUNTIME_GENAI, "genai"), "openvino-genai": (OPENVINO_GENAI, "openvino_llm")}
+"""Environment and adapter of the libraries that convert checkpoints to a format of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One mode of one library. ``models`` maps roles (``target``, ``draft``) to the models that the adapter loads."""
+    """One mode of one library. ``models`` maps roles (``target``, ``draft``) to the models that the adapter loads.
+
+    ``texts`` is how many texts the library's batched form gets in one call; None is its form for one text.
+    """
 
     peer: str
     precision: str
@@ -33,11 +40,21 @@ class Contender:
     environment: Environment | None
     models: dict[str, Checkpoint | Artefact]
     options: dict[str, Any] = field(default_factory=dict)
+    texts: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Library, weights and mode."""
+        return f"{self.peer} {self.precision} {self.mode}"
 
     @property
     def name(self) -> str:
-        """Library, weights and mode; unique among all contenders."""
-        return f"{self.peer} {self.precision} {self.mode}"
+        """The label and the number of texts; unique among all contenders."""
+        return self.label if self.texts is None else f"{self.label}, {self.texts} at once"
+
+    def at_once(self, texts: int | None) -> Contender:
+        """The same mode with ``texts`` texts in a call."""
+        return replace(self, texts=texts)
 
     @property
     def speculates(self) -> bool:
@@ -61,6 +78,8 @@ class Contender:
         """Load this mode in a worker that ``command`` started. Raises PeerError."""
         directories = {role: str(model.directory) for role, model in self.models.items()}
         mode = {**self.options, **directories, "precision": self.precision, "threads": threads}
+        if self.texts is not None:
+            mode["texts"] = self.texts
         worker.ask({"open": mode}, timeout)
 
     def start(self) -> Worker:
@@ -125,29 +144,57 @@ def transformers(pair: Pair) -> Iterator[Contender]:
 
 def onnxruntime_genai(pair: Pair) -> Iterator[Contender]:
     """onnxruntime-genai in the precisions of its model builder."""
-    yield from _converted(pair, "onnxruntime-genai", ONNXRUNTIME_GENAI, "genai")
+    yield from _converted(pair, "onnxruntime-genai")
 
 
 def openvino_genai(pair: Pair) -> Iterator[Contender]:
     """openvino-genai in the weight formats of optimum-intel."""
-    yield from _converted(pair, "openvino-genai", OPENVINO_GENAI, "openvino_llm")
+    yield from _converted(pair, "openvino-genai")
 
 
-def _converted(pair: Pair, peer: str, environment: Environment, adapter: str) -> Iterator[Contender]:
-    def convert(kind: str, source: Checkpoint | Artefact, precision: str) -> Artefact:
-        groups = {"group_size": GROUP} if environment == OPENVINO_GENAI and precision != "fp32" else {}
+def batched(pair: Pair, peers: Collection[str], precisions: Sequence[str]) -> Iterator[Contender]:
+    """The modes that can answer several texts in one call: ours, and those of ``peers`` with the same weights."""
+    for precision in precisions:
+        yield from ours(pair, (precision,))
+        if "onnxruntime-genai" in peers:
+            yield _contender("onnxruntime-genai", precision, "alone", _models(pair, "onnxruntime-genai", precision))
+        if "openvino-genai" in peers:
+            models = _models(pair, "openvino-genai", precision, pair.exits[0])
+            yield _contender("openvino-genai", precision, "alone", {"target": models["target"]})
+            for width in BATCH_WIDTHS:
+                mode = f"draft, exit {pair.exits[0]}, {width} tokens"
+                yield _contender("openvino-genai", precision, mode, models, width=width)
+
+
+def _converted(pair: Pair, peer: str) -> Iterator[Contender]:
+    for precision in ("fp32", "int8", "int4"):
+        target = _models(pair, peer, precision)
+        yield _contender(peer, precision, "alone", target)
+        for exit_ in _outer(pair.exits):
+            models = _models(pair, peer, precision, exit_)
+            yield _contender(peer, precision, f"draft, exit {exit_}", models, width=WIDTHS["draft"])
+        yield _contender(peer, precision, "prompt lookup", target, lookup=NGRAM, width=WIDTHS["lookup"])
+
+
+def _models(pair: Pair, peer: str, precision: str, exit_: int | None = None) -> dict[str, Checkpoint | Artefact]:
+    """The converted target, and with ``exit_`` the draft cut after it."""
+    environment, adapter = CONVERTERS[peer]
+    groups = {"group_size": GROUP} if peer == "openvino-genai" and precision != "fp32" else {}
+
+    def convert(kind: str, source: Checkpoint | Artefact) -> Artefact:
         return converted(f"{peer}-{kind}-{precision}", source, environment, adapter, precision=precision, **groups)
 
-    for precision in ("fp32", "int8", "int4"):
-        target = convert("target", pair.target, precision)
-        yield Contender(peer, precision, "alone", adapter, environment, {"target": target})
-        for exit_ in _outer(pair.exits):
-            draft = convert(f"draft-{exit_}", pair.truncated(exit_), precision)
-            models: dict[str, Checkpoint | Artefact] = {"target": target, "draft": draft}
-            width = {"width": WIDTHS["draft"]}
-            yield Contender(peer, precision, f"draft, exit {exit_}", adapter, environment, models, width)
-        options = {"lookup": NGRAM, "width": WIDTHS["lookup"]}
-        yield Contender(peer, precision, "prompt lookup", adapter, environment, {"target": target}, options)
+    models: dict[str, Checkpoint | Artefact] = {"target": convert("target", pair.target)}
+    if exit_ is not None:
+        models["draft"] = convert(f"draft-{exit_}", pair.truncated(exit_))
+    return models
+
+
+def _contender(
+    peer: str, precision: str, mode: str, models: dict[str, Checkpoint | Artefact], **options: Any
+) -> Contender:
+    environment, adapter = CONVERTERS[peer]
+    return Contender(peer, precision, mode, adapter, environment, models, options)
 
 
 def _outer(exits: tuple[int, ...]) -> tuple[int, ...]:

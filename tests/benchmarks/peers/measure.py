@@ -15,7 +15,10 @@ WARM_UP = 16
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One prompt's new tokens, the wall time of their call in seconds with prefill, and the adapter's figures."""
+    """One prompt's new tokens, the wall time of their call in seconds with prefill, and the adapter's figures.
+
+    A prompt that was answered together with others has an equal share of their call's time.
+    """
 
     tokens: list[int]
     seconds: float
@@ -37,8 +40,10 @@ class Outcome:
 
     @property
     def speeds(self) -> list[float]:
-        """Mean tokens a second over prompts, for each round."""
-        return [fmean(answer.speed for answer in answers) for answers in self.rounds]
+        """Tokens a second of each round: the mean over prompts; of batches, all tokens over the time of all calls."""
+        if self.contender.texts is None:
+            return [fmean(answer.speed for answer in answers) for answers in self.rounds]
+        return [sum(len(a.tokens) for a in answers) / sum(a.seconds for a in answers) for answers in self.rounds]
 
     @property
     def speed(self) -> float:
@@ -123,6 +128,8 @@ def measure(outcomes: Sequence[Outcome], job: Job, rounds: int, show: Callable[[
 def _answer(contender: Contender, worker: Worker, job: Job) -> list[Answer]:
     contender.open(worker, job.threads, job.timeout)
     warm = min(WARM_UP, job.new_tokens)
+    if contender.texts is not None:
+        return _answer_batches(contender.texts, worker, job, warm)
     for prompt in (job.prompts[0], job.prompts[-1]):
         asked = {"prompt": prompt, "new_tokens": warm, "temperature": job.temperature, "seed": 0}
         worker.ask(asked, job.timeout)
@@ -132,6 +139,20 @@ def _answer(contender: Contender, worker: Worker, job: Job) -> list[Answer]:
         found = worker.ask(request, job.timeout)
         answers.append(Answer(found["tokens"], found["seconds"], found["figures"]))
     return answers
+
+
+def _answer_batches(texts: int, worker: Worker, job: Job, warm: int) -> list[Answer]:
+    def ask(first: int, prompts: Sequence[list[int]], new_tokens: int) -> list[Answer]:
+        seeds = list(range(first, first + len(prompts)))
+        request = {"prompts": prompts, "new_tokens": new_tokens, "temperature": job.temperature, "seeds": seeds}
+        found = worker.ask(request, job.timeout)
+        share = found["seconds"] / len(prompts)
+        return [Answer(tokens, share, found["figures"]) for tokens in found["tokens"]]
+
+    # Without its second token a prompt is no prefix of a measured one, whose rows a library could keep and use again.
+    ask(0, [[*prompt[:1], *prompt[2:]] for prompt in job.prompts[:texts]], warm)
+    starts = range(0, len(job.prompts), texts)
+    return [answer for first in starts for answer in ask(first, job.prompts[first : first + texts], job.new_tokens)]
 
 
 def progress(line: str) -> None:

@@ -13,8 +13,8 @@ from tests.benchmarks.bandwidth import bytes_per_token, read_bandwidth
 from tests.benchmarks.internals import Placement, processor_identity
 from tests.benchmarks.peers.catalogue import OURS
 from tests.benchmarks.peers.measure import Job, Outcome
-from tests.benchmarks.peers.result import Margin, best_modes, rows
-from tests.benchmarks.tables import plot_bars, table_lines, write_report
+from tests.benchmarks.peers.result import Margin, batch_tables, best_modes, rows
+from tests.benchmarks.tables import plot_bars, plot_lines, table_lines, write_report
 
 
 class Report:
@@ -35,21 +35,27 @@ class Report:
     def add(self, outcomes: Sequence[Outcome], job: Job) -> None:
         """Add the tables and the plot of one temperature."""
         title = f"temperature {job.temperature:g}"
-        tables = {
-            title: rows(outcomes, job.prompts, job.temperature, _margin(outcomes, job.threads)),
-            f"{title}: fastest modes": best_modes(outcomes),
-            f"{title}: target alone and the memory's limit": _limits(outcomes, job.threads),
-        }
+        batches = any(each.contender.texts is not None for each in outcomes)
+        margin = _margin(outcomes, job.threads)
+        if batches:
+            tables = batch_tables(title, outcomes, job.prompts, job.temperature, margin)
+        else:
+            tables = {
+                title: rows(outcomes, job.prompts, job.temperature, margin),
+                f"{title}: fastest modes": best_modes(outcomes),
+                f"{title}: target alone and the memory's limit": _limits(outcomes, job.threads),
+            }
         for name, table in tables.items():
             if table:
                 self._show(table_lines(name, table))
         self._temperatures[f"{job.temperature:g}"] = {"tables": tables, "answers": _answers(outcomes)}
-        bars = [
-            (each.contender.name, each.speed, min(each.speeds), max(each.speeds)) for each in outcomes if each.rounds
-        ]
-        if bars:
-            path = self._out / f"peers-t{job.temperature:g}.svg"
-            plot_bars(path, f"{self._title}, {title}", "tokens/s", bars)
+        measured = [each for each in outcomes if each.rounds]
+        path, heading = self._out / f"peers-t{job.temperature:g}.svg", f"{self._title}, {title}"
+        if measured and batches:
+            plot_lines(path, heading, "texts at once", "tokens/s of all", _lines(measured))
+        elif measured:
+            bars = [(each.contender.name, each.speed, min(each.speeds), max(each.speeds)) for each in measured]
+            plot_bars(path, heading, "tokens/s", bars)
 
     def write(self) -> None:
         """Write everything added so far."""
@@ -101,6 +107,16 @@ def _margin(outcomes: Sequence[Outcome], threads: int) -> Margin:
             loaded[0].release(sequence)
 
     return margin
+
+
+def _lines(outcomes: Sequence[Outcome]) -> dict[str, tuple[list[float], list[float]]]:
+    """For each mode its numbers of texts and the speeds there."""
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    for each in sorted(outcomes, key=lambda outcome: outcome.contender.texts or 0):
+        numbers, speeds = lines.setdefault(each.contender.label, ([], []))
+        numbers.append(each.contender.texts or 0)
+        speeds.append(each.speed)
+    return lines
 
 
 def _limits(outcomes: Sequence[Outcome], threads: int) -> list[dict[str, Any]]:

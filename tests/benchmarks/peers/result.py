@@ -17,16 +17,20 @@ TIE = 1e-3
 
 
 def rows(
-    outcomes: Sequence[Outcome], prompts: Sequence[list[int]], temperature: float, margin: Margin
+    outcomes: Sequence[Outcome],
+    prompts: Sequence[list[int]],
+    temperature: float,
+    margin: Margin,
+    fewest: Sequence[Outcome] = (),
 ) -> list[dict[str, Any]]:
-    """A row for each contender; tokens are compared at temperature 0 only, since each library draws its own noise."""
+    """A row for each contender; tokens are compared at temperature 0 only, since each library draws its own noise.
+
+    ``fewest`` are the outcomes of the smallest batches, for larger ones to compare with.
+    """
     drafted = [each for each in outcomes if each.contender.peer == OURS and each.contender.speculates and each.rounds]
-    alone = {
-        (each.contender.peer, each.contender.precision): each
-        for each in outcomes
-        if not each.contender.speculates and each.rounds
-    }
-    reference = alone.get((OURS, "fp32"))
+    alone = _alone(outcomes)
+    reference = _alone(fewest or outcomes).get((OURS, "fp32"))
+    smallest = {each.contender.label: each for each in fewest if each.rounds}
     found = []
     for outcome in outcomes:
         contender = outcome.contender
@@ -40,15 +44,35 @@ def rows(
         own = alone.get((contender.peer, contender.precision))
         if own is not None:
             row["over its target alone"] = _ratio(outcome, own)
+        if (same := smallest.get(contender.label)) is not None:
+            row[f"over {same.contender.texts} at once"] = _ratio(outcome, same)
         for ours in drafted:
             row[f"S2D {ours.contender.precision} over it"] = _ratio(ours, outcome)
         if temperature == 0:
             row["same as fp32"] = _agreement(outcome, reference, prompts, margin)
             row["same as its alone"] = _agreement(outcome, own, prompts, None)
+            if same is not None:
+                row[f"same as {same.contender.texts} at once"] = _agreement(outcome, same, prompts, None)
         if outcome.failure:
             row["stopped"] = outcome.failure
         found.append(row)
     return found
+
+
+def batch_tables(
+    title: str, outcomes: Sequence[Outcome], prompts: Sequence[list[int]], temperature: float, margin: Margin
+) -> dict[str, list[dict[str, Any]]]:
+    """A table for each number of texts, and one of the fastest modes at each number, by title."""
+    numbers = sorted({each.contender.texts for each in outcomes if each.contender.texts is not None})
+    batches = {number: [each for each in outcomes if each.contender.texts == number] for number in numbers}
+    tables = {}
+    for number, batch in batches.items():
+        fewest = [] if number == numbers[0] else batches[numbers[0]]
+        tables[f"{title}, {number} at once"] = rows(batch, prompts, temperature, margin, fewest)
+    tables[f"{title}: fastest modes"] = [
+        {"texts": number, **row} for number, batch in batches.items() for row in best_modes(batch)
+    ]
+    return tables
 
 
 def best_modes(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -74,6 +98,15 @@ def best_modes(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _alone(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Outcome]:
+    """The measured targets alone, by library and weights."""
+    return {
+        (each.contender.peer, each.contender.precision): each
+        for each in outcomes
+        if not each.contender.speculates and each.rounds
+    }
 
 
 def _ratio(ours: Outcome, theirs: Outcome) -> float:

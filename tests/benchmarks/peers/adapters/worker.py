@@ -3,8 +3,10 @@
 It runs with the interpreter of a library's virtual environment, where this project is not installed. An adapter is a
 module in this folder. ``convert(job)`` writes the directory ``job["out"]`` from ``job["source"]``. ``open_mode(mode)``
 returns a function of ``prompt, new_tokens, temperature, seed`` that returns the new tokens and a dict of figures.
+``open_batch(mode)``, for modes with ``texts``, returns a function of ``prompts, new_tokens, temperature, seeds`` that
+answers all prompts at once and returns a list of new tokens for each, and the figures.
 
-A request is ``{"open": MODE}`` or that function's arguments. Each has one answer: ``{"error": "..."}``,
+A request is ``{"open": MODE}`` or the function's arguments. Each has one answer: ``{"error": "..."}``,
 ``{"opened": true}``, or ``{"tokens": [...], "seconds": s, "figures": {...}}``.
 """
 
@@ -21,13 +23,14 @@ from typing import Any, TextIO
 
 def serve(adapter: Any, answers: TextIO) -> None:
     """Answer requests until stdin ends."""
-    generate: Callable[..., tuple[list[int], dict[str, float]]] | None = None
+    generate: Callable[..., tuple[list[Any], dict[str, float]]] | None = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
             if "open" in request:
                 generate = None  # frees the old model before the new one is loaded
-                generate = adapter.open_mode(request["open"])
+                mode = request["open"]
+                generate = adapter.open_batch(mode) if "texts" in mode else adapter.open_mode(mode)
                 answer: dict[str, Any] = {"opened": True}
             else:
                 assert generate is not None, "no mode is open"
