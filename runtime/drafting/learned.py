@@ -39,9 +39,12 @@ class Earnings:
 class Economy:
     """What steps earn and cost while so many texts share the target's calls."""
 
-    def __init__(self, plain_milliseconds: float) -> None:
-        """Start from plain decoding: a token in ``plain_milliseconds``."""
-        self.profits = [FadingMean(0.4, 8.0, 64.0) for _ in range(KINDS)]
+    def __init__(self, plain_milliseconds: float, lighter: Economy | None = None) -> None:
+        """Start from plain decoding, a token in ``plain_milliseconds``, and from what drafting earned under a
+        ``lighter`` load: under this one it earns no more.
+        """
+        earned = [profit.value for profit in lighter.profits] if lighter else [0.4] * KINDS
+        self.profits = [FadingMean(value, 8.0, 64.0) for value in earned]
         """Per kind of step: accepted tokens of the draft model, less the tokens that its time would have earned."""
         self.earnings = [Earnings(plain_milliseconds) for _ in range(KINDS)]
         """Per kind of step: a passage that repeats another earns at a rate of its own."""
@@ -93,7 +96,10 @@ class Learned:
         size = (texts - 1).bit_length()
         if size not in self._economies:
             lanes = 1 << size
-            self._economies[size] = Economy(self.costs.verify_ms(lanes, lanes) / lanes)
+            lighter = max((known for known in self._economies if known < size), default=None)
+            self._economies[size] = Economy(
+                self.costs.verify_ms(lanes, lanes) / lanes, None if lighter is None else self._economies[lighter]
+            )
         return self._economies[size]
 
     @property

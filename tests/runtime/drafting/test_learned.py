@@ -6,7 +6,7 @@ import pytest
 
 from runtime.drafting.adaptive import Adaptive, CostAware
 from runtime.drafting.costs import WIDTHS, Costs
-from runtime.drafting.learned import DISAGREEMENT, LEAST_STEPS, Earnings, PairStatistics
+from runtime.drafting.learned import DISAGREEMENT, LEAST_STEPS, Earnings, Learned, PairStatistics
 from runtime.drafting.policy import Prospect
 from runtime.drafting.proposal import Outcome, Proposal, StepTimes
 from runtime.tree.tree import Tree
@@ -91,3 +91,11 @@ def test_the_temperature_that_disagrees_most_counts(pair: PairStatistics) -> Non
     run(planner(pair, 1.0), 200, draft=3.0)
     assert pair.disagreement > DISAGREEMENT
     assert PairStatistics(EXITS, COSTS).disagreement == 1.0
+
+
+def test_a_load_that_was_never_seen_starts_from_what_drafting_earned_under_a_lighter_one() -> None:
+    learned = Learned(1, COSTS)
+    for _ in range(200):
+        learned.economy(1).profits[0].observe(-0.5)
+    assert learned.economy(4).profits[0].value == pytest.approx(learned.economy(1).profits[0].value)
+    assert learned.economy(4).profits[1].value == pytest.approx(0.4)
