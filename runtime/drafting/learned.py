@@ -44,7 +44,7 @@ class Economy:
         ``lighter`` load: under this one it earns no more.
         """
         earned = [profit.value for profit in lighter.profits] if lighter else [0.4] * KINDS
-        self.profits = [FadingMean(value, 8.0, 64.0) for value in earned]
+        self.profits: list[FadingMean] = [FadingMean(value, 8.0, 64.0) for value in earned]
         """Per kind of step: accepted tokens of the draft model, less the tokens that its time would have earned."""
         self.earnings = [Earnings(plain_milliseconds) for _ in range(KINDS)]
         """Per kind of step: a passage that repeats another earns at a rate of its own."""
