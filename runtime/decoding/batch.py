@@ -17,7 +17,7 @@ from runtime.tree.tree import Tree
 
 Steps = list[tuple[Request, Step]]
 
-LONGER = 1.4
+LONGER = 1.5
 """A chunk of a prompt makes a call at most so many times as long, where other texts decode."""
 CHUNK_BESIDE_OTHERS, LEAST_CHUNK = 16, 4
 """Rows of a chunk beside texts that decode, where costs were not measured; and the fewest of any."""
