@@ -59,6 +59,8 @@ class OnnxDraft:
         self.lanes = self._segments[0].lanes
         self._head = Engine(bundle, names.HEAD, self.clock, threads)
         self._noise: list[np.ndarray] = []
+        # Heads of earlier bundles add one row of noise to all rows.
+        self._one_noise = self._head.shapes[names.NOISE][0] == 1
 
     def context(self) -> OnnxDraftContext:
         """Zeroed caches and hidden states."""
@@ -85,6 +87,8 @@ class OnnxDraft:
 
     def candidates(self, lanes: Sequence[HeadLane]) -> Sequence[Candidates]:
         """Run the head, with a row of noise for each row; of one text, whose rows share a row, with that one."""
+        if len(lanes) > 1 and self._one_noise:
+            return [(tokens.copy(), logprobs.copy()) for lane in lanes for tokens, logprobs in self.candidates([lane])]
         sizes, spec, top_k = [lane.stop - lane.start for lane in lanes], self.manifest.model, self.manifest.head_top_k
         rows, head = sum(sizes), self._head
         hidden = head.buffer(names.HIDDEN_STATES, 1, rows, spec.hidden_size)[0]

@@ -76,6 +76,8 @@ class Engine:
         self._clock, self._io = clock, self._session.io_binding()
         inputs = self._session.get_inputs()
         self._inputs = frozenset(node.name for node in inputs)
+        self.shapes: dict[str, list[int | str]] = {node.name: node.shape for node in inputs}
+        """Of the inputs; a size that varies has a name."""
         self._blocks: dict[str, np.ndarray] = {
             node.name: np.zeros(0, _DTYPES[node.type]) for node in (*inputs, *self._session.get_outputs())
         }

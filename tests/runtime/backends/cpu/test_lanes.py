@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -270,3 +272,29 @@ def test_texts_that_draft_together_get_the_candidates_that_each_gets_alone(
             assert np.allclose(logprobs, ours, atol=CLOSE)
             assert tokens.max() < part.known
             assert len(tokens) == min(part.rows, part.wanted)
+
+
+def test_a_head_of_an_earlier_bundle_takes_one_row_of_noise_and_answers_text_by_text(
+    draft_bundle: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(draft_bundle, tmp_path / "earlier.engine"))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    file = manifest["graphs"][names.HEAD]
+    head = onnx.load(folder / file, load_external_data=False)
+    noise = next(entry for entry in head.graph.input if entry.name == names.NOISE)
+    noise.type.tensor_type.shape.dim[0].dim_value = 1
+    content = head.SerializeToString()
+    (folder / file).write_bytes(content)
+    manifest["files"][file] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+    def candidates(directory: Path) -> list[np.ndarray]:
+        engines, rng = OnnxDraft(Bundle.open(directory), 1), np.random.default_rng(0)
+        contexts = [engines.context() for _ in range(3)]
+        for context in contexts:
+            context.hidden[0][:4] = rng.standard_normal((4, 64))
+        lanes = [HeadLane(context, 0, 0, 1 + n, rng.random(300, np.float32)) for n, context in enumerate(contexts)]
+        return [tokens.copy() for tokens, _ in engines.candidates(lanes)]
+
+    for ours, theirs in zip(candidates(folder), candidates(draft_bundle), strict=True):
+        assert np.array_equal(ours, theirs)
