@@ -19,7 +19,7 @@ Steps = list[tuple[Request, Step]]
 
 LONGER = 1.5
 """A chunk of a prompt makes a call at most so many times as long, where other texts decode."""
-CHUNK_BESIDE_OTHERS, LEAST_CHUNK = 16, 4
+CHUNK_BESIDE_OTHERS, LEAST_CHUNK = 16, 16
 """Rows of a chunk beside texts that decode, where costs were not measured; and the fewest of any."""
 
 
@@ -45,7 +45,7 @@ class TargetBatch:
     def _chunks(self) -> Iterator[tuple[Request, Chunk]]:
         """Parts of the prompts, the oldest first, so small that the texts which decode are not delayed for long."""
         prompts = [request for request in self.texts if request.left]
-        room = self._room() if prompts else 0
+        room = self._room(len(prompts)) if prompts else 0
         for request in prompts:
             if room > 0:
                 # Where bits depend on how a prompt is cut, there is one way to cut it.
@@ -53,17 +53,17 @@ class TargetBatch:
                 yield request, Chunk(tokens)
                 room -= len(tokens)
 
-    def _room(self) -> int:
-        """Rows of prompts in this step."""
+    def _room(self, prompts: int) -> int:
+        """Rows of prompts in this step; more where more texts wait for them than decode."""
         if not self.decoding:
             return self.target.prompt_rows
         costs = self.decoding[0].decoder.costs
         if costs is None:
             return CHUNK_BESIDE_OTHERS
         rows, lanes = self._expected_rows(), len(self.decoding)
-        usual = costs.verify_ms(rows, lanes)
+        longest = costs.verify_ms(rows, lanes) * (1.0 + (LONGER - 1.0) * max(1.0, prompts / lanes))
         sizes = range(self.target.prompt_rows, LEAST_CHUNK, -1)
-        return next((n for n in sizes if costs.verify_ms(rows + n, lanes + 1) <= LONGER * usual), LEAST_CHUNK)
+        return next((n for n in sizes if costs.verify_ms(rows + n, lanes + 1) <= longest), LEAST_CHUNK)
 
     def _expected_rows(self) -> int:
         """Rows of the texts that decode, by what they had in the steps before."""

@@ -26,6 +26,8 @@ pytestmark = pytest.mark.usefixtures("known_costs")
 @pytest.fixture
 def calls(decoders: list[Decoder], monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int]]]:
     """Of each call of the first target the sizes of its trees and of its chunks of prompts."""
+    for decoder in decoders:
+        decoder.prepare(sequences=8)  # the calls of the check are not those of texts
     made: list[tuple[list[int], list[int]]] = []
     run = decoders[0].target.run
 
