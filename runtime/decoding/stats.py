@@ -14,6 +14,8 @@ class Stats:
 
     accept_lengths: list[int] = field(default_factory=list)
     """Tokens that each step accepted, the target's own included; the last step may go beyond the end of the text."""
+    drafted: list[int] = field(default_factory=list)
+    """Draft tokens that each step verified."""
     exit_counts: Counter[int] = field(default_factory=Counter)
     """How many draft depths each exit (its layer count) answered."""
     drafted_at_depth: Counter[int] = field(default_factory=Counter)
@@ -36,6 +38,7 @@ class Stats:
         self.verify += times.verify
         self.total += times.total
         self.accept_lengths.append(accepted)
+        self.drafted.append(len(proposal.tree) - 1)
         self.exit_counts.update(exits[index] for index in proposal.exits)
         deepest = max(len(proposal.exits), int(proposal.tree.depths.max()))
         self.drafted_at_depth.update(range(1, deepest + 1))
