@@ -30,7 +30,8 @@ class CacheMemory:
     def begin(self, request: Request, sequences: int) -> None:
         """Lease what a text needs, and restore the rows of a prefix that an earlier text has computed."""
         request.decoder.lease(request, sequences)
-        if prefixes := self._of(request):
+        # Restored rows have no logits.
+        if (prefixes := self._of(request)) and not request.scores_prompt:
             request.leased.restore(prefixes.longest(request.left))
             self.restored_tokens += request.leased.length
 
