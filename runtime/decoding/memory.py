@@ -18,7 +18,7 @@ class CacheMemory:
     """
 
     def __init__(self, limit: int | None = None, prefix_bytes: int = 0) -> None:
-        self.limit, self._prefix_bytes = limit, prefix_bytes
+        self.limit, self.prefix_bytes = limit, prefix_bytes
         self._prefixes: WeakKeyDictionary[TargetModel, PrefixCache] = WeakKeyDictionary()
         self.restored_tokens = 0
         """Tokens of prompts that were not computed again."""
@@ -33,6 +33,7 @@ class CacheMemory:
         # Restored rows have no logits.
         if (prefixes := self._of(request)) and not request.scores_prompt:
             request.leased.restore(prefixes.longest(request.left))
+            request.stats.restored = request.leased.length
             self.restored_tokens += request.leased.length
 
     def end(self, request: Request) -> None:
@@ -44,6 +45,6 @@ class CacheMemory:
     def _of(self, request: Request) -> PrefixCache | None:
         """Only where bits do not depend on how a prompt was cut."""
         target = request.decoder.target
-        if not (self._prefix_bytes and request.exact and target.keeps_prefixes):
+        if not (self.prefix_bytes and request.exact and target.keeps_prefixes):
             return None
-        return self._prefixes.setdefault(target, PrefixCache(self._prefix_bytes))
+        return self._prefixes.setdefault(target, PrefixCache(self.prefix_bytes))

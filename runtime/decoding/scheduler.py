@@ -6,7 +6,7 @@ Texts join and leave between steps. The texts of one target share its calls, and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from runtime.decoding.batch import Steps, TargetBatch, draft_together
@@ -31,6 +31,8 @@ class Scheduler:
         """Texts that wait for their turn."""
         self.running: list[Request] = []
         """Texts that take part in steps, the oldest first."""
+        self.on_begin: Callable[[Request], None] = lambda _: None
+        """Called when a text begins, and again when it begins anew after it had to wait for memory."""
 
     @property
     def busy(self) -> bool:
@@ -102,6 +104,7 @@ class Scheduler:
             try:
                 self.memory.begin(request, self.sequences)
                 self.running.append(request)
+                self.on_begin(request)
             except Exception as error:
                 _fail([request], error)
                 self.memory.end(request)
