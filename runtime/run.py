@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
 
     if prompts:
         prepare(decoder, arguments, options, arguments.lanes)
-        answer_prompts(decoder, prompts, make_request, options, arguments)
+        answer_prompts(decoder, prompts, make_request, arguments)
         return
     request = make_request(text)
     prepare(decoder, arguments, options)

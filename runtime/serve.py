@@ -184,7 +184,7 @@ class _Serving:
         )
         _say(
             f"memory: {byte_size(resident_bytes())} now, up to {byte_size(caches)} for running texts,"
-            f" {byte_size(memory.prefix_bytes)} for prefixes,"
+            f" {byte_size(arguments.prefix_cache * MIB)} for prefixes,"
             f" {byte_size(arguments.max_concurrent * self.state.limits.max_body)} for requests' bodies"
         )
 

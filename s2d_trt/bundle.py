@@ -124,6 +124,12 @@ class Manifest:
     lanes: tuple[int, ...] = (1,)
     schema: int = SCHEMA
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a committed token takes in the caches of all layers."""
+        element = 2 if self.precision in ("fp16", "bf16") else 4
+        return 2 * self.model.num_hidden_layers * self.model.kv_width * element
+
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"

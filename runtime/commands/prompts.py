@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from runtime.commands.report import logprobs_json
 from runtime.decoding.decoder import Decoder
-from runtime.decoding.options import Options
 from runtime.decoding.request import Request
 from runtime.decoding.scheduler import Scheduler
 from runtime.evaluation.prompts import Prompt
@@ -22,7 +21,6 @@ def answer_prompts(
     decoder: Decoder,
     prompts: Sequence[Prompt],
     make_request: Callable[[str], Request],
-    options: Options,
     arguments: argparse.Namespace,
 ) -> None:
     """Generate after the first turn of every prompt, and print each result as soon as all before it are printed."""

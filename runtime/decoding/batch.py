@@ -21,8 +21,8 @@ Steps = list[tuple[Request, Step]]
 
 LONGER = 1.5
 """A chunk of a prompt makes a call at most so many times as long, where other texts decode."""
-CHUNK_BESIDE_OTHERS, LEAST_CHUNK = 16, 16
-"""Rows of a chunk beside texts that decode, where costs were not measured; and the fewest of any."""
+LEAST_CHUNK = 16
+"""Fewest rows of a chunk beside texts that decode, and how many it has where costs were not measured."""
 
 
 class TargetBatch:
@@ -61,23 +61,26 @@ class TargetBatch:
             return self.target.prompt_rows
         costs = self.decoding[0].decoder.costs
         if costs is None:
-            return CHUNK_BESIDE_OTHERS
+            return LEAST_CHUNK
         rows, lanes = self._expected_rows(), len(self.decoding)
         longest = costs.verify_ms(rows, lanes) * (1.0 + (LONGER - 1.0) * max(1.0, prompts / lanes))
         sizes = range(self.target.prompt_rows, LEAST_CHUNK, -1)
         return next((n for n in sizes if costs.verify_ms(rows + n, lanes + 1) <= longest), LEAST_CHUNK)
 
     def _expected_rows(self) -> int:
-        """Rows of the texts that decode, by what they had in the steps before."""
-        return sum(max(1, round(request.usual_rows)) for request in self.decoding)
+        """Rows of the texts that decode."""
+        return sum(map(_expected, self.decoding))
+
+    @property
+    def _prompt_rows(self) -> int:
+        return sum(len(chunk.tokens) for chunk in self.chunks.values())
 
     def drafts(self) -> Iterator[Calls[Proposal]]:
         """What ``drafting`` texts propose; each generator is one text's."""
-        prompt_rows = sum(len(chunk.tokens) for chunk in self.chunks.values())
-        rows, lanes = self._expected_rows() + prompt_rows, len(self.decoding) + len(self.chunks)
+        rows, lanes = self._expected_rows() + self._prompt_rows, len(self.decoding) + len(self.chunks)
         for request in self.drafting:
             assert request.drafting is not None
-            load = Load(len(self.decoding), rows - max(1, round(request.usual_rows)), lanes)
+            load = Load(len(self.decoding), rows - _expected(request), lanes)
             room = min(request.remaining, self.target.max_rows) - 1
             yield request.drafting.propose(request.tokens[-1], room, load)
 
@@ -119,7 +122,7 @@ class TargetBatch:
             rows=sum(len(part) for part in parts),
             tokens=sum(len(path) for _, path, _ in outcomes),
             lanes=len(texts),
-            prompt_rows=sum(len(chunk.tokens) for chunk in self.chunks.values()),
+            prompt_rows=self._prompt_rows,
             context=context,
         )
         for (request, path, copied), proposal in zip(outcomes, proposals, strict=True):
@@ -147,6 +150,11 @@ def draft_together(batches: Sequence[TargetBatch]) -> None:
         batch.proposals |= {request: proposed[request] for request in batch.drafting}
         share = len(batch.decoding) / texts if texts else 0.0
         batch.draft_seconds, batch.planning_seconds = spent * share, seconds * share
+
+
+def _expected(request: Request) -> int:
+    """Rows of a text in the next call, by what it had in the calls before."""
+    return max(1, round(request.usual_rows))
 
 
 def _commit(request: Request, proposal: Proposal, logits: Logits) -> tuple[Step, list[int], int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from runtime.decoding.request import Request
-from runtime.targets.interface import TargetModel
+from runtime.targets.interface import CopyableSequence, TargetModel
 from runtime.targets.prefixes import PrefixCache
 
 
@@ -18,7 +18,7 @@ class CacheMemory:
     """
 
     def __init__(self, limit: int | None = None, prefix_bytes: int = 0) -> None:
-        self.limit, self.prefix_bytes = limit, prefix_bytes
+        self.limit, self._prefix_bytes = limit, prefix_bytes
         self._prefixes: WeakKeyDictionary[TargetModel, PrefixCache] = WeakKeyDictionary()
         self.restored_tokens = 0
         """Tokens of prompts that were not computed again."""
@@ -30,21 +30,24 @@ class CacheMemory:
     def begin(self, request: Request, sequences: int) -> None:
         """Lease what a text needs, and restore the rows of a prefix that an earlier text has computed."""
         request.decoder.lease(request, sequences)
+        sequence = request.sequence
         # Restored rows have no logits.
-        if (prefixes := self._of(request)) and not request.scores_prompt:
-            request.leased.restore(prefixes.longest(request.left))
-            request.stats.restored = request.leased.length
-            self.restored_tokens += request.leased.length
+        prefixes = None if request.scores_prompt else self._of(request)
+        if prefixes and isinstance(sequence, CopyableSequence):
+            sequence.restore(prefixes.longest(request.left))
+            request.stats.restored = sequence.length
+            self.restored_tokens += sequence.length
 
     def end(self, request: Request) -> None:
         """Keep the text's rows as prefixes, and give back what it holds."""
-        if (prefixes := self._of(request)) and request.sequence is not None and request.finish_reason != "error":
-            prefixes.store([*request.prompt, *request.tokens][: request.sequence.length], request.sequence.rows)
+        sequence, failed = request.sequence, request.finish_reason == "error"
+        if not failed and (prefixes := self._of(request)) and isinstance(sequence, CopyableSequence):
+            prefixes.store([*request.prompt, *request.tokens][: sequence.length], sequence.rows)
         request.decoder.release(request)
 
     def _of(self, request: Request) -> PrefixCache | None:
         """Only where bits do not depend on how a prompt was cut."""
         target = request.decoder.target
-        if not (self.prefix_bytes and request.exact and target.keeps_prefixes):
+        if not (self._prefix_bytes and request.exact and target.keeps_prefixes):
             return None
-        return self._prefixes.setdefault(target, PrefixCache(self.prefix_bytes))
+        return self._prefixes.setdefault(target, PrefixCache(self._prefix_bytes))

@@ -148,7 +148,6 @@ class CostAware(StepPlanner):
         learned, economy, times, batch = self.learned, budget.economy, outcome.times, outcome.batch
         share, total_ms = 1.0 / batch.texts, times.total * 1e3
         expected = learned.costs.verify_ms(batch.rows, batch.lanes, batch.context)
-        economy.rows.observe(len(outcome.proposal.tree) * share, share)
         economy.verify_slowness.observe(times.verify * 1e3 / expected * share, share)
         if not batch.prompt_rows:
             economy.earnings[budget.kind].observe(batch.tokens * share, total_ms * share, share)

@@ -50,8 +50,6 @@ class Economy:
         """Per kind of step: a passage that repeats another earns at a rate of its own."""
         self.host_ms = FadingMean(0.0, 1.0, 32.0)
         """Milliseconds outside the engine's call in a step without the draft model."""
-        self.rows = FadingMean(1.0, 1.0, 16.0)
-        """Rows that a text has in the target's call."""
         self.verify_slowness = FadingMean(1.0, 4.0, 32.0)
         self.draft_slowness = FadingMean(1.0, 4.0, 32.0)
         """Observed time over measured cost, of the target's calls and of drafting."""

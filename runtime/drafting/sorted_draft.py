@@ -49,8 +49,7 @@ class SortedDraft:
     @property
     def token_bytes(self) -> int:
         """Bytes that a committed token takes in the caches."""
-        element = 2 if self.bundle.manifest.precision in ("fp16", "bf16") else 4
-        return 2 * self.spec.num_hidden_layers * self.spec.kv_width * element
+        return self.bundle.manifest.token_bytes
 
     def check_shape(self, shape: TreeShape) -> None:
         """Raise OptionError where this draft's head or scratch rows cannot grow such a tree."""

@@ -72,6 +72,14 @@ def same_bits(ours: Request, theirs: Request) -> bool:
     return same and _chosen_scores(ours) == _chosen_scores(theirs)
 
 
+def same_bits_so_far(request: Request, alone: Request) -> bool:
+    """As ``same_bits``; a cancelled text is compared as far as it was generated."""
+    if request.finish_reason != "cancelled":
+        return same_bits(request, alone)
+    count = len(request.tokens)
+    return request.tokens == alone.tokens[:count] and _chosen_scores(request) == _chosen_scores(alone)[:count]
+
+
 def _chosen_scores(request: Request) -> list[float]:
     """The scores of the tokens that the text kept."""
     return request.chooser.chosen_scores[: len(request.tokens)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -50,8 +50,13 @@ class TargetSequence(Protocol):
     def commit(self, path: Sequence[int]) -> None:
         """Keep the accepted nodes ``path`` (root first) and drop the rest of the tree."""
 
+
+@runtime_checkable
+class CopyableSequence(TargetSequence, Protocol):
+    """A text in a target that ``keeps_prefixes``."""
+
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """A copy of committed rows, where the target ``keeps_prefixes``."""
+        """A copy of committed rows."""
 
     def restore(self, blocks: Sequence[np.ndarray]) -> None:
         """Commit copied rows in place of a prefill."""
@@ -66,8 +71,6 @@ class TargetModel(Protocol):
 
     name: str
     clock: Clock
-    lanes: tuple[int, ...]
-    """Numbers of texts that one call may take, rising from 1."""
     turn: Lock
     """Held by the thread that uses the target."""
     identity: str
@@ -83,6 +86,10 @@ class TargetModel(Protocol):
     """What it can verify."""
     tokenizer: TokenizerSpec
     tokenizer_path: Path
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """Numbers of texts that one call may take, rising from 1."""
 
     @property
     def token_bytes(self) -> int:

@@ -31,7 +31,7 @@ class Target:
         self.tokenizer, self.tokenizer_path = manifest.tokenizer, bundle.path(manifest.tokenizer.file)
         self.placement = placement or Placement()
         self.engine = self.placement.open_backend(bundle).target(bundle)
-        self.max_rows, self.lanes, self.clock = self.engine.max_rows, self.engine.lanes, self.engine.clock
+        self.max_rows, self.clock = self.engine.max_rows, self.engine.clock
         self.turn = Lock()
         self.prompt_rows = min(PREFILL_CHUNK, self.max_rows)
         self.identity = f"{self.engine.location}\n{manifest.to_json()}"
@@ -58,10 +58,14 @@ class Target:
         """Every option is possible: the graph gives logits."""
 
     @property
+    def lanes(self) -> tuple[int, ...]:
+        """Numbers of texts that one call may take, rising from 1."""
+        return self.engine.lanes
+
+    @property
     def token_bytes(self) -> int:
         """Bytes that a committed token takes in the cache."""
-        element = 2 if self.bundle.manifest.precision in ("fp16", "bf16") else 4
-        return 2 * self.spec.num_hidden_layers * self.spec.kv_width * element
+        return self.bundle.manifest.token_bytes
 
     @property
     def keeps_prefixes(self) -> bool:
@@ -98,7 +102,7 @@ class Target:
                 f"target {self.name} gives other bits for the same row in another call on this machine;"
                 " run without --exact"
             )
-        self.lanes = self.engine.lanes = exact_lanes(self, texts, progress)
+        self.engine.lanes = exact_lanes(self, texts, progress)
 
 
 class BundleSequence:

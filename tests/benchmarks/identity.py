@@ -22,7 +22,7 @@ from pathlib import Path
 from runtime import CacheMemory, Decoder, Options, Request, Sampling, Scheduler, SortedDraft, open_target
 from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
-from tests.benchmarks.internals import generate, load_prompts, same_bits
+from tests.benchmarks.internals import generate, load_prompts, same_bits_so_far
 from tests.benchmarks.tables import table_lines, write_report
 
 PROG = "python -m tests.benchmarks.identity"
@@ -103,17 +103,8 @@ def serve_once(known: Sequence[Reference], rng: random.Random, counts: Counts, m
             raise request.error
         counts.texts += 1
         counts.cancelled += request.finish_reason == "cancelled"
-        counts.different += not agrees(request, each.request)
+        counts.different += not same_bits_so_far(request, each.request)
     counts.restored_tokens += memory.restored_tokens - restored
-
-
-def agrees(request: Request, alone: Request) -> bool:
-    """Whether a text equals the one alone, as far as it was generated."""
-    if request.finish_reason != "cancelled":
-        return same_bits(request, alone)
-    count = len(request.tokens)
-    scores = request.chooser.chosen_scores[:count]
-    return request.tokens == alone.tokens[:count] and scores == alone.chooser.chosen_scores[:count]
 
 
 def show(line: str) -> None:

@@ -7,7 +7,7 @@ from runtime.bench import run_prompts
 from runtime.drafting.calls import run_together
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.measurement import measure
-from runtime.evaluation.comparison import generate, same_bits
+from runtime.evaluation.comparison import generate, same_bits, same_bits_so_far
 from runtime.evaluation.prompts import Prompt, load_prompts
 from runtime.machine.cache import cache_directory
 from runtime.machine.processor import physical_cores, processor_identity
@@ -40,4 +40,5 @@ __all__ = [
     "run_prompts",
     "run_together",
     "same_bits",
+    "same_bits_so_far",
 ]

@@ -281,6 +281,8 @@ def test_our_side_from_checkpoints_to_tables(
         (["--precisions", "fp3"], "--precisions fp3 is none of"),
         (["--temperature", "-1"], "a temperature is below 0"),
         (["--max-new-tokens", "100000"], "no prompt leaves room"),
+        (["--texts", "1,0"], "--texts names a number below 1"),
+        (["--texts", "2,3", "--limit", "2"], "2 prompts do not make groups of 3"),
     ],
 )
 def test_a_mistake_is_one_line(

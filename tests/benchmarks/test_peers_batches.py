@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from s2d_trt.cli import run_command
 from tests.benchmarks.peers import __main__ as command
 from tests.benchmarks.peers.catalogue import OURS, PEERS, Contender, Pair, batched
 from tests.benchmarks.peers.measure import Answer, Job, Outcome, measure
@@ -117,23 +116,3 @@ def test_our_batches_are_our_single_texts(
         ("alone", "2/2", "2/2"),
         ("S2D", "2/2", "2/2"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("choice", "reason"),
-    [
-        (["--texts", "1,0"], "--texts names a number below 1"),
-        (["--texts", "2,3", "--limit", "2"], "2 prompts do not make groups of 3"),
-    ],
-)
-def test_a_mistake_with_batches_is_one_line(
-    choice: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoints: dict[str, Path]
-) -> None:
-    given = ["--target", str(checkpoints["target"]), "--draft", str(checkpoints["draft"]), "--out", str(tmp_path / "o")]
-    with pytest.raises(SystemExit) as ended:
-        run_command("peers", command.main, [*given, *choice])
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert reason in error
-    assert len(error.splitlines()) == 1
-    assert not (tmp_path / "o").exists()

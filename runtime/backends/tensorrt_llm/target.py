@@ -164,13 +164,6 @@ class EngineSequence:
         self._text += part.tokens
         return self._ask(self._text, ())
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """The executor keeps the rows of prefixes itself."""
-        raise NotImplementedError
-
-    def restore(self, blocks: Sequence[np.ndarray]) -> None:
-        """Nothing to restore."""
-
     def verify(self, tree: Tree) -> Choices:
         """Ask for the target's choices along ``tree``, which is a chain."""
         assert tree.is_chain

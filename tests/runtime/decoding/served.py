@@ -14,7 +14,6 @@ from runtime.decoding.options import Options
 from runtime.decoding.request import Request
 from runtime.decoding.scheduler import Scheduler
 from runtime.drafting.costs import WIDTHS, Costs
-from runtime.evaluation.comparison import same_bits
 from runtime.sampling.options import Sampling
 
 NEW = 32
@@ -85,12 +84,3 @@ class Noting(CacheMemory):
         """Count a text that has not ended."""
         self.preempted += not request.finished
         super().end(request)
-
-
-def agrees(request: Request, expected: Request) -> bool:
-    """The same tokens and scores, as far as a cancelled text came."""
-    if request.finish_reason != "cancelled":
-        return same_bits(request, expected)
-    count = len(request.tokens)
-    scores = request.chooser.chosen_scores[:count], expected.chooser.chosen_scores[:count]
-    return request.tokens == expected.tokens[:count] and scores[0] == scores[1]
