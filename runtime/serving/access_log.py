@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -45,11 +46,11 @@ class AccessLog:
 
     def close(self) -> None:
         """Write what waits, for a second at most."""
-        try:
+        with contextlib.suppress(Full):
             self._lines.put(None, timeout=1.0)
-        except Full:
-            return
         self._thread.join(1.0)
+        if self._file is not sys.stdout and not self._thread.is_alive():
+            self._file.close()
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:

@@ -115,7 +115,7 @@ class ContentPart(Struct, forbid_unknown_fields=True):
 class ChatMessage(Struct, forbid_unknown_fields=True):
     """One turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant"]
     content: str | list[ContentPart] | None = None
     name: str | None = None
 

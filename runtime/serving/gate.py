@@ -60,7 +60,7 @@ class Gate:
     def _check(self, scope: Scope) -> None:
         if self._keys and scope["path"] not in OPEN_PATHS:
             scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-            known = [hmac.compare_digest(key.strip().encode(), each) for each in self._keys]
+            known = [hmac.compare_digest(key.strip().encode("latin-1"), each) for each in self._keys]
             if scheme.lower() != "bearer" or not any(known):
                 raise ApiError(
                     401,

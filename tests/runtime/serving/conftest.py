@@ -18,7 +18,7 @@ from tests.runtime.decoding.served import COSTS
 NEEDED = ("msgspec", "starlette", "uvicorn", "httpx")
 TEMPLATE = """\
 {%- for message in messages -%}
-{%- if message.role == 'tool' %}{{ raise_exception('this model has no tools') }}{% endif -%}
+{%- if message.role == 'developer' %}{{ raise_exception('this model knows no developer') }}{% endif -%}
 {{ message.role }}: {{ message.content }}
 {% endfor -%}
 {%- if add_generation_prompt %}assistant: {% endif -%}

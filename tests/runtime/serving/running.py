@@ -42,25 +42,32 @@ class Recorder(Observer):
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def received(self, target: str) -> None:
+        """Note it."""
         self._note("received", target)
 
     def refused(self, target: str | None, status: int) -> None:
+        """Note it."""
         self._note("refused", (target, status))
 
     def queued(self, generation: Generation) -> None:
+        """Note it."""
         self._note("queued", generation)
 
     def started(self, generation: Generation) -> None:
+        """Note it."""
         self._note("started", generation)
 
     def stepped(self, generation: Generation, step: Step) -> None:
+        """Note it."""
         self._note("stepped", generation)
 
     def finished(self, generation: Generation) -> None:
+        """Note it, and keep the text."""
         self.finished_texts.append(generation)
         self._note("finished", generation)
 
     def count(self, kind: str) -> int:
+        """Events of a kind."""
         return sum(each == kind for each, _ in self.events)
 
     def wait_for(self, kind: str, count: int) -> None:
@@ -134,9 +141,11 @@ class RunningServer:
             self.loop.call_soon_threadsafe(self.server.stop)
 
     def client(self, **options: Any) -> httpx.Client:
+        """A client of this server."""
         return httpx.Client(base_url=self.url, timeout=LONG_WAIT, trust_env=False, **options)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        """The answer to one request."""
         with self.client() as client:
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             return client.post(path, content=content, **options)
@@ -186,6 +195,7 @@ class Held:
         self._free.set()
 
     def pass_on(self, run: Callable[[Any], Any], parts: Any) -> Any:
+        """Run a call when it may."""
         self.reached.set()
         assert self._free.wait(LONG_WAIT)
         return run(parts)
