@@ -7,7 +7,7 @@ types. None always means the default.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -65,10 +65,39 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
     include_usage: bool | None = None
 
 
-class ResponseFormat(Struct, forbid_unknown_fields=True):
-    """The form of the answer."""
+class PlainText(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    """Any text."""
 
-    type: Literal["text"]
+
+class JsonObject(Struct, forbid_unknown_fields=True, tag_field="type", tag="json_object"):
+    """Any JSON object."""
+
+
+class NamedSchema(Struct, forbid_unknown_fields=True):
+    """``name``, ``description`` and ``strict`` change nothing: the text always fits the schema."""
+
+    name: Annotated[str, Meta(max_length=256)]
+    schema: dict[str, Any] | bool
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchema(Struct, forbid_unknown_fields=True, tag_field="type", tag="json_schema"):
+    """A JSON document that the schema allows."""
+
+    json_schema: NamedSchema
+
+
+ResponseFormat = PlainText | JsonObject | JsonSchema
+
+
+class StructuredOutputs(Struct, forbid_unknown_fields=True):
+    """What the text must be, in vLLM's form: one of these. ``grammar`` is in llguidance's Lark dialect."""
+
+    json: dict[str, Any] | bool | None = None
+    regex: Annotated[str, Meta(min_length=1)] | None = None
+    choice: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)] | None = None
+    grammar: Annotated[str, Meta(min_length=1)] | None = None
 
 
 class Generation(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -93,6 +122,7 @@ class Generation(Struct, forbid_unknown_fields=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     user: Annotated[str, Meta(max_length=256)] | None = None
     speculative: Speculative | None = None
 

@@ -9,9 +9,19 @@ from dataclasses import replace
 from runtime.decoding.options import Options
 from runtime.decoding.request import Request
 from runtime.drafting.options import Policy, choose_policy
+from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
 from runtime.serving.errors import bad_request
-from runtime.serving.fields import ChatBody, ChatMessage, CompletionBody, Generation, Speculative, Tree
+from runtime.serving.fields import (
+    ChatBody,
+    ChatMessage,
+    CompletionBody,
+    Generation,
+    JsonObject,
+    JsonSchema,
+    Speculative,
+    Tree,
+)
 from runtime.serving.targets import ServedTarget
 from runtime.text.chat import Message
 
@@ -112,7 +122,25 @@ def _options(body: Generation, served: ServedTarget, most: int) -> Options:
         min_tokens=body.min_tokens or 0,
         ignore_eos=bool(body.ignore_eos),
         stop_token_ids=tuple(body.stop_token_ids or ()),
+        constraint=_constraint(body),
     )
+
+
+def _constraint(body: Generation) -> Constraint | None:
+    asked: list[Constraint] = []
+    match body.response_format:
+        case JsonObject():
+            asked.append(Constraint.json_schema({"type": "object"}))
+        case JsonSchema(named):
+            asked.append(Constraint.json_schema(named.schema))
+    if (outputs := body.structured_outputs) is not None:
+        asked += [Constraint.json_schema(outputs.json)] if outputs.json is not None else []
+        asked += [Constraint("regex", outputs.regex)] if outputs.regex is not None else []
+        asked += [Constraint.choice(outputs.choice)] if outputs.choice is not None else []
+        asked += [Constraint("lark", outputs.grammar)] if outputs.grammar is not None else []
+    if len(asked) > 1:
+        raise bad_request("a text can have one form; give one", "structured_outputs", "invalid_value")
+    return asked[0] if asked else None
 
 
 def _logit_bias(body: Generation) -> dict[int, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -208,6 +210,18 @@ def test_drafting_can_be_switched_off_and_chosen_for_a_request(client: Any) -> N
     tree, counts, exact = metrics(tree="paper")
     assert (tree, exact) == (plain, False)
     assert counts["num_spec_tokens"] > 4
+
+
+@STREAMED
+def test_a_text_has_the_form_that_is_asked_for(client: Any, stream: bool) -> None:
+    pytest.importorskip("llguidance", reason="llguidance is not installed: pip install 's2d-trt[grammar]'")
+    schema = {"name": "answer", "schema": {"enum": ["yes", "no"]}, "strict": True}
+    asked = {"response_format": {"type": "json_schema", "json_schema": schema}}
+    (choice,) = choices(client, stream, max_tokens=64, extra_body=asked)
+    assert (json.loads(choice["text"]) in ("yes", "no"), choice["finish_reason"]) == (True, "stop")
+    assert text(client, stream, extra_body={"response_format": {"type": "json_object"}}).lstrip()[:1] in ("{", "")
+    for outputs, pattern in (({"regex": "[0-9]{3}"}, "[0-9]{3}"), ({"choice": ["yes", "no"]}, "yes|no")):
+        assert re.fullmatch(pattern, text(client, stream, extra_body={"structured_outputs": outputs}))
 
 
 def test_the_fingerprint_names_the_target(client: Any) -> None:

@@ -66,7 +66,9 @@ WRONG: dict[str, tuple[bytes, str | None]] = {
     "a suffix": (body(suffix="x"), "suffix"),
     "best_of": (body(best_of=2), "best_of"),
     "tools": (body(tools=[]), "tools"),
-    "a JSON schema": (body(response_format={"type": "json_object"}), "response_format.type"),
+    "a format of another kind": (body(response_format={"type": "xml"}), "response_format.type"),
+    "a format without its schema": (body(response_format={"type": "json_schema"}), "response_format.json_schema"),
+    "two forms": (body(structured_outputs={"regex": "a", "choice": ["a"]}), "structured_outputs"),
 }
 UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     "an id outside the vocabulary": ({"prompt": [1, 300]}, "outside the vocabulary of 300"),
@@ -80,6 +82,8 @@ UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a tree that no call holds": ({"speculative": {"tree": {"depth": 200, "top_k": 16, "nodes": 1000}}}, "at most"),
     "more tokens at least than at most": ({"min_tokens": 9}, "min-tokens 9"),
+    "a schema of nothing": ({"structured_outputs": {"json": False}}, "Unsatisfiable schema"),
+    "a regular expression that is none": ({"structured_outputs": {"regex": "("}}, "regular expression cannot be used"),
     "too many texts": ({"n": 128}, "takes 68 at a time"),
     "a seed above 64 bits": ({"seed": 2**64}, "seed"),
 }
