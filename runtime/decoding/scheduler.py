@@ -5,11 +5,12 @@ Texts join and leave between steps. The texts of one target share its calls, and
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from runtime.decoding.batch import Steps, TargetBatch, draft_together
+from runtime.decoding.batch import CallReport, Steps, TargetBatch, draft_together
 from runtime.decoding.memory import CacheMemory
 from runtime.decoding.request import Request, Step
 from s2d_trt.errors import OptionError
@@ -31,11 +32,18 @@ class Scheduler:
         """Texts that wait for their turn."""
         self.running: list[Request] = []
         """Texts that take part in steps, the oldest first."""
+        self.watchers: list[Callable[[CallReport], None]] = []
+        """They are told of every call of a target, in the thread that steps, before the texts' consumers are."""
 
     @property
     def busy(self) -> bool:
         """Whether a text waits or runs."""
         return bool(self.waiting or self.running)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that the running texts' rows take; from any thread."""
+        return self.memory.bytes_of(list(self.running))
 
     def add(self, request: Request) -> None:
         """Let a text wait for its turn. Raises OptionError where it has run before."""
@@ -67,7 +75,17 @@ class Scheduler:
             except Exception as error:
                 _fail(batch.texts, error)
         self._retire()
+        for batch in batches:
+            if batch.report is not None:
+                self._tell(batch.report)
         return steps
+
+    def _tell(self, report: CallReport) -> None:
+        for watch in self.watchers:
+            try:
+                watch(report)
+            except Exception:  # a fault of those who watch ends no text
+                logging.getLogger(__name__).exception("a watcher of the scheduler failed")
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
