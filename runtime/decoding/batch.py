@@ -31,12 +31,13 @@ LEAST_CHUNK = 16
 
 @dataclass(frozen=True, slots=True)
 class CallReport:
-    """What one call of a target did: the ``outcomes`` of the texts that decode in it, and the ``steps`` of all texts.
+    """What one call of a target did: the ``outcomes`` of those ``texts`` that decode in it, and the ``steps`` of all.
 
     ``predicted_draft_ms`` is what the draft's calls should have taken, 0 where no policy prices them.
     """
 
     decoder: Decoder
+    texts: list[Request]
     batch: Batch
     times: StepTimes
     outcomes: dict[Request, Outcome]
@@ -154,7 +155,7 @@ class TargetBatch:
         }
         for request, outcome in outcomes.items():
             request.record(outcome)
-        self.report = CallReport(texts[0].decoder, batch, times, outcomes, steps, predicted_ms)
+        self.report = CallReport(texts[0].decoder, texts, batch, times, outcomes, steps, predicted_ms)
         return steps
 
     def _part(self, request: Request) -> Tree | Chunk:

@@ -40,11 +40,6 @@ class Scheduler:
         """Whether a text waits or runs."""
         return bool(self.waiting or self.running)
 
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes that the running texts' rows take; from any thread."""
-        return self.memory.bytes_of(list(self.running))
-
     def add(self, request: Request) -> None:
         """Let a text wait for its turn. Raises OptionError where it has run before."""
         if request.started:

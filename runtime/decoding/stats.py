@@ -20,6 +20,8 @@ class Stats:
     """How many draft depths each exit (its layer count) answered."""
     drafted_at_depth: Counter[int] = field(default_factory=Counter)
     accepted_at_depth: Counter[int] = field(default_factory=Counter)
+    restored: int = 0
+    """Tokens of the prompt that were not computed again."""
     total: float = 0.0
     preparation: float = 0.0
     """Before the prefill: checks and measurements, where no earlier request needed them. Not part of ``total``."""

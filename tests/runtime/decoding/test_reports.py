@@ -74,7 +74,7 @@ def test_the_bytes_of_running_texts_grow_with_them_and_fall_to_nothing(
     decoders: list[Decoder], scheduler: Scheduler
 ) -> None:
     held: list[int] = []
-    scheduler.watchers.append(lambda _: held.append(scheduler.cache_bytes))
+    scheduler.watchers.append(lambda _: held.append(scheduler.memory.bytes_of(scheduler.running)))
     request: Request = decoders[0].request(PROMPTS[0], FIXED)
     scheduler.add(request)
     while scheduler.busy:
@@ -82,7 +82,7 @@ def test_the_bytes_of_running_texts_grow_with_them_and_fall_to_nothing(
     *growing, last = held
     assert growing == sorted(growing)
     assert growing[0] > 0
-    assert last == scheduler.cache_bytes == 0
+    assert last == 0
 
 
 def test_the_adaptive_policy_says_what_its_drafting_should_take(
