@@ -42,6 +42,7 @@ class CacheMemory:
         prefixes = None if request.scores_prompt else self._of(request)
         if prefixes and isinstance(sequence, CopyableSequence):
             sequence.restore(prefixes.longest(request.left))
+            request.stats.restored = sequence.length
             self.restored_tokens += sequence.length
 
     def end(self, request: Request) -> None:

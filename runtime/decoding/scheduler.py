@@ -34,6 +34,8 @@ class Scheduler:
         """Texts that take part in steps, the oldest first."""
         self.watchers: list[Callable[[CallReport], None]] = []
         """They are told of every call of a target, in the thread that steps, before the texts' consumers are."""
+        self.on_begin: Callable[[Request], None] = lambda _: None
+        """Called when a text begins, and again when it begins anew after it had to wait for memory."""
 
     @property
     def busy(self) -> bool:
@@ -115,6 +117,7 @@ class Scheduler:
             try:
                 self.memory.begin(request, self.sequences)
                 self.running.append(request)
+                self.on_begin(request)
             except Exception as error:
                 _fail([request], error)
                 self.memory.end(request)

@@ -27,3 +27,5 @@ class Generation:
     first_token: float | None = None
     last_token: float | None = None
     ended: float | None = None
+    refusal: Exception | None = None
+    """Why the server cancelled the text: what its client is told."""

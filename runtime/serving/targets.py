@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import s2d_trt
 from runtime.decoding.decoder import Decoder
 from runtime.drafting.options import Policy
+from runtime.text.token_bytes import TokenBytes
 
 
 @dataclass(slots=True, eq=False)
@@ -25,9 +26,12 @@ class ServedTarget:
     """Whether requests draft."""
     exact: bool | None = None
     """As ``Options.exact``."""
+    names: TokenBytes = field(init=False)
+    """The texts of single tokens."""
     fingerprint: str = field(init=False)
     """Differs where the model, its precision, the device or this program's version differs."""
 
     def __post_init__(self) -> None:
+        self.names = TokenBytes(self.decoder.tokenizer)
         identity = f"{s2d_trt.__version__}\n{self.decoder.target.identity}"
         self.fingerprint = f"s2d-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

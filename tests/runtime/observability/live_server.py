@@ -33,6 +33,7 @@ class InThread(uvicorn.Server):
         self.listens = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then tell."""
         await super().startup(sockets)
         self.listens.set()
 

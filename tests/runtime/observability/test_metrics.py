@@ -28,9 +28,7 @@ def read(text: str) -> Series:
 
 
 def value(series: Series, name: str, **labels: str) -> float:
-    return sum(
-        found for (each, own), found in series.items() if each == name and labels.items() <= dict(own).items()
-    )
+    return sum(found for (each, own), found in series.items() if each == name and labels.items() <= dict(own).items())
 
 
 def test_promtool_finds_no_fault(server: LiveServer, tool: Callable[[str], Path]) -> None:
@@ -83,7 +81,9 @@ def test_every_text_is_timed_once_and_every_token_but_the_first(server: LiveServ
 def test_the_parts_of_the_steps_and_the_exits_are_counted(server: LiveServer) -> None:
     server.complete()
     series = read(server.metrics())
-    parts = {part: value(series, "s2d_step_seconds_total", model="target", part=part) for part in ("draft", "verify", "host")}
+    parts = {
+        part: value(series, "s2d_step_seconds_total", model="target", part=part) for part in ("draft", "verify", "host")
+    }
     assert all(seconds > 0 for seconds in parts.values())
     drafted = value(series, "s2d_drafts_per_position_total", model="target")
     assert value(series, "s2d_exit_answers_total", model="target") == drafted > 0
