@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import get_args
 from weakref import WeakSet
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from runtime.decoding.batch import CallReport
 from runtime.decoding.request import FinishReason, Request, Step
@@ -106,6 +114,7 @@ class Metrics(Observer):
     """
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a time beside every series, which nobody reads
         self.registry = CollectorRegistry()
         self.instruments = Instruments(self.registry)
         self.unseen: WeakSet[Request] = WeakSet()

@@ -12,8 +12,9 @@ from runtime.decoding.service import TextService
 from runtime.observability.aliases import WithVllmNames
 from runtime.observability.identity import IdentityCheck
 from runtime.observability.metrics import Metrics
-from runtime.observability.routes import observability_routes
+from runtime.observability.routes import ADMIN_OPERATIONS, OPERATIONS, observability_routes
 from runtime.serving.observer import Observer
+from runtime.serving.openapi import Operation
 from runtime.serving.state import ServerState
 from runtime.serving.targets import ServedTarget
 
@@ -42,6 +43,11 @@ class Monitor:
     def routes(self, state: ServerState) -> list[BaseRoute]:
         """Routes beside the usual ones."""
         return observability_routes(state, self._source, self._admin)
+
+    @property
+    def operations(self) -> Sequence[Operation]:
+        """What the routes do, for /openapi.json."""
+        return (*OPERATIONS, *ADMIN_OPERATIONS) if self._admin else OPERATIONS
 
     def begin(self, targets: Sequence[ServedTarget], scheduler: Scheduler, service: TextService) -> None:
         """Follow ``scheduler``, before its first text. Call it once the targets are loaded."""

@@ -11,10 +11,25 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from runtime.observability.live import live_text
+from runtime.observability.live import LivePart, live_text
 from runtime.observability.page import HEADERS, page
-from runtime.observability.policy import get_policy, put_policy
+from runtime.observability.policy import Policies, PolicyBody, get_policy, put_policy
+from runtime.serving.fields import CompletionBody
+from runtime.serving.openapi import Operation
 from runtime.serving.state import ServerState
+
+_ERRORS = (400, 401, 404, 405, 408, 413, 429, 500, 503)
+OPERATIONS = (
+    Operation("/", "The live page", None, (405, 429), media_type="text/html"),
+    Operation("/metrics", "Prometheus metrics", None, (405, 429, 500), media_type="text/plain"),
+    Operation(
+        "/live/text", "Stream a text with its drafts marked", None, (*_ERRORS, 422), CompletionBody, streams=LivePart
+    ),
+)
+ADMIN_OPERATIONS = (
+    Operation("/admin/policy", "How each target drafts", Policies, (401, 405, 429, 503)),
+    Operation("/admin/policy", "Change how targets draft", Policies, _ERRORS, PolicyBody, method="put"),
+)
 
 
 def observability_routes(state: ServerState, source: Collector, admin: bool = False) -> list[BaseRoute]:

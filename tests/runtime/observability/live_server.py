@@ -77,7 +77,7 @@ def live_server(
     """Serve ``targets`` on a free port."""
     scheduler = Scheduler(sequences)
     state = ServerState(observers=monitor.observers)
-    app = create_app(state, monitor.routes(state), keys=[key] if key else [])
+    app = create_app(state, monitor.routes(state), [key] if key else [], operations=monitor.operations)
     with TextService(scheduler) as service, socket.create_server(("127.0.0.1", 0)) as listening:
         monitor.begin(targets, scheduler, service)
         state.ready(targets, ServedTexts(service, sequences, max_queue, state.observer))
