@@ -15,7 +15,13 @@ from grafana_foundation_sdk.builders import common, stat, timeseries
 from grafana_foundation_sdk.builders import dashboard as dashboards
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, TooltipDisplayMode
+from grafana_foundation_sdk.models.common import (
+    BigValueColorMode,
+    BigValueGraphMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    TooltipDisplayMode,
+)
 from grafana_foundation_sdk.models.dashboard import (
     Dashboard,
     DashboardCursorSync,
@@ -74,6 +80,7 @@ def _queries(panel: Panel) -> list[Dataquery]:
 
 def _stat(panel: Panel) -> stat.Panel:
     builder = stat.Panel().title(panel.title).description(panel.description).unit(panel.unit).datasource(SOURCE)
+    builder.graph_mode(BigValueGraphMode.AREA).color_mode(BigValueColorMode.VALUE)
     return builder.targets(list(_queries(panel))).span(panel.width).height(4)
 
 
