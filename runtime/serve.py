@@ -8,7 +8,10 @@ CPU, whoever else is served.
   python -m runtime.serve --target my-chat-model --draft my-draft --api-key-file keys.txt --host 0.0.0.0
   python -m runtime.serve --target target-17m --unix-socket /run/s2d.sock --sequences 16 --max-queue 200
 
+  python -m runtime.serve --target target-17m --api-key KEY --admin --check-identity 0.01
+
 Endpoints: /v1/completions /v1/chat/completions /v1/models /tokenize /detokenize /health /openapi.json
+/metrics for Prometheus, / for a page that shows what happens
 The first SIGTERM or Ctrl-C lets running texts end, a second one ends them.
 """
 
@@ -40,6 +43,7 @@ from s2d_trt.cli import ArgumentParser, byte_size, positive_int, run_command
 from s2d_trt.errors import OptionError
 
 if TYPE_CHECKING:
+    from runtime.observability.monitor import Monitor
     from runtime.serving.server import Server
     from runtime.serving.state import ServerState
     from runtime.serving.targets import ServedTarget
@@ -59,11 +63,12 @@ def main(argv: Sequence[str]) -> int:
     add_drafting_arguments(parser)
     _add_network_arguments(parser)
     _add_limit_arguments(parser)
+    _add_monitoring_arguments(parser)
     arguments = parser.parse_args(argv)
     try:
         return asyncio.run(_Serving(arguments).run())
     except ModuleNotFoundError as cause:
-        if cause.name not in ("starlette", "uvicorn", "msgspec"):
+        if cause.name not in ("starlette", "uvicorn", "msgspec", "prometheus_client"):
             raise
         raise OptionError(f"{cause.name} is not installed; pip install 's2d-trt[serve]'") from cause
 
@@ -107,10 +112,26 @@ def _add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_monitoring_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("monitoring")
+    group.add_argument("--metrics-alias", choices=("vllm",), help="show the metrics under vLLM's names too")
+    group.add_argument(
+        "--check-identity",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="of the texts: generate them again without drafting in idle time, and compare (%(default)g)",
+    )
+    group.add_argument(
+        "--admin", action="store_true", help="let those with a key change policies at /admin/policy while it serves"
+    )
+
+
 class _Serving:
     """One run of the command."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
+        from runtime.observability.monitor import Monitor
         from runtime.serving.access_log import AccessLog
         from runtime.serving.app import create_app
         from runtime.serving.server import Server
@@ -119,6 +140,8 @@ class _Serving:
         self.arguments = arguments
         self.began = time.monotonic()
         keys = _keys(arguments)
+        if arguments.admin and not keys:
+            raise OptionError("--admin lets requests change the server; give an --api-key too")
         self.options = Options(policy=drafting_policy(arguments), exact=arguments.exact)
         tls = _tls(arguments)
         self.log = None if arguments.access_log == "none" else AccessLog(arguments.access_log)
@@ -128,8 +151,10 @@ class _Serving:
             request_seconds=arguments.request_timeout or None,
             keep_alive_seconds=arguments.keep_alive or 1e9,
         )
-        self.state: ServerState = ServerState(limits)
-        app = create_app(self.state, keys=keys, origins=arguments.cors_origin, access_log=self.log)
+        self.monitor: Monitor = Monitor(arguments.metrics_alias == "vllm", arguments.check_identity, arguments.admin)
+        self.state: ServerState = ServerState(limits, self.monitor.observers)
+        routes, operations = self.monitor.routes(self.state), self.monitor.operations
+        app = create_app(self.state, routes, keys, arguments.cors_origin, self.log, operations)
         self.server: Server = Server(app, self.state, arguments.drain_seconds, **tls)
         self.service: TextService | None = None
 
@@ -174,7 +199,9 @@ class _Serving:
         arguments = self.arguments
         limit = None if arguments.cache_limit is None else arguments.cache_limit * MIB
         memory = CacheMemory(limit, arguments.prefix_cache * MIB)
-        self.service = TextService(Scheduler(arguments.sequences, memory))
+        scheduler = Scheduler(arguments.sequences, memory)
+        self.service = TextService(scheduler)
+        self.monitor.begin(targets, scheduler, self.service)
         texts = ServedTexts(self.service, arguments.sequences, arguments.max_queue, self.state.observer)
         self.state.ready(targets, texts)
         caches = min(cache_bytes(targets, arguments.sequences), limit or sys.maxsize)
@@ -255,6 +282,13 @@ def _port(text: str) -> int:
     value = _whole(text)
     if value > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _seconds(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
     return value
 
 

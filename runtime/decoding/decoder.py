@@ -178,7 +178,12 @@ class Decoder:
     def bytes_of(self, request: Request) -> int:
         """Bytes that a text's rows take in the caches after its next step, the target's and the draft's."""
         rows = request.length + 1 + request.options.policy.largest_tree(chain=request.exact).verify_rows()
-        return rows * (self.target.token_bytes + (self.draft.token_bytes if self.draft else 0))
+        return rows * self.token_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a token takes in the caches, the target's and the draft's."""
+        return self.target.token_bytes + (self.draft.token_bytes if self.draft else 0)
 
     def lease(self, request: Request, sequences: int = 1) -> None:
         """Lease what a text needs of the target and of the drafters. It may have tokens from an earlier lease.

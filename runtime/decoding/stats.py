@@ -52,6 +52,21 @@ class Stats:
         return len(self.accept_lengths)
 
     @property
+    def drafts(self) -> int:
+        """Steps that verified at least one drafted token."""
+        return sum(map(bool, self.drafted))
+
+    @property
+    def draft_tokens(self) -> int:
+        """Drafted tokens that were verified: the nodes of all trees, their roots left out."""
+        return sum(self.drafted)
+
+    @property
+    def accepted_tokens(self) -> int:
+        """Drafted tokens that the target accepted."""
+        return sum(self.accept_lengths) - self.steps
+
+    @property
     def mean_accepted_tokens(self) -> float:
         """Mean of ``accept_lengths``; plain decoding has 1."""
         return sum(self.accept_lengths) / self.steps if self.steps else 0.0

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 from starlette.middleware.cors import CORSMiddleware
@@ -19,7 +18,7 @@ from runtime.serving.chat import chat
 from runtime.serving.completions import complete
 from runtime.serving.exchange import json_response
 from runtime.serving.gate import Gate
-from runtime.serving.openapi import document
+from runtime.serving.openapi import Operation, document
 from runtime.serving.state import ServerState
 from runtime.serving.targets import ServedTarget
 from runtime.serving.tokens import detokenize, tokenize
@@ -33,14 +32,14 @@ def create_app(
     keys: Sequence[str] = (),
     origins: Sequence[str] = (),
     access_log: AccessLog | None = None,
-    extra_paths: Mapping[str, Any] | None = None,
+    operations: Sequence[Operation] = (),
 ) -> ASGIApp:
     """The whole application.
 
-    ``routes`` come beside the usual ones, and ``extra_paths`` describe them in /openapi.json. With ``keys``, requests
+    ``routes`` come beside the usual ones, and ``operations`` describe them in /openapi.json. With ``keys``, requests
     must have one of them, except for the paths that are open. Pages from ``origins`` may ask from a browser.
     """
-    described = msgspec.json.encode(document(extra_paths, keys=bool(keys)))
+    described = msgspec.json.encode(document(operations, keys=bool(keys)))
 
     async def openapi(request: Request) -> Response:
         return Response(described, media_type="application/json")

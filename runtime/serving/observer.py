@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from runtime.decoding.request import Step
 from runtime.serving.generation import Generation
@@ -12,7 +11,7 @@ from runtime.serving.generation import Generation
 _log = logging.getLogger(__name__)
 
 
-class Observer(Protocol):
+class Observer:
     """Follows requests and texts, for metrics and pages. Derive from it and define the methods of interest.
 
     All methods run on the event loop's thread, one at a time, so they need no lock and must not block. An exception in

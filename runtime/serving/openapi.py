@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ _ANY, _BODY, _TEXT = (401, 405, 429), (400, 404, 408, 413, 500, 503), (422,)
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One path with one method."""
+    """One path with one method: that which is usual with a body, or without one, unless it is named."""
 
     path: str
     summary: str
@@ -39,6 +39,9 @@ class Operation:
     body: type[Struct] | None = None
     streams: type[Struct] | None = None
     parameter: str | None = None
+    method: str = ""
+    media_type: str = "application/json"
+    """Of an answer that is no ``answer``."""
 
 
 OPERATIONS = (
@@ -59,12 +62,15 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-def document(extra_paths: Mapping[str, Any] | None = None, keys: bool = False) -> dict[str, Any]:
-    """The OpenAPI 3.1 document; ``extra_paths`` describe routes beside the usual ones."""
-    kinds = [kind for each in OPERATIONS for kind in (each.body, each.answer, each.streams) if kind is not None]
+def document(others: Sequence[Operation] = (), keys: bool = False) -> dict[str, Any]:
+    """The OpenAPI 3.1 document; ``others`` come beside the usual operations."""
+    operations = (*OPERATIONS, *others)
+    kinds = [kind for each in operations for kind in (each.body, each.answer, each.streams) if kind is not None]
     kinds = list(dict.fromkeys([*kinds, answers.ErrorBody]))
     _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
-    paths = {each.path: {"post" if each.body else "get": _operation(each)} for each in OPERATIONS}
+    paths: dict[str, dict[str, Any]] = {}
+    for each in operations:
+        paths.setdefault(each.path, {})[each.method or ("post" if each.body else "get")] = _operation(each)
     result: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -72,7 +78,7 @@ def document(extra_paths: Mapping[str, Any] | None = None, keys: bool = False) -
             "version": s2d_trt.__version__,
             "description": "Sorted speculative decoding for several targets over one draft, in OpenAI's interface.",
         },
-        "paths": paths | dict(extra_paths or {}),
+        "paths": paths,
         "components": {"schemas": components},
     }
     if keys:
@@ -82,7 +88,10 @@ def document(extra_paths: Mapping[str, Any] | None = None, keys: bool = False) -
 
 
 def _operation(each: Operation) -> dict[str, Any]:
-    content = {"application/json": {"schema": _schema(each.answer) if each.answer else {"type": "object"}}}
+    content: dict[str, Any] = {}
+    if each.answer or not each.streams:
+        kind = "object" if each.media_type == "application/json" else "string"
+        content[each.media_type] = {"schema": _schema(each.answer) if each.answer else {"type": kind}}
     if each.streams:
         text = f"With `stream`: events whose data is a {each.streams.__name__}, an error, or [DONE]"
         content["text/event-stream"] = {"schema": {"type": "string", "description": text}}

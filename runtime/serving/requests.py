@@ -99,7 +99,7 @@ def _choices(body: Generation, options: Options) -> Iterator[Options]:
 
 
 def _options(body: Generation, served: ServedTarget, most: int) -> Options:
-    policy, draft = _drafting(body.speculative or Speculative(), served)
+    policy, draft = drafting(body.speculative or Speculative(), served.policy, served.draft)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     sampling = Sampling(
         temperature=DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
@@ -150,11 +150,11 @@ def _logit_bias(body: Generation) -> dict[int, float]:
         raise bad_request("logit_bias: its keys must be token ids", "logit_bias", "invalid_value") from cause
 
 
-def _drafting(asked: Speculative, served: ServedTarget) -> tuple[Policy, bool]:
-    """The target's own defaults, unless the request chooses."""
-    draft = served.draft if asked.enabled is None else asked.enabled
+def drafting(asked: Speculative, policy: Policy, draft: bool) -> tuple[Policy, bool]:
+    """What is asked for, or ``policy`` and ``draft`` where nothing is. Raises OptionError."""
+    draft = draft if asked.enabled is None else asked.enabled
     if asked.policy is None and asked.thresholds is None and asked.tree is None:
-        return served.policy, draft
+        return policy, draft
     tree = asked.tree
     sizes = {"depth": tree.depth, "top_k": tree.top_k, "nodes": tree.nodes} if isinstance(tree, Tree) else None
     preset = tree if not isinstance(tree, Tree) else None
