@@ -68,9 +68,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         return asyncio.run(_Serving(arguments).run())
     except ModuleNotFoundError as cause:
-        if cause.name not in ("starlette", "uvicorn", "msgspec", "prometheus_client"):
+        package = (cause.name or "").partition(".")[0]
+        if package not in ("starlette", "uvicorn", "msgspec", "prometheus_client"):
             raise
-        raise OptionError(f"{cause.name} is not installed; pip install 's2d-trt[serve]'") from cause
+        raise OptionError(f"{package} is not installed; pip install 's2d-trt[serve]'") from cause
 
 
 def _add_network_arguments(parser: argparse.ArgumentParser) -> None:

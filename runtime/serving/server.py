@@ -103,10 +103,14 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        # Others are told at once that the port is in use, not when the targets are loaded.
-        sock.listen(BACKLOG)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            # Others are told at once that the port is in use, not when the targets are loaded.
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
     except OSError as cause:
         raise OptionError(f"{host}:{port} cannot be had ({cause.strerror}); choose another --host or --port") from cause
     return sock
@@ -126,6 +130,7 @@ def listen_unix(path: Path) -> socket.socket:
         path.chmod(0o660)
         sock.listen(BACKLOG)
     except OSError as cause:
+        sock.close()
         raise OptionError(f"{path} cannot be had ({cause.strerror}); choose another --unix-socket") from cause
     return sock
 
