@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import pytest
 from runtime.decoding.batch import CallReport
 from runtime.drafting.costs import Costs
 from runtime.drafting.proposal import Batch, StepTimes
-from runtime.observability.speedup import Estimate, SpeedUp
+from runtime.observability.speedup import ENOUGH_CALLS, FRESH_SECONDS, Estimate, SpeedUp
 from tests.runtime.decoding.served import COSTS
 
 HOST, DRAFT = 0.0005, 0.002
@@ -62,6 +63,31 @@ def test_the_hosts_work_without_drafting_is_learned_from_calls_without_drafts() 
     estimate = speedup.observe(CallReport(busy.decoder, [], busy.batch, slow_host, {}, [], 0.0))
     assert estimate is not None
     assert estimate.plain_seconds == pytest.approx(3 * call(1, 1, 1).times.total)
+
+
+def test_calls_without_drafts_correct_costs_that_were_measured_wrongly() -> None:
+    """Where rows cost more than was measured, a call of one row is even shorter."""
+    speedup, plain, drafted = SpeedUp(), call(1, 1, 1), call(1, 6, 3, slowness=2.0)
+    wrong = speedup.observe(drafted)
+    for _ in range(ENOUGH_CALLS):
+        speedup.observe(plain)
+        right = speedup.observe(drafted)
+    assert wrong is not None
+    assert right is not None
+    assert wrong.plain_seconds > 1.5 * right.plain_seconds
+    assert right.plain_seconds == pytest.approx(3 * plain.times.total)
+
+
+def test_they_no_longer_do_when_they_are_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    speedup, drafted = SpeedUp(), call(1, 6, 3, slowness=2.0)
+    for _ in range(ENOUGH_CALLS):
+        speedup.observe(call(1, 1, 1))
+        speedup.observe(drafted)
+    now = time.monotonic()
+    monkeypatch.setattr("runtime.observability.speedup.time.monotonic", lambda: now + 2 * FRESH_SECONDS)
+    estimate = speedup.observe(drafted)
+    assert estimate is not None
+    assert estimate.plain_seconds > 1.5 * 3 * call(1, 1, 1).times.total
 
 
 @pytest.mark.parametrize("report", [call(1, 6, 3, prompt_rows=2), call(1, 6, 3, costs=None), call(0, 8, 0)])
