@@ -192,6 +192,22 @@ def test_a_body_that_comes_too_slowly_is_given_up(served: dict[str, Decoder]) ->
         assert server.post(COMPLETIONS, GOOD).status_code == 200
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["first request", "second request"])
+def test_a_head_that_comes_too_slowly_is_given_up(served: dict[str, Decoder], first: bool) -> None:
+    from tests.runtime.serving.running import RunningServer
+
+    limits = Limits(body_seconds=0.1)
+    with RunningServer([served["target"]], limits=limits) as server, server.connect() as connection:
+        if not first:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b'"ready"}'):
+                answer += connection.recv(4096)
+        connection.sendall(b"POST /v1/compl")
+        assert connection.recv(4096) == b""
+        assert server.post(COMPLETIONS, GOOD).status_code == 200
+
+
 def test_what_is_no_http_is_refused(server: Any) -> None:
     with server.connect() as connection:
         connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
