@@ -146,6 +146,9 @@ class DraftEngines(Protocol):
     max_head_rows: int
     """Most rows in one call of the head."""
 
+    def open_lanes(self, texts: int) -> None:
+        """Load what calls of up to so many texts need, which takes seconds for a large model."""
+
     def context(self) -> DraftContext:
         """Zeroed caches and hidden states for one more text."""
 
@@ -181,6 +184,9 @@ class TargetEngine(Protocol):
 
     def lone_rows_agree(self) -> bool:
         """Compute whether one row alone has the bits that it has among several, on this machine."""
+
+    def open_lanes(self, texts: int) -> None:
+        """Load what calls of up to so many texts need, which takes seconds for a large model."""
 
     def context(self) -> TargetContext:
         """A zeroed cache for one more text."""

@@ -28,7 +28,7 @@ def answer_prompts(
     requests = [answer for answer in answers if isinstance(answer, Request)]
     if not requests:
         raise next(answer for answer in answers if isinstance(answer, S2DError))
-    scheduler = Scheduler(arguments.lanes)
+    scheduler = Scheduler(arguments.lanes, offline=True)
     together = sorted(map(decoder.bytes_of, requests))[-arguments.lanes :]
     print(f"prompts fill up to {byte_size(sum(together))} of caches at a time", file=sys.stderr)
     for each in requests:

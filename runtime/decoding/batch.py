@@ -10,6 +10,7 @@ import numpy as np
 
 from runtime.backends import Logits
 from runtime.decoding.acceptance import accept
+from runtime.decoding.pace import Pace
 from runtime.decoding.request import Request, Step
 from runtime.drafting.calls import Calls, run_together
 from runtime.drafting.policy import Load
@@ -19,33 +20,20 @@ from runtime.tree.tree import Tree
 
 Steps = list[tuple[Request, Step]]
 
-LONGER = 1.5
-"""A chunk of a prompt makes a call at most so many times as long, where other texts decode."""
-LEAST_CHUNK = 16
-"""Fewest rows of a chunk beside texts that decode, and how many it has where costs were not measured."""
-
 
 class TargetBatch:
     """The texts of one target in one step. A text decodes, or its prompt is not committed yet."""
 
-    def __init__(self, texts: Sequence[Request]) -> None:
-        self.texts, self.target = texts, texts[0].decoder.target
+    def __init__(self, texts: Sequence[Request], pace: Pace, offline: bool = False) -> None:
+        self.texts, self.target, self.pace, self._offline = texts, texts[0].decoder.target, pace, offline
         self.decoding = [request for request in texts if not request.left]
         self.drafting = [request for request in self.decoding if request.drafting is not None]
         self.proposals = {request: Proposal(Tree.chain(request.tokens[-1:])) for request in self.decoding}
         self.chunks = dict(self._chunks())
         self.draft_seconds = self.planning_seconds = 0.0
 
-    @classmethod
-    def of_each_target(cls, running: Sequence[Request]) -> list[TargetBatch]:
-        """A batch for each target that has texts."""
-        targets: dict[int, list[Request]] = {}
-        for request in running:
-            targets.setdefault(id(request.decoder.target), []).append(request)
-        return [cls(texts) for texts in targets.values()]
-
     def _chunks(self) -> Iterator[tuple[Request, Chunk]]:
-        """Parts of the prompts, the oldest first, so small that the texts which decode are not delayed for long."""
+        """Parts of the prompts, the oldest first."""
         prompts = [request for request in self.texts if request.left]
         room = self._room(len(prompts)) if prompts else 0
         for request in prompts:
@@ -56,16 +44,11 @@ class TargetBatch:
                 room -= len(tokens)
 
     def _room(self, prompts: int) -> int:
-        """Rows of prompts in this step; more where more texts wait for them than decode."""
-        if not self.decoding:
+        """Rows of prompts in this step."""
+        if self._offline or not self.decoding:
             return self.target.prompt_rows
-        costs = self.decoding[0].decoder.costs
-        if costs is None:
-            return LEAST_CHUNK
-        rows, lanes = self._expected_rows(), len(self.decoding)
-        longest = costs.verify_ms(rows, lanes) * (1.0 + (LONGER - 1.0) * max(1.0, prompts / lanes))
-        sizes = range(self.target.prompt_rows, LEAST_CHUNK, -1)
-        return next((n for n in sizes if costs.verify_ms(rows + n, lanes + 1) <= longest), LEAST_CHUNK)
+        room = self.pace.room(self._expected_rows(), len(self.decoding), prompts)
+        return max(1, min(self.target.prompt_rows, int(room)))
 
     def _expected_rows(self) -> int:
         """Rows of the texts that decode."""
@@ -112,6 +95,8 @@ class TargetBatch:
             except Exception as error:  # of this text alone, like a token that cannot be decoded
                 request.fail(error)
         total = self.planning_seconds + time.perf_counter() - began
+        if outcomes:
+            self.pace.observe(sum(map(len, parts)), total)
         times = StepTimes(self.draft_seconds, self.target.clock.seconds - verified, total)
         for request in self.chunks:
             request.stats.add_prefill(total)

@@ -30,6 +30,8 @@ class Preparation:
         self._exits = draft.exits if draft else ()
         self._checked = 0
         """Texts in one call up to which exactness was checked."""
+        self._opened = 1
+        """Texts in one call up to which engines are loaded."""
         self._distrusted = False
         self._measured_exact = False
         self._sequences = 0
@@ -59,6 +61,11 @@ class Preparation:
             raise self._inexact
         if options.draft and options.policy.exit.needs_costs:
             self._measure(progress, measure, sequences)
+        if sequences > self._opened:
+            self._target.open_lanes(sequences)
+            if self._draft is not None:
+                self._draft.engines.open_lanes(sequences)
+            self._opened = sequences
         return exact
 
     def planner(self, policy: DraftingPolicy, temperature: float) -> StepPlanner:

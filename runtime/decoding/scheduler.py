@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 from runtime.decoding.batch import Steps, TargetBatch, draft_together
 from runtime.decoding.memory import CacheMemory
+from runtime.decoding.pace import Pace
 from runtime.decoding.request import Request, Step
+from runtime.targets.interface import TargetModel
 from s2d_trt.errors import OptionError
 
 
@@ -19,18 +22,20 @@ class Scheduler:
     """Runs texts of any number of targets, at most ``sequences`` at a time; the others wait in order.
 
     Where a target is exact, a text's bits do not depend on who else is served. ``memory`` limits the bytes of caches
-    and keeps those of prefixes for later texts. Only one thread at a time may call the methods; schedulers of several
-    threads take turns on engines that they share.
+    and keeps those of prefixes for later texts. Chunks of prompts are so small that the texts which decode are not
+    delayed for long; ``offline``, they are as large as possible, which gives most tokens a second. Only one thread at a
+    time may call the methods; schedulers of several threads take turns on engines that they share.
     """
 
-    def __init__(self, sequences: int = 8, memory: CacheMemory | None = None) -> None:
+    def __init__(self, sequences: int = 8, memory: CacheMemory | None = None, offline: bool = False) -> None:
         if sequences < 1:
             raise OptionError(f"{sequences} sequences cannot run a text; allow at least 1")
-        self.sequences, self.memory = sequences, memory or CacheMemory()
+        self.sequences, self.memory, self._offline = sequences, memory or CacheMemory(), offline
         self.waiting: deque[Request] = deque()
         """Texts that wait for their turn."""
         self.running: list[Request] = []
         """Texts that take part in steps, the oldest first."""
+        self._paces: WeakKeyDictionary[TargetModel, Pace] = WeakKeyDictionary()
 
     @property
     def busy(self) -> bool:
@@ -56,7 +61,7 @@ class Scheduler:
     def _step(self) -> Steps:
         steps = self._end_cancelled()
         self._admit()
-        batches = TargetBatch.of_each_target(self.running)
+        batches = self._batches()
         try:
             draft_together(batches)
         except Exception as error:  # the texts that draft together end together
@@ -68,6 +73,15 @@ class Scheduler:
                 _fail(batch.texts, error)
         self._retire()
         return steps
+
+    def _batches(self) -> list[TargetBatch]:
+        """A batch for each target that has texts."""
+        texts: dict[TargetModel, list[Request]] = {}
+        for request in self.running:
+            texts.setdefault(request.decoder.target, []).append(request)
+        return [
+            TargetBatch(each, self._paces.setdefault(target, Pace()), self._offline) for target, each in texts.items()
+        ]
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

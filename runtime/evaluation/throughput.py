@@ -67,7 +67,7 @@ def serve(
     """
     drafted = replace(options, draft=mode.drafts)
     served = Served([decoder.request(prompt, drafted) for prompt in prompts])
-    scheduler = Scheduler(mode.texts, memory)
+    scheduler = Scheduler(mode.texts, memory, offline=True)
     for request in served.requests:
         scheduler.add(request)
     began = time.perf_counter()

@@ -121,6 +121,9 @@ class TargetModel(Protocol):
         Calls of up to so many ``texts`` are checked too; those that change bits are not used afterwards.
         """
 
+    def open_lanes(self, texts: int) -> None:
+        """Load what calls of up to so many texts need, which takes seconds for a large model."""
+
     def lease(self, exact_rows: int = 0) -> TargetSequence:
         """A sequence without tokens. With ``exact_rows``, calls of at most so many rows give a row the same bits."""
 

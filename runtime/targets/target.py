@@ -72,6 +72,10 @@ class Target:
         """Whether rows can be copied from text to text, and a prompt may be cut anywhere."""
         return self.engine.device == "cpu"
 
+    def open_lanes(self, texts: int) -> None:
+        """Load what calls of up to so many texts need."""
+        self.engine.open_lanes(texts)
+
     def lease(self, exact_rows: int = 0) -> BundleSequence:
         """A sequence without tokens; give it back with ``release``."""
         sequence = self._free.pop() if self._free else BundleSequence(self)

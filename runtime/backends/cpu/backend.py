@@ -62,6 +62,11 @@ class OnnxDraft:
         # Heads of earlier bundles add one row of noise to all rows.
         self._one_noise = self._head.shapes[names.NOISE][0] == 1
 
+    def open_lanes(self, texts: int) -> None:
+        """Open the sessions that calls of up to so many texts need."""
+        for segment in self._segments:
+            segment.open_lanes(texts)
+
     def context(self) -> OnnxDraftContext:
         """Zeroed caches and hidden states."""
         return OnnxDraftContext(self)
@@ -164,6 +169,10 @@ class OnnxTarget:
     def context(self) -> OnnxTargetContext:
         """A zeroed cache."""
         return OnnxTargetContext(self.manifest)
+
+    def open_lanes(self, texts: int) -> None:
+        """Open the sessions that calls of up to so many texts need."""
+        self._layers.open_lanes(texts)
 
     def forward(self, lanes: Sequence[TargetLane]) -> Sequence[np.ndarray]:
         """Run rows; in exact lanes a row has the same bits in every call of two rows or more.

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from runtime.backends import Clock, Lane
+from runtime.backends import Clock, Lane, lanes_for
 from runtime.backends.cpu.kv import BUCKET, KVCache
 from runtime.backends.cpu.session import Engine
 from s2d_trt import names
@@ -30,6 +30,11 @@ class LayerEngine:
 
     def _open(self, lanes: int) -> Engine:
         return Engine(self._bundle, names.in_lanes(self._graph, lanes), self._clock, self._threads)
+
+    def open_lanes(self, texts: int) -> None:
+        """Open the forms that calls of up to so many texts need."""
+        for count in lanes_for(self.lanes, texts):
+            self.form(count)
 
     def form(self, lanes: int) -> Engine:
         """The form for so many lanes."""

@@ -65,6 +65,9 @@ class GpuDraft:
             self._pools.append(DraftPool(self.gpu, self.form, self._layers, self.row_bytes, self.head))
         return GpuDraftContext(self, self._pools[-1], self._vocab_size)
 
+    def open_lanes(self, texts: int) -> None:
+        """Do nothing: one engine serves any number of texts, and a shape's CUDA graph is captured at its first call."""
+
     def forward(self, segment: int, lanes: Sequence[Lane]) -> None:
         """Queue the calls that the lanes take; their hidden states go to the store."""
         with self.timed:

@@ -53,6 +53,9 @@ class GpuTarget:
         """True: all exact calls have one number of rows."""
         return True
 
+    def open_lanes(self, texts: int) -> None:
+        """Do nothing: one engine serves any number of texts, and a shape's CUDA graph is captured at its first call."""
+
     def forward(self, lanes: Sequence[TargetLane]) -> Sequence[DeviceLogits]:
         """Queue the calls that the lanes take, and keep the logits of all."""
         with self.timed:

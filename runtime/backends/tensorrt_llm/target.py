@@ -93,6 +93,9 @@ class TensorRTLLMTarget:
         """Always raise S2DError: the library promises nothing about the bits of its calls."""
         raise S2DError(f"engine {self.name} of TensorRT-LLM cannot promise --exact; leave it out")
 
+    def open_lanes(self, texts: int) -> None:
+        """Do nothing: texts run one after another."""
+
     def lease(self, exact_rows: int = 0) -> EngineSequence:
         """A sequence without tokens; the executor keeps the caches."""
         return EngineSequence(self)

@@ -8,17 +8,15 @@ from typing import Any
 
 import pytest
 
-from runtime.decoding.batch import CHUNK_BESIDE_OTHERS, LEAST_CHUNK, LONGER
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
+from runtime.decoding.pace import Pace
 from runtime.decoding.request import Request
 from runtime.decoding.scheduler import Scheduler
-from runtime.drafting.options import Policy
 from runtime.targets.interface import Chunk, Part
-from runtime.targets.target import Target
 from runtime.tree.tree import Tree
 from tests.runtime.decoding.cases import SURE
-from tests.runtime.decoding.served import COSTS, SHARED
+from tests.runtime.decoding.served import SHARED
 
 pytestmark = pytest.mark.usefixtures("known_costs")
 
@@ -66,26 +64,32 @@ def test_a_prompt_alone_is_read_in_the_largest_chunks(
     assert calls == [([], [128]), ([], [72])]
 
 
-def test_without_measured_costs_a_chunk_beside_a_decoding_text_has_few_rows(
-    target: Target, decoders: list[Decoder], calls: list[tuple[list[int], list[int]]]
+def test_a_chunk_beside_a_decoding_text_has_as_many_rows_as_the_pace_leaves(
+    decoders: list[Decoder], calls: list[tuple[list[int], list[int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beside_a_decoding_text(Decoder(target), Options(draft=False), [SHARED[:100], SHARED[:30]])
-    chunks = [chunks for trees, chunks in calls if trees and chunks]
-    assert len(chunks) > 5
-    assert all(sum(each) <= CHUNK_BESIDE_OTHERS for each in chunks)
+    asked: list[tuple[int, int]] = []
+
+    def room(pace: Pace, decoding_rows: int, decoding: int, prompts: int) -> float:
+        asked.append((decoding, prompts))
+        return 5.7
+
+    monkeypatch.setattr(Pace, "room", room)
+    beside_a_decoding_text(decoders[0], Options(draft=False), [SHARED[:30], SHARED[:12]])
+    beside = [chunks for trees, chunks in calls if trees and chunks]
+    assert beside == [[5]] * 6 + [[5]] * 2 + [[2]]
+    assert asked == [(1, 2)] * 6 + [(2, 1)] + [(1, 1)] * 2
 
 
-def test_with_measured_costs_a_chunk_makes_the_step_of_a_decoding_text_little_longer(
+def test_offline_a_prompt_is_read_in_the_largest_chunks_whoever_decodes(
     decoders: list[Decoder], calls: list[tuple[list[int], list[int]]]
 ) -> None:
-    beside_a_decoding_text(decoders[0], Options(policy=Policy(lookup=False)), [SHARED])
-    beside = [(sum(trees), sum(chunks)) for trees, chunks in calls if trees and chunks]
-    assert len(beside) > 2
-    usual = max(rows for rows, _ in beside)
-    most = max(
-        LEAST_CHUNK, next(n for n in range(128, 0, -1) if COSTS.verify_ms(usual + n) <= LONGER * COSTS.verify_ms(usual))
-    )
-    assert all(0 < rows <= most for _, rows in beside)
+    scheduler = Scheduler(offline=True)
+    for length in (2, 150, 20):
+        scheduler.add(decoders[0].request([7] * length, Options(6, draft=False)))
+    scheduler.step()
+    scheduler.step()
+    scheduler.close()
+    assert calls == [([], [2, 126]), ([1], [24, 20])]
 
 
 def test_prompts_are_read_in_the_order_of_their_texts(
@@ -115,4 +119,4 @@ def test_the_draft_follows_a_prompt_that_is_read_in_chunks(decoders: list[Decode
     backlog = request.drafting.sequences[0].prospect(9).backlog
     scheduler.close()
     assert backlog is not None
-    assert backlog <= 2 * CHUNK_BESIDE_OTHERS
+    assert backlog <= 64
