@@ -11,7 +11,7 @@ from typing import Any
 from runtime.backends.placement import Placement
 from runtime.decoding.options import Options
 from runtime.decoding.preparation import Preparation, Progress, silent
-from runtime.decoding.request import Request, Step
+from runtime.decoding.request import Request, Step, too_long
 from runtime.decoding.scheduler import Scheduler
 from runtime.drafting.costs import Costs
 from runtime.drafting.ngram import LONGEST_DRAFT
@@ -20,9 +20,12 @@ from runtime.drafting.text import TextDrafting
 from runtime.targets import open_target
 from runtime.targets.interface import TargetModel
 from runtime.text.chat import ChatTemplate, Message
-from runtime.text.tokenizer import load_tokenizer
 from s2d_trt.bundle import find_bundle
-from s2d_trt.errors import OptionError, TokenizerMismatchError
+from s2d_trt.errors import BundleError, OptionError, TokenizerMismatchError
+from s2d_trt.tokenizer import is_unicode, load_tokenizer, tokenizer_errors
+
+CHARACTERS = 16
+"""For each token that a target holds: so much of a longer prompt is tokenized first."""
 
 
 class Decoder:
@@ -34,7 +37,7 @@ class Decoder:
 
     def __init__(self, target: TargetModel, draft: SortedDraft | None = None) -> None:
         self.target, self.draft = target, draft
-        self.tokenizer = load_tokenizer(target.tokenizer_path)
+        self.tokenizer = load_tokenizer(target.tokenizer_path, BundleError)
         self._preparation = Preparation(target, draft)
         self._template: ChatTemplate | None = None
         if draft is not None:
@@ -181,8 +184,16 @@ class Decoder:
         self._preparation.review()
 
     def _encode(self, prompt: str, special_tokens: bool = True) -> list[int]:
-        try:
-            ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
-        except TypeError as cause:  # a lone surrogate: what Python makes of bytes that are no text
-            raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8") from cause
-        return ids
+        """Token ids of a prompt. Raises OptionError, CapacityError or BundleError."""
+        if not prompt.isascii() and not is_unicode(prompt):
+            raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8")
+        most = self.target.max_length
+        with tokenizer_errors(BundleError, f"target {self.target.name}: its tokenizer cannot read this prompt"):
+            # Much too long a prompt is found in its first part: to tokenize megabytes takes seconds.
+            part = CHARACTERS * most
+            while part < len(prompt) and (count := len(self.tokenizer.encode(prompt[:part]).ids)) <= 2 * most:
+                part *= 2
+            if part >= len(prompt):
+                ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
+                return ids
+        raise too_long(f"more than {count // 2}", self.target)

@@ -165,7 +165,12 @@ def _check_prompt(prompt: Sequence[int], target: TargetModel) -> None:
                 " tokenizer"
             )
     if len(prompt) >= target.max_length:
-        raise CapacityError(
-            f"the prompt has {len(prompt)} tokens and target {target.name} holds {target.max_length} in all;"
-            " shorten it or build the bundle with a larger --max-length"
-        )
+        raise too_long(str(len(prompt)), target)
+
+
+def too_long(tokens: str, target: TargetModel) -> CapacityError:
+    """The error for a prompt of so many tokens, in words."""
+    return CapacityError(
+        f"the prompt has {tokens} tokens and target {target.name} holds {target.max_length} in all;"
+        " shorten it or build the bundle with a larger --max-length"
+    )

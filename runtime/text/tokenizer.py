@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from s2d_trt.errors import BundleError
-
-
-def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a ``tokenizer.json``. Raises BundleError."""
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as cause:  # the tokenizers library raises bare Exception
-        raise BundleError(f"{path} cannot be read ({cause}); build the bundle again") from cause
+from s2d_trt.tokenizer import tokenizer_errors
 
 
 class TextStream:
@@ -35,7 +27,8 @@ class TextStream:
     def push(self, token: int) -> bool:
         """Add a token; True if a stop string is now complete, and then ``text`` ends before it."""
         self._tokens.append(token)
-        piece = self._stream.step(self._tokenizer, token)
+        with tokenizer_errors(BundleError, f"token {token} cannot be decoded"):
+            piece = self._stream.step(self._tokenizer, token)
         if piece is None:
             return False
         seen = max(0, len(self._decoded) - max((len(stop) for stop in self._stop), default=0))
@@ -50,7 +43,8 @@ class TextStream:
     def finish(self) -> str:
         """End the text: release what was held back, an incomplete character as U+FFFD, and return that part."""
         released = len(self.text)
-        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+        with tokenizer_errors(BundleError, "the text cannot be decoded"):
+            text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
         # The last token can complete a stop string and also begin a character that never ends.
         self.text = text[: min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=len(text))]
         return self.text[released:]

@@ -23,6 +23,7 @@ from transformers import (
 from s2d_trt.errors import CheckpointError, OptionError
 from s2d_trt.families import FAMILIES
 from s2d_trt.files import publishing_directory
+from s2d_trt.tokenizer import load_tokenizer
 from s2d_trt.training.conversations import Message, Render
 from s2d_trt.training.corpus import END_OF_TEXT
 
@@ -58,13 +59,7 @@ class Vocabulary:
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise CheckpointError(f"{directory} has no tokenizer.json; name a checkpoint directory that has one")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as cause:  # the library raises nothing narrower
-            raise CheckpointError(f"{path} cannot be read ({cause}); copy it again") from cause
-        # The file may hold settings for inference, which would truncate or pad documents.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+        tokenizer = load_tokenizer(path, CheckpointError)
         ids: dict[str, Any] = {}
         for name in ("config.json", "generation_config.json"):
             ids |= {key: value for key, value in _read_json(directory / name).items() if key.endswith("os_token_id")}
