@@ -163,10 +163,11 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk. ``open`` has checked its files."""
+    """A bundle on disk. ``open`` has checked its files; with ``verified``, the hash of each, however large."""
 
     directory: Path
     manifest: Manifest
+    verified: bool = False
 
     @classmethod
     def open(cls, directory: Path, kind: str | None = None, verify: bool = False) -> Bundle:
@@ -187,7 +188,7 @@ class Bundle:
             raise BundleError(f"{directory} has no {MANIFEST}, so it is not a bundle; build it again") from None
         except (OSError, ValueError) as cause:
             raise BundleError(f"{path} cannot be read ({cause}); build the bundle again") from cause
-        bundle = cls(directory, Manifest.from_mapping(data, path))
+        bundle = cls(directory, Manifest.from_mapping(data, path), verify)
         if kind is not None and bundle.manifest.kind != kind:
             raise BundleError(f"{directory} is a {bundle.manifest.kind} bundle where a {kind} is needed; name another")
         bundle._check_files(verify)
