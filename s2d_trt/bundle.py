@@ -170,7 +170,7 @@ class Bundle:
     verified: bool = False
 
     @classmethod
-    def open(cls, directory: Path, kind: str | None = None, verify: bool = False) -> Bundle:
+    def open(cls, directory: str | Path, kind: str | None = None, verify: bool = False) -> Bundle:
         """Read the manifest and check the size of every file.
 
         Every file's SHA-256 is checked too if the bundle has fewer than ``ALWAYS_HASH_BELOW`` bytes or with ``verify``.
@@ -179,6 +179,7 @@ class Bundle:
             BundleError: there is no bundle, it is not of ``kind`` (``draft`` or ``target``), or a file is missing or
                 changed.
         """
+        directory = Path(directory)
         path = directory / MANIFEST
         if not directory.is_dir():
             raise BundleError(f"no bundle at {directory}; build one with python -m export.build or export.target")

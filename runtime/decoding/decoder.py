@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from runtime.drafting.costs import Costs
 from runtime.drafting.ngram import LONGEST_DRAFT
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.drafting.text import TextDrafting
+from runtime.sampling.options import Sampling
 from runtime.targets import open_target
 from runtime.targets.interface import TargetModel
 from runtime.text.chat import ChatTemplate, Message
@@ -65,12 +66,16 @@ class Decoder:
         return cls(open_target(target, placement, verify), loaded)
 
     def request(self, prompt: str | Sequence[int], options: Options | None = None, **changes: Any) -> Request:
-        """A new text to generate, from a prompt or its token ids; ``changes`` are fields of ``Options``.
+        """A new text to generate, from a prompt or its token ids; ``changes`` are fields of ``Options`` or of
+        ``Sampling``.
 
         Raises:
             OptionError, CapacityError: an option or the prompt does not fit.
         """
+        sampling = {field.name: changes.pop(field.name) for field in fields(Sampling) if field.name in changes}
         options = replace(options or Options(), **changes)
+        if sampling:
+            options = replace(options, sampling=replace(options.sampling, **sampling))
         self.check(options)
         ids = self._encode(prompt) if isinstance(prompt, str) else prompt
         return Request(ids, options, self)
@@ -125,7 +130,12 @@ class Decoder:
         """Yield each step's accepted tokens until the request finishes or is cancelled.
 
         An error of an engine ends this request alone, with finish reason ``error``, and is raised.
+
+        Raises:
+            OptionError: the request is of another decoder, or has run before.
         """
+        if request.decoder is not self:
+            raise OptionError("this request was made by another decoder; run it with that one")
         scheduler = Scheduler(sequences=1)
         scheduler.add(request)
         try:

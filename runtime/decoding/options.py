@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from runtime.drafting.options import Policy
 from runtime.sampling.options import Sampling
 from s2d_trt.errors import OptionError
+from s2d_trt.fields import check_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Options:
     exact: bool | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.max_new_tokens < 1:
             raise OptionError(f"max-new-tokens {self.max_new_tokens} must be at least 1")
         if any(not stop for stop in self.stop):

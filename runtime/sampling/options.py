@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s2d_trt.errors import OptionError
+from s2d_trt.fields import check_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,11 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0.0 <= self.temperature <= 100.0:
             raise OptionError(f"temperature {self.temperature} must lie between 0 (greedy) and 100")
-        if self.top_k < 0:
-            raise OptionError(f"top-k {self.top_k} must be 0 (off) or more")
+        if not 0 <= self.top_k < 2**31:
+            raise OptionError(f"top-k {self.top_k} must lie between 0 (off) and 2^31 - 1")
         if not 0.0 < self.top_p <= 1.0:
             raise OptionError(f"top-p {self.top_p} must be above 0 and at most 1 (off)")
         if not 0.0 <= self.min_p < 1.0:
