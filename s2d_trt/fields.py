@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Hashable
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -22,7 +21,7 @@ def check_fields(instance: Any) -> None:
     Raises:
         OptionError: a field has a value of another type.
     """
-    kind: Hashable = type(instance)
+    kind: Any = type(instance)
     for name, hint in _checked_hints(kind):
         value = getattr(instance, name)
         if hasattr(value, "dtype"):
