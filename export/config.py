@@ -9,11 +9,9 @@ from typing import Any
 
 from export.rotary import Rotary
 from s2d_trt.errors import CheckpointError
-from s2d_trt.families import FAMILIES, Family, supported
+from s2d_trt.families import FAMILIES, SCALINGS, Family, supported
 from s2d_trt.reading import read_object
 from s2d_trt.spec import ModelSpec
-
-SCALINGS = ("default", "linear", "llama3")
 
 
 @dataclass(frozen=True, slots=True)

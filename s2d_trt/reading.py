@@ -14,6 +14,7 @@ from s2d_trt.errors import S2DError
 
 MOST_BYTES = 2**28
 """Of a file that is read as a whole. Published tokenizers have up to 40 MB."""
+BLOCK = 2**20
 DEEPEST = 64
 """Levels of nested JSON. Tokenizers and configs have about ten."""
 
@@ -28,11 +29,13 @@ def read_bytes(path: Path, most: int = MOST_BYTES, pipes: bool = False) -> bytes
     shell = pipes and str(path).startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin"))
     if not shell and not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    content = bytearray()
     with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"it is larger than {most >> 20} MiB", str(path))
-    return content
+        while block := file.read(BLOCK):
+            content += block
+            if len(content) > most:
+                raise OSError(errno.EFBIG, f"it is larger than {most >> 20} MiB", str(path))
+    return bytes(content)
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
