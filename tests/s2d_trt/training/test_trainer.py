@@ -241,7 +241,7 @@ def test_training_that_diverges_ends_with_an_error_and_saves_nothing_after_it(
 ) -> None:
     state = tmp_path / "state"
     run = trainer(state, vocabulary, dataclasses.replace(RECIPE, lr=lr, steps=8), teacher_seed=5)
-    with pytest.raises(OptionError, match="training diverged: .* nothing is published"):
+    with pytest.raises(OptionError, match=r"training diverged: .* nothing is published"):
         run.train(progress=False)
     run.close()
     assert not state.exists()
