@@ -122,8 +122,6 @@ BAD = {
     "a negative number of steps": (["--pretrain-steps", "-1"], "must lie between 0 and"),
     "a seed beyond all numbers": (["--seed", str(2**70)], "must lie between 0 and"),
     "a model beyond all memory": (["--layers", "2000000000", "--exits", "2000000000"], "of memory and"),
-    "a learning rate that is no number": (["--lr", "nan"], "'nan' is not a number"),
-    "exit weights that are no numbers": (["--exit-weights", "nan,1"], "is not a list of numbers"),
     "a chat template that is missing": (["--chat-template", "{tmp}/nowhere"], "is no file"),
     "a held-out pattern that matches nothing": (["--held-out", "nomatch*"], "matches no file"),
     "an --out of 300 characters": (["--out", "{tmp}/" + 300 * "x"], "File name too long"),
