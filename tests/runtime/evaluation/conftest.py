@@ -8,8 +8,10 @@ import pytest
 
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
+from runtime.drafting.costs import WIDTHS, Costs
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording
+from runtime.evaluation.replay.steps import Prices
 from runtime.sampling.options import Sampling
 
 TEXTS = [
@@ -19,6 +21,18 @@ TEXTS = [
     ("two", "the target disposes and the target"),
 ]
 NEW_TOKENS = 24
+EXITS = 3
+PRICES = Prices(
+    Costs(
+        tuple(10.0 + 0.1 * rows for rows in WIDTHS),
+        tuple(tuple(1.0 + 0.1 * rows for rows in WIDTHS) for _ in range(EXITS)),
+        tuple(0.5 for _ in WIDTHS),
+        token=0.01,
+        segment_tokens=(0.001,) * EXITS,
+    ),
+    host_step_ms=0.2,
+    host_level_ms=0.1,
+)
 
 
 def sampled(temperature: float) -> Options:

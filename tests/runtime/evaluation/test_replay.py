@@ -9,31 +9,18 @@ import pytest
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.drafting.adaptive import Adaptive
-from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.fixed import FixedBudget, FixedThresholds
 from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.evaluation.replay.exactness import Traced, check
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording
-from runtime.evaluation.replay.steps import Prices, Replay, Summary
+from runtime.evaluation.replay.steps import Replay, Summary
 from runtime.sampling.options import Sampling
 from runtime.targets.target import Target
 from runtime.tree.shape import TreeShape
-from tests.runtime.evaluation.conftest import encoded, sampled
+from tests.runtime.evaluation.conftest import PRICES, encoded, sampled
 
-EXITS = 3
-PRICES = Prices(
-    Costs(
-        tuple(10.0 + 0.1 * rows for rows in WIDTHS),
-        tuple(tuple(1.0 + 0.1 * rows for rows in WIDTHS) for _ in range(EXITS)),
-        tuple(0.5 for _ in WIDTHS),
-        token=0.01,
-        segment_tokens=(0.001,) * EXITS,
-    ),
-    host_step_ms=0.2,
-    host_level_ms=0.1,
-)
 CHAIN, HESITANT = FixedThresholds(), FixedThresholds((0.9, 0.9, 0.0))
 POLICIES = {
     "chain": (Policy(CHAIN), None),
