@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -235,7 +236,14 @@ def _cache_file(target: TargetModel, draft: SortedDraft | None, exact: bool) -> 
 def _read(path: Path, draft: SortedDraft | None) -> Costs | None:
     """Kept costs, or None where there are none that can be used."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return read_costs(json.loads(path.read_text(encoding="utf-8")), len(draft.exits) if draft else 0)
+    except (OSError, ValueError):
+        return None
+
+
+def read_costs(data: Any, exits: int) -> Costs | None:
+    """Costs from their JSON; None where they cannot be used with a draft of so many exits."""
+    try:
         costs = Costs(
             tuple(map(float, data["verify"])),
             tuple(tuple(map(float, segment)) for segment in data["segments"]),
@@ -247,9 +255,9 @@ def _read(path: Path, draft: SortedDraft | None) -> Costs | None:
             int(data["measurements"]),
             tuple(map(float, data["segment_tokens"])),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
-    engines = (costs.verify, *costs.segments, *((costs.head,) if draft else ()))
-    complete = len(costs.segments) == (len(draft.exits) if draft else 0)
+    engines = (costs.verify, *costs.segments, *((costs.head,) if exits else ()))
+    complete = len(costs.segments) == len(costs.segment_tokens) == exits
     usable = all(len(times) == len(WIDTHS) and min(times) > 0 and np.isfinite(times).all() for times in engines)
     return costs if complete and usable else None

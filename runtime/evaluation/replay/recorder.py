@@ -68,6 +68,8 @@ class Recorder:
 
     def _text(self, category: str, prompt: list[int], options: Options) -> TextRecord:
         request = generate(self.decoder, prompt, options)
+        if any(rule.shifts for rule in request.chooser.rules):
+            raise OptionError("penalties, bias and bans that a draft follows cannot be recorded; leave them out")
         if not request.exact:
             request = generate(self.decoder, prompt, replace(options, draft=False))
         beyond: list[int] = []

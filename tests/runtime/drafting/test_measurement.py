@@ -23,7 +23,7 @@ from runtime.machine import cache as cache_module
 from runtime.targets.target import Target
 
 FLAT = (1.0,) * len(WIDTHS)
-COSTS = Costs(FLAT, (FLAT,) * 3, FLAT)
+COSTS = Costs(FLAT, (FLAT,) * 3, FLAT, segment_tokens=(0.0,) * 3)
 Start = Callable[..., Costs]
 
 
