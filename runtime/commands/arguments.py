@@ -15,6 +15,7 @@ from runtime.drafting.adaptive import Adaptive
 from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.options import Policy
 from runtime.drafting.policy import DraftingPolicy
+from runtime.drafting.profile import Profile
 from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
 from runtime.tree.shape import PAPER_TREE, TreeShape
@@ -132,6 +133,9 @@ def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
     """What decides the speed, never the text."""
     group = parser.add_argument_group("drafting (decides the speed, never the text)")
     group.add_argument(
+        "--profile", type=Path, metavar="FILE", help="the policy that runtime.tune found for this target and draft"
+    )
+    group.add_argument(
         "--policy",
         choices=("adaptive", "fixed"),
         help="adaptive: exit and tree by measured cost and learned acceptance, no drafting where that pays best;"
@@ -162,6 +166,10 @@ def drafting_policy(arguments: argparse.Namespace) -> Policy:
     sizes = {"depth": arguments.tree_depth, "top_k": arguments.tree_top_k, "nodes": arguments.tree_nodes}
     sizes = {name: size for name, size in sizes.items() if size is not None}
     given = any(option is not None for option in (*exits, arguments.tree)) or bool(sizes)
+    if arguments.profile is not None:
+        if given or arguments.policy is not None or arguments.lookup is not None:
+            raise OptionError("--profile holds the policy, tree and lookup; leave their options out, or the profile")
+        return Profile.read(arguments.profile).policy
     if arguments.policy == "adaptive" and exits != (None, None):
         raise OptionError("--thresholds and --confidence belong to --policy fixed; leave them out")
     adaptive = arguments.policy == "adaptive" or (arguments.policy is None and not given)
@@ -175,6 +183,9 @@ def drafting_policy(arguments: argparse.Namespace) -> Policy:
 
 def decoding_options(arguments: argparse.Namespace, temperature: float) -> Options:
     """Everything the options say of a request."""
+    policy, exact = drafting_policy(arguments), arguments.exact
+    if arguments.profile is not None and exact is None and not Profile.read(arguments.profile).exact:
+        exact = False
     return Options(
         max_new_tokens=arguments.max_new_tokens,
         sampling=Sampling(
@@ -194,8 +205,8 @@ def decoding_options(arguments: argparse.Namespace, temperature: float) -> Optio
         min_tokens=arguments.min_tokens,
         ignore_eos=arguments.ignore_eos,
         constraint=_constraint(arguments),
-        policy=drafting_policy(arguments),
-        exact=arguments.exact,
+        policy=policy,
+        exact=exact,
     )
 
 
@@ -205,6 +216,9 @@ def prepare(decoder: Decoder, arguments: argparse.Namespace, options: Options, s
     def progress(work: str) -> None:
         print(f"{work} ...", file=sys.stderr, flush=True)
 
+    if arguments.profile is not None:
+        draft = decoder.draft.identity if decoder.draft else None
+        Profile.read(arguments.profile).check(decoder.target.identity, draft, str(arguments.profile))
     decoder.prepare(options, progress, arguments.measure, sequences)
     # What is loaded by now stays; to look through it again and again would delay single steps.
     gc.collect()

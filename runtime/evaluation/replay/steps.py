@@ -104,7 +104,7 @@ class Replay:
         self.recording, self.prices, self.policy, self.chain = recording, prices, policy, chain
         pair = recording.pair
         self.draft = RecordedDraft(pair, prices.costs)
-        self._statistics = PairStatistics(pair.exits, prices.costs)
+        self.statistics = PairStatistics(pair.exits, prices.costs)
         self._lookup = NgramLookup()
 
     def begin(self, record: TextRecord) -> ReplayedText:
@@ -113,7 +113,7 @@ class Replay:
         shape = policy.largest_tree(chain=self.chain)
         chain = self.chain or shape.is_chain or pair.target_drafts == "chain"
         shape = replace(shape, nodes=max(2, min(shape.nodes, pair.target_rows)))
-        planner = policy.exit.open(self._statistics, self.recording.temperature)
+        planner = policy.exit.open(self.statistics, self.recording.temperature)
         drafting = TextDrafting([], planner, shape, _NO_NOISE, chain)
         drafted = self.draft.begin(record, shape)
         if drafted is not None:
