@@ -5,19 +5,14 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from runtime.backends.placement import BACKENDS, Device, Placement
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
-from runtime.drafting.adaptive import Adaptive
-from runtime.drafting.fixed import FixedThresholds
-from runtime.drafting.options import Policy
-from runtime.drafting.policy import DraftingPolicy
+from runtime.drafting.options import Policy, choose_policy
 from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
-from runtime.tree.shape import PAPER_TREE, TreeShape
 from s2d_trt.cli import add_verify_option, comma_floats, positive_int
 from s2d_trt.errors import OptionError
 
@@ -158,19 +153,16 @@ def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
 
 def drafting_policy(arguments: argparse.Namespace) -> Policy:
     """Who decides, and within which tree."""
-    exits = (arguments.thresholds, arguments.confidence)
     sizes = {"depth": arguments.tree_depth, "top_k": arguments.tree_top_k, "nodes": arguments.tree_nodes}
-    sizes = {name: size for name, size in sizes.items() if size is not None}
-    given = any(option is not None for option in (*exits, arguments.tree)) or bool(sizes)
-    if arguments.policy == "adaptive" and exits != (None, None):
-        raise OptionError("--thresholds and --confidence belong to --policy fixed; leave them out")
-    adaptive = arguments.policy == "adaptive" or (arguments.policy is None and not given)
-    fixed = FixedThresholds(arguments.thresholds, arguments.confidence or "mean")
-    chosen: DraftingPolicy = Adaptive() if adaptive else fixed
-    preset = {"paper": PAPER_TREE, "chain": TreeShape()}.get(arguments.tree)
-    if preset is None and sizes:
-        preset = chosen.largest_tree(chain=arguments.exact is not False)
-    return Policy(chosen, replace(preset, **sizes) if preset else None, arguments.lookup)
+    return choose_policy(
+        arguments.policy,
+        arguments.thresholds,
+        arguments.confidence,
+        arguments.tree,
+        sizes,
+        arguments.lookup,
+        chain=arguments.exact is not False,
+    )
 
 
 def decoding_options(arguments: argparse.Namespace, temperature: float) -> Options:
