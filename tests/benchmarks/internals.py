@@ -16,9 +16,9 @@ from runtime.sampling.grammar import Grammars
 from runtime.sampling.noise import Noise
 from runtime.sampling.ruled_noise import RuledNoise
 from runtime.targets.target import BundleSequence
-from runtime.text.tokenizer import load_tokenizer
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.tree import Tree
+from s2d_trt.tokenizer import load_tokenizer
 
 __all__ = [
     "CUDA",
