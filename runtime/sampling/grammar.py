@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import numpy as np
 
@@ -74,14 +75,22 @@ class Grammars:
 class _State:
     """A place in a text: the tokens from the beginning to it. Masks are computed once, for draft and target."""
 
-    __slots__ = ("banned", "children", "depth", "ended", "error", "parent", "token")
+    __slots__ = ("__weakref__", "_parent", "banned", "children", "depth", "ended", "error", "token")
 
     def __init__(self, parent: _State | None = None, token: int = -1) -> None:
-        self.parent, self.token = parent, token
+        # Weak, so that the masks of paths that were not taken go at once.
+        self._parent, self.token = ref(parent or self), token
         self.depth: int = parent.depth + 1 if parent else 0
         self.children: dict[int, _State] = {}
         self.banned: np.ndarray | None = None
         self.ended, self.error = False, ""
+
+    @property
+    def parent(self) -> _State:
+        """The state before the last token; there is none behind the end of the text."""
+        parent = self._parent()
+        assert parent is not None
+        return parent
 
     def after(self, token: int) -> _State:
         """The state behind ``token``; an end is its own."""
@@ -110,10 +119,8 @@ class _Walk:
         back, tokens, here, there = 0, list[int](), self._at, state
         while here is not there:
             if here.depth >= there.depth:
-                assert here.parent is not None
                 here, back = here.parent, back + 1
             else:
-                assert there.parent is not None
                 tokens.append(there.token)
                 there = there.parent
         if not state.error:
@@ -139,7 +146,7 @@ class _Walk:
         self.go(state)
         if state is not self._root:
             self._tokens.append(state.token)
-            state.parent, self._root = None, state
+            self._root = state
 
 
 class GrammarRule(Rule):

@@ -163,7 +163,7 @@ def measure(decoder: Decoder, rule: str, temperature: float, new: int, limit: in
 
 def masks(path: Path) -> Iterator[Row]:
     """What a mask costs with the vocabulary of a tokenizer, for each constraint that has an example."""
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, OptionError)
     size, began = tokenizer.get_vocab_size(), time.perf_counter()
     grammars = Grammars(path, size, [])
     loading = time.perf_counter() - began

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from weakref import ref
 
 import llguidance
 import numpy as np
@@ -69,6 +70,21 @@ def test_a_path_that_the_grammar_does_not_allow_ends_and_the_text_goes_on(gramma
     with pytest.raises(OptionError, match="cannot be followed any further"):
         rule.follow(banned)
     rule.follow(before[0])
+
+
+def test_the_masks_of_paths_that_were_not_taken_are_let_go(grammars: Grammars) -> None:
+    rule = grammars.rule(LISTS)
+    rule.follow(allowed(rule)[0])
+    taken, other, *_ = allowed(rule)
+    fork = rule.fork()
+    for token in (other, other):
+        fork.follow(token)
+        allowed(fork)
+    state = ref(fork._state)
+    del fork
+    assert state() is not None, "another path may come by again"
+    rule.follow(taken)
+    assert state() is None
 
 
 def test_where_the_librarys_limits_end_the_matching_only_the_target_says_so(grammars: Grammars) -> None:
