@@ -21,21 +21,24 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from runtime.commands.arguments import (
     NO_DRAFT,
+    add_constraint_arguments,
     add_drafting_arguments,
     add_engine_arguments,
     add_sampling_arguments,
     decoding_options,
     placement,
     prepare,
+    read_text,
     single_temperature,
 )
 from runtime.commands.prompts import answer_prompts
-from runtime.commands.report import baseline_lines, request_lines
+from runtime.commands.report import baseline_lines, logprobs_json, request_lines
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.request import Request, Step
 from runtime.evaluation.comparison import Comparison, compare_with_target, target_alone, warm_up, with_seed
@@ -63,15 +66,33 @@ def main(argv: Sequence[str]) -> None:
     chat.add_argument("--system", metavar="TEXT", help="what the system says before it (with --chat)")
     add_engine_arguments(parser)
     add_sampling_arguments(parser)
+    add_constraint_arguments(parser)
     add_drafting_arguments(parser)
     parser.add_argument("--lanes", type=positive_int, default=8, help="with --prompts: texts at a time (%(default)s)")
     output = parser.add_argument_group("output")
     output.add_argument("--baseline", action="store_true", help="also run the target alone and compare")
     output.add_argument("--color", action="store_true", help="drafted-and-accepted text in green")
     output.add_argument("--json", action="store_true", help="print one JSON object instead of text and table")
+    output.add_argument(
+        "--logprobs", type=int, metavar="N", help="with --json: log-probabilities of each new token and of the N best"
+    )
+    output.add_argument("--prompt-logprobs", type=int, metavar="N", help="with --json: the same of the prompt's tokens")
+    output.add_argument(
+        "--logprobs-mode",
+        choices=("raw", "processed"),
+        default="raw",
+        help="before penalties, bias, bans, temperature and filters, or after them (%(default)s)",
+    )
     arguments = parser.parse_args(argv)
 
-    options = decoding_options(arguments, single_temperature(arguments))
+    options = replace(
+        decoding_options(arguments, single_temperature(arguments)),
+        logprobs=arguments.logprobs,
+        prompt_logprobs=arguments.prompt_logprobs,
+        logprobs_mode=arguments.logprobs_mode,
+    )
+    if (options.logprobs, options.prompt_logprobs) != (None, None) and not arguments.json:
+        raise OptionError("log-probabilities are part of the JSON output; add --json")
     if arguments.system is not None and not arguments.chat:
         raise OptionError("--system is part of a conversation; add --chat")
     prompts = load_prompts(arguments.prompts) if arguments.prompts else []
@@ -116,16 +137,9 @@ def main(argv: Sequence[str]) -> None:
 def _prompt(arguments: argparse.Namespace) -> str:
     if arguments.prompt is not None:
         return str(arguments.prompt)
-    source = arguments.prompt_file or "standard input"
     if arguments.prompt_file is None and sys.stdin.isatty():
         raise OptionError("no prompt; give --prompt TEXT, --prompt-file FILE, or text on standard input")
-    try:
-        data = sys.stdin.buffer.read() if arguments.prompt_file is None else arguments.prompt_file.read_bytes()
-        return str(data.decode("utf-8"))
-    except OSError as cause:
-        raise OptionError(f"{source} cannot be read ({cause.strerror}); name a readable file") from cause
-    except UnicodeDecodeError as cause:
-        raise OptionError(f"{source} is not UTF-8 (byte {cause.start}); convert it to UTF-8") from cause
+    return read_text(arguments.prompt_file)
 
 
 def _conversation(arguments: argparse.Namespace, text: str) -> list[Message]:
@@ -148,6 +162,7 @@ def _json(request: Request, alone: Request | None, comparison: Comparison | None
         "finish_reason": request.finish_reason,
         "seed": request.seed,
         "exact": request.exact,
+        **logprobs_json(request),
         "steps": stats.steps,
         "mean_accepted_tokens": stats.mean_accepted_tokens,
         "accept_lengths": stats.accept_lengths,

@@ -30,8 +30,8 @@ def check_fields(instance: Any) -> None:
             converted = msgspec.convert(value, hint)
         except msgspec.ValidationError as cause:
             shown = name.replace("_", "-")
-            hint_text = " (write a tuple of texts)" if isinstance(value, str) else ""
-            raise OptionError(f"{shown} is {value!r}: {str(cause)[:1].lower()}{str(cause)[1:]}{hint_text}") from cause
+            remedy = " (write a tuple of texts)" if isinstance(value, str) and get_origin(hint) is tuple else ""
+            raise OptionError(f"{shown} is {value!r}: {str(cause)[:1].lower()}{str(cause)[1:]}{remedy}") from cause
         object.__setattr__(instance, name, converted)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from runtime.backends.placement import Placement
 from runtime.decoding.options import Options
 from runtime.decoding.preparation import Preparation, Progress, silent
 from runtime.decoding.request import Request, Step, too_long
+from runtime.decoding.rules import check_token_ids
 from runtime.decoding.scheduler import Scheduler
 from runtime.drafting.costs import Costs
+from runtime.drafting.forced import ForcedOdds, ForcedSequence
 from runtime.drafting.ngram import LONGEST_DRAFT
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.drafting.text import TextDrafting
+from runtime.sampling.grammar import GrammarRule, Grammars
 from runtime.sampling.options import Sampling
+from runtime.sampling.ruled_noise import RuledNoise
 from runtime.targets import open_target
 from runtime.targets.interface import TargetModel
 from runtime.text.chat import ChatTemplate, Message
@@ -40,6 +45,7 @@ class Decoder:
         self.target, self.draft = target, draft
         self.tokenizer = load_tokenizer(target.tokenizer_path, BundleError)
         self._preparation = Preparation(target, draft)
+        self._forced_odds = ForcedOdds()
         self._template: ChatTemplate | None = None
         if draft is not None:
             ours, theirs = (part.tokenizer.fingerprint for part in (target, draft))
@@ -77,12 +83,13 @@ class Decoder:
         if sampling:
             options = replace(options, sampling=replace(options.sampling, **sampling))
         self.check(options)
-        ids = self._encode(prompt) if isinstance(prompt, str) else prompt
+        ids = self.encode(prompt) if isinstance(prompt, str) else prompt
         return Request(ids, options, self)
 
     def check(self, options: Options) -> None:
         """Raise OptionError where the engines cannot do what ``options`` ask for."""
-        self.target.check_sampling(options.sampling)
+        self.target.check_scores(options.needing_scores)
+        check_token_ids(options, self.target.vocab_size)
         if not options.draft:
             return
         shape = options.policy.largest_tree(chain=options.exact is not False and options.allows_exact)
@@ -97,10 +104,34 @@ class Decoder:
         Raises:
             BundleError: the target has no chat template. OptionError: the template does not take these messages.
         """
+        return self.request(self.encode_chat(messages), options, **changes)
+
+    def encode(self, prompt: str, special_tokens: bool = True) -> list[int]:
+        """Token ids of a text; with ``special_tokens`` those that begin every text come first.
+
+        Raises:
+            OptionError, CapacityError: it is no valid Unicode text, or certainly too long.
+            BundleError: the tokenizer cannot read it.
+        """
+        if not prompt.isascii() and not is_unicode(prompt):
+            raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8")
+        most = self.target.max_length
+        with tokenizer_errors(BundleError, f"target {self.target.name}: its tokenizer cannot read this prompt"):
+            # Much too long a prompt is found in its first part: to tokenize megabytes takes seconds.
+            part = CHARACTERS * most
+            while part < len(prompt) and (count := len(self.tokenizer.encode(prompt[:part]).ids)) <= 2 * most:
+                part *= 2
+            if part >= len(prompt):
+                ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
+                return ids
+        raise too_long(f"more than {count // 2}", self.target)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, up to the target's own next turn. Raises as ``chat_request``."""
         if self._template is None:
             self._template = ChatTemplate.of(self.target)
         # The template writes the special tokens itself.
-        return self.request(self._encode(self._template.render(messages), special_tokens=False), options, **changes)
+        return self.encode(self._template.render(messages), special_tokens=False)
 
     def prepare(
         self,
@@ -108,10 +139,10 @@ class Decoder:
         progress: Progress = silent,
         measure: bool = False,
         sequences: int = 1,
-    ) -> None:
-        """Check and measure what requests with ``options`` need, once for each machine: whether outputs are exact, and
-        what calls cost with up to ``sequences`` texts. ``run`` does so too where it was not done before; ``measure``
-        measures again.
+    ) -> bool:
+        """Check and measure what requests with ``options`` need, once for each machine: whether outputs are exact,
+        which is returned, and what calls cost with up to ``sequences`` texts. ``run`` does so too where it was not done
+        before; ``measure`` measures again.
 
         Raises:
             OptionError: the engines cannot do what ``options`` ask for.
@@ -119,7 +150,13 @@ class Decoder:
         """
         options = options or Options()
         self.check(options)
-        self._preparation.prepare(options, progress, measure, sequences)
+        return self._preparation.prepare(options, progress, measure, sequences)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles constraints. Raises OptionError where that is not possible."""
+        target = self.target
+        return Grammars(target.tokenizer_path, target.vocab_size, target.tokenizer.eos_token_ids)
 
     @property
     def cost_disagreement(self) -> float:
@@ -155,7 +192,12 @@ class Decoder:
     def bytes_of(self, request: Request) -> int:
         """Bytes that a text's rows take in the caches after its next step, the target's and the draft's."""
         rows = request.length + 1 + request.options.policy.largest_tree(chain=request.exact).verify_rows()
-        return rows * (self.target.token_bytes + (self.draft.token_bytes if self.draft else 0))
+        return rows * self.token_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a token takes in the caches, the target's and the draft's."""
+        return self.target.token_bytes + (self.draft.token_bytes if self.draft else 0)
 
     def lease(self, request: Request, sequences: int = 1) -> None:
         """Lease what a text needs of the target and of the drafters. It may have tokens from an earlier lease.
@@ -174,13 +216,17 @@ class Decoder:
             chain = request.exact or shape.is_chain or self.target.drafts == "chain"
             shape = replace(shape, nodes=max(2, min(shape.nodes, self.target.max_rows)))
             planner = self._preparation.planner(policy.exit, options.sampling.temperature)
-            request.drafting = TextDrafting([], planner, shape, request.noise, chain)
+            shifts = [rule for rule in request.chooser.rules if rule.shifts]
+            noise = RuledNoise(request.noise, shifts) if shifts else request.noise
+            request.drafting = TextDrafting([], planner, shape, noise, chain)
             # Model drafters grow the tree level by level, so they come first.
             drafters = [self.draft, self._preparation.lookup(options.sampling.temperature) if policy.looks_up else None]
             text = [*request.prompt, *request.tokens]
             for drafter in drafters:
                 if drafter is not None and (leased := drafter.lease(text, shape)) is not None:
                     request.drafting.sequences.append(leased)
+            grammars = [rule for rule in shifts if isinstance(rule, GrammarRule)]
+            request.drafting.sequences += [ForcedSequence(self._forced_odds, grammar) for grammar in grammars]
         request.stats.preparation += time.perf_counter() - began
 
     def release(self, request: Request) -> None:
@@ -192,18 +238,3 @@ class Decoder:
             request.drafting.release()
             request.drafting = None
         self._preparation.review()
-
-    def _encode(self, prompt: str, special_tokens: bool = True) -> list[int]:
-        """Token ids of a prompt. Raises OptionError, CapacityError or BundleError."""
-        if not prompt.isascii() and not is_unicode(prompt):
-            raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8")
-        most = self.target.max_length
-        with tokenizer_errors(BundleError, f"target {self.target.name}: its tokenizer cannot read this prompt"):
-            # Much too long a prompt is found in its first part: to tokenize megabytes takes seconds.
-            part = CHARACTERS * most
-            while part < len(prompt) and (count := len(self.tokenizer.encode(prompt[:part]).ids)) <= 2 * most:
-                part *= 2
-            if part >= len(prompt):
-                ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
-                return ids
-        raise too_long(f"more than {count // 2}", self.target)

@@ -59,7 +59,8 @@ class Economy:
         """Milliseconds saved up for trying a draft that has not paid."""
         self.trial_share = FIRST_TRIAL_SHARE
         """Share of the time that is saved up; each failed trial halves it."""
-        self.drafted_steps = 0
+        self.drafted_steps = 0.0
+        """Steps in which texts of the batch drafted."""
 
     @property
     def disagreement(self) -> float:

@@ -160,6 +160,47 @@ def test_a_stop_string_ends_the_text(capsys: pytest.CaptureFixture[str], usual: 
     assert (stopped["text"], stopped["finish_reason"]) == (text[: text.index(stop)], "stop")
 
 
+def test_rules_on_the_text_are_options(capsys: pytest.CaptureFixture[str], usual: list[str]) -> None:
+    rules = ["--logit-bias", "44=3", "--logit-bias", "7=-100", "--bad-word", "e", "--stop-token-id", "44"]
+    rules += ["--frequency-penalty", "0.5", "--presence-penalty", "-0.5", "--min-tokens", "3", "--ignore-eos"]
+    result = as_json(capsys, [*usual, *rules, "--baseline"])
+    assert result["identical"]
+    assert 7 not in result["tokens"]
+    assert 44 not in result["tokens"][:3]
+    assert result["tokens"] != as_json(capsys, usual)["tokens"]
+
+
+def test_log_probabilities_are_part_of_the_json(capsys: pytest.CaptureFixture[str], usual: list[str]) -> None:
+    result = as_json(capsys, [*usual, "--logprobs", "2", "--prompt-logprobs", "0"])
+    assert set(result) == KEYS | {"logprobs", "prompt_logprobs"}
+    assert [entry["token"] for entry in result["logprobs"]] == result["tokens"]
+    for entry in result["logprobs"]:
+        assert entry["top"][0] == {"token": entry["token"], "logprob": entry["logprob"]}
+        assert len(entry["top"]) == 2
+    assert result["prompt_logprobs"][0] is None
+    assert len(result["prompt_logprobs"]) == result["prompt_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "pattern"),
+    [
+        ("--regex", "[0-9]{2}[a-f]", "[0-9]{2}[a-f]"),
+        ("--choice", "the target", "the target|the draft"),
+        ("--grammar", 'start: "a" | "bc"', "a|bc"),
+        ("--json-schema", '{"enum": [12, 34]}', "12|34"),
+    ],
+)
+def test_a_constraint_is_an_option(
+    capsys: pytest.CaptureFixture[str], usual: list[str], tmp_path: Path, option: str, value: str, pattern: str
+) -> None:
+    if option in ("--grammar", "--json-schema"):
+        (tmp_path / "rule").write_text(value)
+        value = str(tmp_path / "rule")
+    result = as_json(capsys, [*usual, option, value, *(["--choice", "the draft"] if option == "--choice" else [])])
+    assert re.fullmatch(pattern, result["text"])
+    assert result["finish_reason"] == "stop"
+
+
 def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     """The one line that a mistaken call prints; it prints nothing else and ends with 2."""
     with pytest.raises(SystemExit) as ended:
@@ -179,7 +220,7 @@ def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     [
         (["--thresholds", "0.5,0.5"], "2 thresholds for 3 exits 2,4,6"),
         (["--thresholds", "a,b,c"], "not a list of numbers"),
-        (["--policy", "adaptive", "--thresholds", "0,0,0"], "belong to --policy fixed"),
+        (["--policy", "adaptive", "--thresholds", "0,0,0"], "belong to the policy fixed"),
         (["--exact", "--tree", "paper"], "--exact drafts chains"),
         (["--tree-top-k", "17"], "above the 16 candidates"),
         (["--tree-nodes", "1"], "at least 2"),
@@ -198,6 +239,15 @@ def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
         (["--threads", "none"], "at least 1"),
         (["--tree", "bush"], "invalid choice"),
         (["--prompt-file", "x.txt"], "not allowed with"),
+        (["--logit-bias", "3"], "'3' is not a token id and a number like 42=-1.5"),
+        (["--logit-bias", "300=1"], "token id 300 is outside the vocabulary of 300"),
+        (["--frequency-penalty", "3"], "frequency penalty 3.0"),
+        (["--min-tokens", "13"], "min-tokens 13"),
+        (["--bad-word", ""], "bad word is empty"),
+        (["--logprobs", "2"], "add --json"),
+        (["--regex", "(a"], "regular expression cannot be used"),
+        (["--regex", "a", "--choice", "b"], "not allowed with"),
+        (["--json-schema", "none.json"], "none.json cannot be read"),
         (["--unknown"], "unrecognized arguments"),
     ],
 )

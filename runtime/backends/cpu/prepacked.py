@@ -30,8 +30,8 @@ from s2d_trt.bundle import Bundle, file_sha256
 from s2d_trt.files import publishing_directory, write_file
 from s2d_trt.reading import read_json
 
-LEAST_BYTES = 2**28
-"""Smaller weights are not cached: reordering them takes no longer than opening a cache."""
+LEAST_BYTES = 2**25
+"""Smaller weights are not cached: a copy in each session takes little memory and no longer than opening a cache."""
 ROOM = 4
 """Free space that a new cache needs, in sizes of the weights; it takes two of them."""
 MODEL, WEIGHTS, SEAL = "model.onnx", "weights.bin", "seal.json"
