@@ -71,7 +71,7 @@ def test_more_positions_than_the_graph_has_are_one_error_where_they_are_reached(
 ) -> None:
     target = Target.open(changed(other_target_bundle, tmp_path, cache={"max_length": 320}), ONE_THREAD)
     text = target.lease()
-    with pytest.raises(BundleError, match="cannot run .*out of range"):
+    with pytest.raises(BundleError, match=r"cannot run .*out of range"):
         text.prefill([5] * 300)
 
 
