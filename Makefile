@@ -1,10 +1,12 @@
-# make demo   build the demo bundles and generate with the sorted draft, without torch
-# make test   lint, type check and test everything
+# make demo     build the demo bundles and generate with the sorted draft, without torch
+# make observe  serve the demo bundles, with Prometheus and Alertmanager beside the server (Debian's packages)
+# make test     lint, type check and test everything
 # Both set themselves up in .venv; the second time nothing is installed again.
 
 PYTHON ?= python3
 VENV   ?= .venv
 DEMO   := engines/demo
+SERVE_ARGS ?= --target target-17m --target target-6m
 RUN_ARGS ?= --target target-17m --prompt-file runtime/evaluation/prompts/demo.txt --baseline
 
 BIN  := $(VENV)/bin
@@ -12,7 +14,7 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check install --quiet --const
 DRAFT   := engines/draft.engine/manifest.json
 TARGETS := engines/target-17m.engine/manifest.json engines/target-6m.engine/manifest.json
 
-.PHONY: demo test lint format clean
+.PHONY: demo observe test lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(DRAFT) $(TARGETS)
@@ -21,6 +23,9 @@ demo: $(DRAFT) $(TARGETS)
 	@echo
 	@echo "== temperature 1: the same seed gives the target's own text"
 	@$(BIN)/python -m runtime.run $(RUN_ARGS) --temperature 1 --seed 7
+
+observe: $(DRAFT) $(TARGETS) $(VENV)/serve.stamp
+	@$(BIN)/python -m runtime.observe $(OBSERVE_ARGS) -- $(SERVE_ARGS)
 
 test: $(VENV)/test.stamp
 	@echo "== ruff: style"
@@ -59,6 +64,11 @@ engines/%.engine/manifest.json: $(DEMO)/%/config.json $(DEMO)/%/model.safetensor
 $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "== installing the runtime and the exporter into $(VENV) (about 60 MB, no torch)"
 	@$(PIP) --editable '.[export]'
+	@touch $@
+
+$(VENV)/serve.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== installing what the server needs into $(VENV)"
+	@$(PIP) --editable '.[serve]'
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/python
