@@ -21,6 +21,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from runtime.commands.arguments import (
     single_temperature,
 )
 from runtime.commands.prompts import answer_prompts
-from runtime.commands.report import baseline_lines, request_lines
+from runtime.commands.report import baseline_lines, logprobs_json, request_lines
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.request import Request, Step
 from runtime.evaluation.comparison import Comparison, compare_with_target, target_alone, warm_up, with_seed
@@ -69,9 +70,26 @@ def main(argv: Sequence[str]) -> None:
     output.add_argument("--baseline", action="store_true", help="also run the target alone and compare")
     output.add_argument("--color", action="store_true", help="drafted-and-accepted text in green")
     output.add_argument("--json", action="store_true", help="print one JSON object instead of text and table")
+    output.add_argument(
+        "--logprobs", type=int, metavar="N", help="with --json: log-probabilities of each new token and of the N best"
+    )
+    output.add_argument("--prompt-logprobs", type=int, metavar="N", help="with --json: the same of the prompt's tokens")
+    output.add_argument(
+        "--logprobs-mode",
+        choices=("raw", "processed"),
+        default="raw",
+        help="before penalties, bias, bans, temperature and filters, or after them (%(default)s)",
+    )
     arguments = parser.parse_args(argv)
 
-    options = decoding_options(arguments, single_temperature(arguments))
+    options = replace(
+        decoding_options(arguments, single_temperature(arguments)),
+        logprobs=arguments.logprobs,
+        prompt_logprobs=arguments.prompt_logprobs,
+        logprobs_mode=arguments.logprobs_mode,
+    )
+    if (options.logprobs, options.prompt_logprobs) != (None, None) and not arguments.json:
+        raise OptionError("log-probabilities are part of the JSON output; add --json")
     if arguments.system is not None and not arguments.chat:
         raise OptionError("--system is part of a conversation; add --chat")
     prompts = load_prompts(arguments.prompts) if arguments.prompts else []
@@ -148,6 +166,7 @@ def _json(request: Request, alone: Request | None, comparison: Comparison | None
         "finish_reason": request.finish_reason,
         "seed": request.seed,
         "exact": request.exact,
+        **logprobs_json(request),
         "steps": stats.steps,
         "mean_accepted_tokens": stats.mean_accepted_tokens,
         "accept_lengths": stats.accept_lengths,

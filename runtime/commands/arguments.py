@@ -62,8 +62,35 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-p", type=float, default=1.0, help="sample among the most probable mass p (1: off)")
     group.add_argument("--min-p", type=float, default=0.0, help="drop tokens below min-p x the best one's (0: off)")
     group.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1 discourages repeats (1: off)")
+    group.add_argument("--frequency-penalty", type=float, default=0.0, help="per use of a token, -2 to 2 (0: off)")
+    group.add_argument("--presence-penalty", type=float, default=0.0, help="for a token used before, -2 to 2 (0: off)")
+    group.add_argument(
+        "--logit-bias",
+        type=_token_bias,
+        action="append",
+        default=[],
+        metavar="ID=BIAS",
+        help="added to the token's logit, -100 to 100; may be repeated",
+    )
+    group.add_argument(
+        "--bad-word", action="append", default=[], metavar="TEXT", help="never write it; may be repeated"
+    )
     group.add_argument("--seed", type=int, help="same seed, same text (default: drawn and reported)")
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; may be repeated")
+    group.add_argument(
+        "--stop-token-id", type=int, action="append", default=[], metavar="ID", help="end with it; may be repeated"
+    )
+    group.add_argument("--min-tokens", type=int, default=0, help="do not end before so many new tokens (%(default)s)")
+    group.add_argument("--ignore-eos", action="store_true", help="go on behind the end-of-text token")
+
+
+def _token_bias(text: str) -> tuple[int, float]:
+    """``"42=-1.5"`` -> ``(42, -1.5)``."""
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a token id and a number like 42=-1.5") from None
 
 
 def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,8 +149,15 @@ def decoding_options(arguments: argparse.Namespace, temperature: float) -> Optio
             min_p=arguments.min_p,
             repetition_penalty=arguments.repetition_penalty,
             seed=arguments.seed,
+            frequency_penalty=arguments.frequency_penalty,
+            presence_penalty=arguments.presence_penalty,
+            logit_bias=dict(arguments.logit_bias),
+            bad_words=tuple(arguments.bad_word),
         ),
         stop=tuple(arguments.stop),
+        stop_token_ids=tuple(arguments.stop_token_id),
+        min_tokens=arguments.min_tokens,
+        ignore_eos=arguments.ignore_eos,
         policy=drafting_policy(arguments),
         exact=arguments.exact,
     )

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from runtime.commands.report import logprobs_json
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.request import Request
 from runtime.decoding.scheduler import Scheduler
@@ -88,5 +89,6 @@ def _json(request: Request) -> dict[str, object]:
         "finish_reason": request.finish_reason,
         "seed": request.seed,
         "exact": request.exact,
+        **logprobs_json(request),
         "accept_lengths": request.stats.accept_lengths,
     }

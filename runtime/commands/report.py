@@ -6,6 +6,7 @@ from runtime.decoding.decoder import Decoder
 from runtime.decoding.request import Request
 from runtime.drafting.learned import DISAGREEMENT
 from runtime.evaluation.comparison import Comparison
+from runtime.sampling.logprobs import TokenLogprob
 
 _FINISHED = {
     "stop": "stopped",
@@ -53,6 +54,21 @@ def baseline_lines(request: Request, alone: Request, comparison: Comparison) -> 
         f"target alone    {alone.tokens_per_second:.1f} tokens/s",
         f"speed-up        {speedup:.2f}x, tokens {describe(comparison)}",
     ]
+
+
+def logprobs_json(request: Request) -> dict[str, object]:
+    """The log-probabilities that were asked for, as fields of a JSON object."""
+
+    def entry(found: TokenLogprob) -> dict[str, object]:
+        top = [{"token": token, "logprob": logprob} for token, logprob in found.top]
+        return {"token": found.token, "logprob": found.logprob, "top": top}
+
+    fields: dict[str, object] = {}
+    if request.options.logprobs is not None:
+        fields["logprobs"] = [entry(found) for found in request.chooser.logprobs[: len(request.tokens)]]
+    if request.prompt_logprobs is not None:
+        fields["prompt_logprobs"] = [found and entry(found) for found in request.prompt_logprobs]
+    return fields
 
 
 def describe(comparison: Comparison) -> str:

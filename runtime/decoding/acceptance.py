@@ -23,12 +23,18 @@ def accept(tree: Tree, logits: Logits, chooser: Chooser, root_position: int) -> 
     """Follow the target from the root while its choice is a child in the tree.
 
     ``logits`` are the target's at every node, ``root_position`` is the root's position in the text. The tokens are
-    those that the target would have chosen without the tree.
+    those that the target would have chosen without the tree. Where no token can be chosen at a node, the tokens before
+    it are kept, and the error comes when it is the root.
     """
-    path, tokens, children = [0], [], tree.children()
+    path, tokens, children = [0], list[int](), tree.children()
     while True:
         node = path[-1]
-        token = chooser.choose(logits[node], root_position + len(path))
+        try:
+            token = chooser.choose(logits[node], root_position + len(path))
+        except Exception:
+            if not tokens:
+                raise
+            return Acceptance(path[:-1], tokens)
         tokens.append(token)
         child = children.get((node, token))
         if child is None:

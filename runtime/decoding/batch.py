@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from runtime.backends import Logits
 from runtime.decoding.acceptance import accept
 from runtime.decoding.pace import Pace
@@ -38,7 +40,7 @@ class TargetBatch:
             if room > 0:
                 # Where bits depend on how a prompt is cut, there is one way to cut it.
                 tokens = request.left[: room if self.target.keeps_prefixes else self.target.prompt_rows]
-                yield request, Chunk(tokens)
+                yield request, Chunk(tokens, request.scores_prompt)
                 room -= len(tokens)
 
     def _room(self, prompts: int) -> int:
@@ -87,8 +89,9 @@ class TargetBatch:
                     step, path, copied = _commit(request, self.proposals[request], rows)
                     outcomes.append((request, path, copied))
                     steps.append((request, step))
-                elif not request.left:
-                    steps += _first_token(request, rows)
+                else:
+                    request.score_prompt(part, rows)
+                    steps += [] if request.left else _first_token(request, rows[part.last_row])
             except Exception as error:  # of this text alone, like a token that cannot be decoded
                 request.fail(error)
         total = self.planning_seconds + time.perf_counter() - began
@@ -149,11 +152,11 @@ def _commit(request: Request, proposal: Proposal, logits: Logits) -> tuple[Step,
     return request.append(acceptance.tokens, len(acceptance.path) - 1), acceptance.path, copied
 
 
-def _first_token(request: Request, logits: Logits) -> Steps:
+def _first_token(request: Request, logits: np.ndarray) -> Steps:
     """The token after the prompt; none where the text goes on from tokens that it has."""
     if request.tokens:
         return []
-    token = request.chooser.choose(logits[0], request.length)
+    token = request.chooser.choose(logits, request.length)
     step = request.append([token], drafted=0)
     if request.drafting is not None:
         request.drafting.follow([token])

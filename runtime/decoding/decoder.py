@@ -12,6 +12,7 @@ from runtime.backends.placement import Placement
 from runtime.decoding.options import Options
 from runtime.decoding.preparation import Preparation, Progress, silent
 from runtime.decoding.request import Request, Step
+from runtime.decoding.rules import check_token_ids
 from runtime.decoding.scheduler import Scheduler
 from runtime.drafting.costs import Costs
 from runtime.drafting.ngram import LONGEST_DRAFT
@@ -74,7 +75,8 @@ class Decoder:
 
     def check(self, options: Options) -> None:
         """Raise OptionError where the engines cannot do what ``options`` ask for."""
-        self.target.check_sampling(options.sampling)
+        self.target.check_scores(options.needing_scores)
+        check_token_ids(options, self.target.vocab_size)
         if not options.draft:
             return
         shape = options.policy.largest_tree(chain=options.exact is not False and options.allows_exact)

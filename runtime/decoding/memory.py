@@ -31,7 +31,9 @@ class CacheMemory:
         """Lease what a text needs, and restore the rows of a prefix that an earlier text has computed."""
         request.decoder.lease(request, sequences)
         sequence = request.sequence
-        if (prefixes := self._of(request)) and isinstance(sequence, CopyableSequence):
+        # Restored rows have no logits.
+        prefixes = None if request.scores_prompt else self._of(request)
+        if prefixes and isinstance(sequence, CopyableSequence):
             sequence.restore(prefixes.longest(request.left))
             self.restored_tokens += sequence.length
 

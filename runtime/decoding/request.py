@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from runtime.backends import Logits
 from runtime.decoding.options import Options
+from runtime.decoding.rules import chooser_of, stop_tokens
 from runtime.decoding.stats import Stats
 from runtime.drafting.proposal import Outcome
 from runtime.drafting.text import TextDrafting
-from runtime.sampling.chooser import Chooser
+from runtime.sampling.logprobs import TokenLogprob, token_logprob
 from runtime.sampling.noise import Noise
-from runtime.targets.interface import TargetModel, TargetSequence
+from runtime.targets.interface import Chunk, TargetModel, TargetSequence
 from runtime.text.tokenizer import TextStream
 from s2d_trt.errors import CapacityError, OptionError
 
@@ -27,13 +29,15 @@ FinishReason = Literal["stop", "length", "capacity", "cancelled", "error"]
 class Step:
     """What one step added: ``tokens``, of which the first ``drafted`` were proposed by a drafter.
 
-    ``pieces`` is the text released with each token. The last step of a cancelled request has no token, and one piece
+    ``pieces`` is the text released with each token; ``logprobs`` has an entry for each token where they were asked for.
+    A token that ends the text has no piece. The last step of a cancelled request has no token, and one piece
     with the text that was held back for a stop string.
     """
 
     tokens: list[int]
     drafted: int
     pieces: list[str]
+    logprobs: list[TokenLogprob] | None = None
 
     @property
     def text(self) -> str:
@@ -56,8 +60,9 @@ class Request:
         sampling = options.sampling
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         self.noise = Noise(self.seed, sampling.temperature, target.vocab_size)
-        self.chooser = Chooser(sampling, self.noise, target.vocab_size)
-        self.chooser.observe(self.prompt)
+        self.chooser = chooser_of(self.prompt, options, self.noise, decoder.target, decoder.tokenizer)
+        self.prompt_logprobs: list[TokenLogprob | None] | None = None if options.prompt_logprobs is None else [None]
+        """Of each token of the prompt but the first, as they become known; None where they were not asked for."""
         self.stats = Stats()
         self.tokens: list[int] = []
         """New tokens so far."""
@@ -70,7 +75,7 @@ class Request:
         self.usual_rows = 1.0
         """Rows that the text had in the target's latest calls."""
         self._stream = TextStream(decoder.tokenizer, options.stop)
-        self._stop_tokens = frozenset(target.tokenizer.eos_token_ids)
+        self._stop_tokens = frozenset(stop_tokens(options, target))
         self._limit = min(options.max_new_tokens, target.max_length - len(self.prompt))
 
     @property
@@ -120,20 +125,36 @@ class Request:
         """Add what a step accepted, up to the token that ends the text."""
         kept: list[int] = []
         pieces: list[str] = []
+        first = len(self.tokens)
         for token in tokens:
             released = len(self.text)
             kept.append(token)
             self.tokens.append(token)
-            if self._stream.push(token):
-                self.finish_reason = "stop"
-            elif token in self._stop_tokens:
+            if token in self._stop_tokens:
                 self.finish("stop")
+            elif self._stream.push(token, len(self.tokens) > self.options.min_tokens):
+                self.finish_reason = "stop"
             elif not self.remaining:
                 self.finish("length" if len(self.tokens) == self.options.max_new_tokens else "capacity")
             pieces.append(self.text[released:])
             if self.finished:
                 break
-        return Step(kept, min(drafted, len(kept)), pieces)
+        logprobs = None if self.options.logprobs is None else self.chooser.logprobs[first : len(self.tokens)]
+        return Step(kept, min(drafted, len(kept)), pieces, logprobs)
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt were asked for and are not all known."""
+        return self.prompt_logprobs is not None and len(self.prompt_logprobs) < len(self.prompt)
+
+    def score_prompt(self, chunk: Chunk, logits: Logits) -> None:
+        """Note the log-probabilities of the tokens behind those of ``chunk``, the part that was committed last."""
+        if self.prompt_logprobs is None or not chunk.scored:
+            return
+        start, top = self.leased.length - len(chunk), self.options.prompt_logprobs or 0
+        for position in range(len(self.prompt_logprobs), min(start + len(chunk) + 1, len(self.prompt))):
+            row = logits[position - 1 - start]
+            self.prompt_logprobs.append(token_logprob(row, self.prompt[position], top))
 
     def record(self, outcome: Outcome) -> None:
         """Count a step, and let the drafting learn from it."""

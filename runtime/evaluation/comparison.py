@@ -9,7 +9,7 @@ import numpy as np
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.decoding.request import Request
-from runtime.sampling.chooser import Chooser
+from runtime.decoding.rules import chooser_of
 from runtime.text.prefix import common_prefix
 
 
@@ -88,8 +88,9 @@ def _chosen_scores(request: Request) -> list[float]:
 def _scores_after(decoder: Decoder, request: Request, count: int) -> np.ndarray:
     """Scores float32 ``[V]`` for the token after the first ``count`` new tokens of ``request``."""
     prefix = request.prompt + request.tokens[:count]
-    chooser = Chooser(request.options.sampling, request.noise, decoder.target.vocab_size)
-    chooser.observe(prefix)
+    chooser = chooser_of(request.prompt, request.options, request.noise, decoder.target, decoder.tokenizer)
+    for token in request.tokens[:count]:
+        chooser.follow(token)
     sequence = decoder.target.lease()
     try:
         return chooser.scores(sequence.prefill(prefix), len(prefix))

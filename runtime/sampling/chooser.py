@@ -2,50 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from runtime.sampling.filters import kept_tokens
+from runtime.sampling.logprobs import TokenLogprob, token_logprob
 from runtime.sampling.noise import Noise
 from runtime.sampling.options import Sampling
+from runtime.sampling.rules import Rule
+from s2d_trt.errors import OptionError
+
+LogprobsMode = Literal["raw", "processed"]
 
 
 class Chooser:
-    """Chooses the tokens of one text from the target's logits; remembers which tokens the text holds.
+    """Chooses the tokens of one text from the target's logits, under ``rules`` in their order.
 
     ``chosen_scores`` lists the score of each chosen token: two runs that agree in them bit for bit agree in more than
-    their tokens.
+    their tokens. ``logprobs`` lists their log-probabilities, each with the ``top`` best tokens; nothing where ``top``
+    is None.
     """
 
-    def __init__(self, sampling: Sampling, noise: Noise, vocab_size: int) -> None:
-        self._sampling, self._noise = sampling, noise
-        self._penalises = sampling.repetition_penalty != 1.0
-        self._in_text = np.zeros(vocab_size if self._penalises else 0, dtype=bool)
+    def __init__(
+        self,
+        sampling: Sampling,
+        noise: Noise,
+        rules: Sequence[Rule] = (),
+        top: int | None = None,
+        mode: LogprobsMode = "raw",
+    ) -> None:
+        self._sampling, self._noise, self._top, self._mode = sampling, noise, top, mode
+        self.rules = list(rules)
         self.chosen_scores: list[float] = []
+        self.logprobs: list[TokenLogprob] = []
 
-    def observe(self, tokens: Iterable[int]) -> None:
-        """Count ``tokens`` as part of the text."""
-        if self._penalises:
-            self._in_text[np.fromiter(tokens, dtype=np.int64)] = True
+    def follow(self, token: int) -> None:
+        """``token`` joins the text."""
+        for rule in self.rules:
+            rule.follow(token)
 
     def scores(self, logits: np.ndarray, position: int) -> np.ndarray:
-        """``processed + T * gumbel``, float32 ``[V]``, with filtered tokens at -inf."""
-        processed = self._penalised(logits) if self._penalises else logits
-        if self._sampling.temperature == 0:
-            return processed
-        noisy: np.ndarray = processed + self._noise.row(position)[: len(logits)]
-        return np.where(kept_tokens(processed, self._sampling), noisy, -np.inf) if self._sampling.filters else noisy
+        """``processed + T * gumbel``, float32 ``[V]``, with banned and filtered tokens at -inf."""
+        return self._with_noise(self._processed(logits), position)
 
     def choose(self, logits: np.ndarray, position: int) -> int:
-        """The token at ``position``, given the target's ``logits`` float32 ``[V]`` there; it joins the text."""
-        scores = self.scores(logits, position)
+        """The token at ``position``, given the target's ``logits`` float32 ``[V]`` there; it joins the text.
+
+        Raises:
+            OptionError: the rules leave no token.
+        """
+        processed = self._processed(logits)
+        scores = self._with_noise(processed, position)
         token = int(scores.argmax())
-        self.chosen_scores.append(float(scores[token]))
-        self.observe((token,))
+        score = float(scores[token])
+        if self.rules and not score > -np.inf:
+            raise OptionError("bans, bias and processors leave no token to choose; ask for less")
+        self.chosen_scores.append(score)
+        if self._top is not None:
+            distribution = logits if self._mode == "raw" else self._distribution(processed)
+            self.logprobs.append(token_logprob(distribution, token, self._top))
+        self.follow(token)
         return token
 
-    def _penalised(self, logits: np.ndarray) -> np.ndarray:
-        penalty = np.float32(self._sampling.repetition_penalty)
-        penalised = np.where(logits > 0, logits / penalty, logits * penalty)
-        return np.where(self._in_text[: len(logits)], penalised, logits)
+    def _processed(self, logits: np.ndarray) -> np.ndarray:
+        """The logits under all rules."""
+        processed = logits.copy() if self.rules else logits
+        for rule in self.rules:
+            processed = rule.apply(processed)
+        return processed
+
+    def _with_noise(self, processed: np.ndarray, position: int) -> np.ndarray:
+        if self._sampling.temperature == 0:
+            return processed
+        noisy: np.ndarray = processed + self._noise.row(position)[: len(processed)]
+        return np.where(kept_tokens(processed, self._sampling), noisy, -np.inf) if self._sampling.filters else noisy
+
+    def _distribution(self, processed: np.ndarray) -> np.ndarray:
+        """The logits of the distribution that the choice samples; when greedy, the processed logits themselves."""
+        if self._sampling.temperature == 0:
+            return processed
+        kept = kept_tokens(processed, self._sampling) if self._sampling.filters else True
+        scaled: np.ndarray = np.where(kept, processed / np.float32(self._sampling.temperature), -np.inf)
+        return scaled

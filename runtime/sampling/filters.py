@@ -15,7 +15,7 @@ def kept_tokens(processed: np.ndarray, sampling: Sampling) -> np.ndarray:
     """
     ids: np.ndarray | slice = slice(None)
     if 0 < sampling.top_k < len(processed):
-        ids = _largest(processed, sampling.top_k)
+        ids = largest(processed, sampling.top_k)
     # The largest probability is exp(0) = 1 before normalisation.
     probabilities = np.exp((processed[ids].astype(np.float64) - processed.max()) / sampling.temperature)
     possible = probabilities > 0
@@ -28,7 +28,7 @@ def kept_tokens(processed: np.ndarray, sampling: Sampling) -> np.ndarray:
     return kept
 
 
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
+def largest(values: np.ndarray, count: int) -> np.ndarray:
     """Indices of the ``count`` largest values, rising; of those equal to the last, the first ones."""
     least = np.partition(values, len(values) - count)[len(values) - count]
     above, equal = np.flatnonzero(values > least), np.flatnonzero(values == least)

@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from runtime.backends import Clock, Logits
-from runtime.sampling.options import Sampling
 from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
 from s2d_trt.bundle import TokenizerSpec
@@ -19,9 +18,17 @@ from s2d_trt.bundle import TokenizerSpec
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a prompt: ``tokens`` behind the committed ones. Only the last token's logits are computed."""
+    """A part of a prompt: ``tokens`` behind the committed ones. Only the last token's logits are computed, or with
+    ``scored`` those of every token.
+    """
 
     tokens: Sequence[int]
+    scored: bool = False
+
+    @property
+    def last_row(self) -> int:
+        """The row of the last token's logits."""
+        return len(self.tokens) - 1 if self.scored else 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -105,8 +112,8 @@ class TargetModel(Protocol):
     def check_shape(self, shape: TreeShape) -> None:
         """Raise OptionError where one call cannot hold such a tree."""
 
-    def check_sampling(self, sampling: Sampling) -> None:
-        """Raise OptionError where the target cannot choose tokens so."""
+    def check_scores(self, needing: Sequence[str]) -> None:
+        """Raise OptionError where the target gives no scores; ``needing`` names the options in use that need them."""
 
     def check_exact(self, progress: Callable[[str], None], texts: int = 1) -> None:
         """Raise S2DError where outputs that are bit-identical to the target alone cannot be promised.
@@ -124,7 +131,7 @@ class TargetModel(Protocol):
         """Run a part of each of several texts, in as few calls as the engine allows.
 
         The root of a tree follows the committed tokens; the logits are those at every node. A chunk is committed; the
-        logits have one row, after its last token. All are valid until the next call.
+        logits have a row for its last token, or for each. All are valid until the next call.
         """
 
     def release(self, sequence: Any) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 
 from runtime.backends import PREFILL_CHUNK, Logits, TargetLane
 from runtime.backends.placement import Placement
-from runtime.sampling.options import Sampling
 from runtime.targets.exactness import exact_lanes, rows_are_exact
 from runtime.targets.interface import Chunk, Part
 from runtime.tree.shape import TreeShape
@@ -55,8 +54,8 @@ class Target:
                 f" {self.max_rows} nodes"
             )
 
-    def check_sampling(self, sampling: Sampling) -> None:
-        """Every kind of sampling is possible."""
+    def check_scores(self, needing: Sequence[str]) -> None:
+        """Every option is possible: the graph gives logits."""
 
     @property
     def lanes(self) -> tuple[int, ...]:
@@ -175,4 +174,5 @@ class BundleSequence:
         # Where calls are padded to a number of rows, a prompt is cut in one way, so its chunks have the same bits.
         exact_rows = size if self.exact_rows else 0
         visible = np.tri(size, dtype=bool)
-        return TargetLane(self.context, tokens, start + rows, start, start, visible, rows[-1:], exact_rows)
+        wanted = rows if part.scored else rows[-1:]
+        return TargetLane(self.context, tokens, start + rows, start, start, visible, wanted, exact_rows)

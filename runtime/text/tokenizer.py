@@ -30,18 +30,23 @@ class TextStream:
         self._stream = DecodeStream(skip_special_tokens=True)
         self._tokens: list[int] = []
         self._decoded = ""
+        self._passed = 0
         self.text = ""
 
-    def push(self, token: int) -> bool:
-        """Add a token; True if a stop string is now complete, and then ``text`` ends before it."""
+    def push(self, token: int, may_stop: bool = True) -> bool:
+        """Add a token; True if a stop string is now complete, and then ``text`` ends before it.
+
+        A stop string that is completed where the text may not stop is passed over for good.
+        """
         self._tokens.append(token)
         piece = self._stream.step(self._tokenizer, token)
         if piece is None:
             return False
-        seen = max(0, len(self._decoded) - max((len(stop) for stop in self._stop), default=0))
+        seen = len(self._decoded)
         self._decoded += piece
-        stops = [at for stop in self._stop if (at := self._decoded.find(stop, seen)) >= 0]
-        if stops:
+        if not may_stop:
+            self._passed = len(self._decoded)
+        elif stops := self._stops(self._decoded, seen):
             self.text = self._decoded[: min(stops)]
             return True
         self.text = self._decoded[: len(self._decoded) - self._held_back()]
@@ -52,8 +57,13 @@ class TextStream:
         released = len(self.text)
         text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
         # The last token can complete a stop string and also begin a character that never ends.
-        self.text = text[: min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=len(text))]
+        self.text = text[: min(self._stops(text, self._passed), default=len(text))]
         return self.text[released:]
+
+    def _stops(self, text: str, seen: int) -> list[int]:
+        """Where stop strings begin that end behind the first ``seen`` characters; of each the first one."""
+        found = (text.find(stop, max(0, seen - len(stop) + 1)) for stop in self._stop)
+        return [at for at in found if at >= 0]
 
     def _held_back(self) -> int:
         """Length of the longest end of the text that is the beginning of a stop string."""

@@ -160,6 +160,27 @@ def test_a_stop_string_ends_the_text(capsys: pytest.CaptureFixture[str], usual: 
     assert (stopped["text"], stopped["finish_reason"]) == (text[: text.index(stop)], "stop")
 
 
+def test_rules_on_the_text_are_options(capsys: pytest.CaptureFixture[str], usual: list[str]) -> None:
+    rules = ["--logit-bias", "44=3", "--logit-bias", "7=-100", "--bad-word", "e", "--stop-token-id", "44"]
+    rules += ["--frequency-penalty", "0.5", "--presence-penalty", "-0.5", "--min-tokens", "3", "--ignore-eos"]
+    result = as_json(capsys, [*usual, *rules, "--baseline"])
+    assert result["identical"]
+    assert 7 not in result["tokens"]
+    assert 44 not in result["tokens"][:3]
+    assert result["tokens"] != as_json(capsys, usual)["tokens"]
+
+
+def test_log_probabilities_are_part_of_the_json(capsys: pytest.CaptureFixture[str], usual: list[str]) -> None:
+    result = as_json(capsys, [*usual, "--logprobs", "2", "--prompt-logprobs", "0"])
+    assert set(result) == KEYS | {"logprobs", "prompt_logprobs"}
+    assert [entry["token"] for entry in result["logprobs"]] == result["tokens"]
+    for entry in result["logprobs"]:
+        assert entry["top"][0] == {"token": entry["token"], "logprob": entry["logprob"]}
+        assert len(entry["top"]) == 2
+    assert result["prompt_logprobs"][0] is None
+    assert len(result["prompt_logprobs"]) == result["prompt_tokens"]
+
+
 def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     """The one line that a mistaken call prints; it prints nothing else and ends with 2."""
     with pytest.raises(SystemExit) as ended:
@@ -198,6 +219,12 @@ def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
         (["--threads", "none"], "at least 1"),
         (["--tree", "bush"], "invalid choice"),
         (["--prompt-file", "x.txt"], "not allowed with"),
+        (["--logit-bias", "3"], "'3' is not a token id and a number like 42=-1.5"),
+        (["--logit-bias", "300=1"], "token id 300 is outside the vocabulary of 300"),
+        (["--frequency-penalty", "3"], "frequency penalty 3.0"),
+        (["--min-tokens", "13"], "min-tokens 13"),
+        (["--bad-word", ""], "bad word is empty"),
+        (["--logprobs", "2"], "add --json"),
         (["--unknown"], "unrecognized arguments"),
     ],
 )

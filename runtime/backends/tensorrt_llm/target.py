@@ -18,7 +18,6 @@ import numpy as np
 from runtime.backends import Clock
 from runtime.backends.tensorrt_llm.directory import EngineDirectory
 from runtime.backends.tensorrt_llm.version import check_engine_version, import_library
-from runtime.sampling.options import Sampling
 from runtime.targets.interface import Chunk, Part
 from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
@@ -80,12 +79,12 @@ class TensorRTLLMTarget:
     def check_shape(self, shape: TreeShape) -> None:
         """Accept every shape: of a tree only the best path is verified, cut to the engine's draft length."""
 
-    def check_sampling(self, sampling: Sampling) -> None:
-        """Raise OptionError for all but greedy decoding: the engine returns no logits to sample from."""
-        if sampling.temperature != 0 or sampling.repetition_penalty != 1:
+    def check_scores(self, needing: Sequence[str]) -> None:
+        """Raise OptionError for all but greedy decoding: the engine returns no logits."""
+        if needing:
             raise OptionError(
-                f"engine {self.name} of TensorRT-LLM decodes only greedily; leave --temperature and"
-                " --repetition-penalty out, or build the target with python -m export.target"
+                f"engine {self.name} of TensorRT-LLM decodes only greedily and gives no scores; leave"
+                f" {', '.join(needing)} out, or build the target with python -m export.target"
             )
 
     exact_by_default = False

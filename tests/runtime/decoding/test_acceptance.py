@@ -10,6 +10,7 @@ from runtime.decoding.acceptance import Acceptance, accept
 from runtime.sampling.chooser import Chooser
 from runtime.sampling.noise import Noise
 from runtime.sampling.options import Sampling
+from runtime.sampling.rules import RepetitionPenalty
 from runtime.tree.tree import Tree
 
 VOCAB = 6
@@ -40,9 +41,8 @@ def trees(draw: st.DrawFn) -> Tree:
 
 def chooser(sampling: Sampling, text: list[int]) -> Chooser:
     assert sampling.seed is not None
-    made = Chooser(sampling, Noise(sampling.seed, sampling.temperature, VOCAB), VOCAB)
-    made.observe(text)
-    return made
+    rules = [RepetitionPenalty(sampling.repetition_penalty, text, VOCAB)]
+    return Chooser(sampling, Noise(sampling.seed, sampling.temperature, VOCAB), rules)
 
 
 def table_model(seed: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from runtime.sampling.chooser import Chooser
 from runtime.sampling.filters import kept_tokens
 from runtime.sampling.noise import Gumbel, Noise
 from runtime.sampling.options import Sampling
+from runtime.sampling.rules import RepetitionPenalty
 
 VOCAB = 12
 # Quarters make ties likely and are exact in binary.
@@ -22,9 +23,8 @@ TOKENS = st.sets(st.integers(0, VOCAB - 1))
 
 
 def chooser(sampling: Sampling, text: set[int] | tuple[int, ...] = ()) -> Chooser:
-    made = Chooser(sampling, Noise(sampling.seed or 0, sampling.temperature, VOCAB), VOCAB)
-    made.observe(text)
-    return made
+    rules = [RepetitionPenalty(sampling.repetition_penalty, [*text], VOCAB)]
+    return Chooser(sampling, Noise(sampling.seed or 0, sampling.temperature, VOCAB), rules)
 
 
 @given(logits=LOGITS, text=TOKENS)
@@ -100,7 +100,7 @@ def test_the_scores_of_the_chosen_tokens_are_listed(logits: np.ndarray, temperat
 
 def test_a_vocabulary_smaller_than_the_noise_takes_its_first_words() -> None:
     logits = np.zeros(5, np.float32)
-    scores = chooser(Sampling(1.0, seed=3, repetition_penalty=1.1), (2,)).scores(logits, 4)
+    scores = Chooser(Sampling(1.0, seed=3), Noise(3, 1.0, VOCAB)).scores(logits, 4)
     assert np.array_equal(scores, Gumbel(3).rows(range(4, 5), 5)[0])
 
 

@@ -62,6 +62,10 @@ def test_each_step_asks_with_the_text_so_far_and_at_most_one_token_beyond_the_dr
     [
         ({"sampling": Sampling(temperature=0.5)}, "decodes only greedily"),
         ({"sampling": Sampling(repetition_penalty=1.2)}, "decodes only greedily"),
+        ({"sampling": Sampling(logit_bias={3: 1.0}), "logprobs": 0}, "gives no scores; leave logit_bias, logprobs out"),
+        ({"sampling": Sampling(frequency_penalty=1.0, bad_words=("a",))}, "leave frequency_penalty, bad_words out"),
+        ({"min_tokens": 3, "prompt_logprobs": 1}, "leave min_tokens, prompt_logprobs out"),
+        ({"processors": (lambda tokens, scores: scores,)}, "leave processors out"),
         ({"exact": True, "policy": Policy(tree=TreeShape(depth=2))}, "cannot promise --exact"),
     ],
 )
@@ -79,6 +83,14 @@ def test_no_draft_is_longer_than_the_engine_was_built_for(
     generate(Decoder(open_target(engine), draft), PROMPT, options(TreeShape(depth=9)))
     drafts = [asked.external_draft_tokens_config for asked in oracle.requests]
     assert max(len(draft.tokens) for draft in drafts if draft) == CONFIG["build_config"]["max_draft_len"]
+
+
+@pytest.mark.usefixtures("installed")
+def test_stop_tokens_need_no_scores(engine: Path, draft: SortedDraft) -> None:
+    decoder = Decoder(open_target(engine), draft)
+    tokens = generate(decoder, PROMPT, Options(12, ignore_eos=True)).tokens
+    request = generate(decoder, PROMPT, Options(12, ignore_eos=True, stop_token_ids=(tokens[4],)))
+    assert (request.tokens, request.finish_reason) == (tokens[: tokens.index(tokens[4]) + 1], "stop")
 
 
 @pytest.mark.usefixtures("installed")

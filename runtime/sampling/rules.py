@@ -1,0 +1,135 @@
+"""Rules on a text: each changes the scores from which the next token is chosen.
+
+A rule has its state along one path of tokens. The target's choice at a visited node applies all rules, in their order;
+nothing else decides the text.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from s2d_trt.errors import OptionError
+
+Processor = Callable[[Sequence[int], np.ndarray], np.ndarray]
+"""A user's function of the tokens so far, prompt included, and the scores float32 ``[V]``; it returns scores."""
+
+
+class Rule(ABC):
+    """One rule on one text."""
+
+    @abstractmethod
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """The next token's scores float32 ``[V]`` under this rule; it may write to ``scores`` and return them."""
+
+    def follow(self, token: int) -> None:  # noqa: B027  some rules have no state
+        """``token`` joins the text."""
+
+
+class RepetitionPenalty(Rule):
+    """CTRL's penalty on all tokens of the text, prompt included."""
+
+    def __init__(self, penalty: float, prompt: Sequence[int], vocab_size: int) -> None:
+        self._penalty, self._in_text = np.float32(penalty), np.zeros(vocab_size, dtype=bool)
+        self._in_text[list(prompt)] = True
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Divide positive scores, multiply negative ones."""
+        penalised = np.where(scores > 0, scores / self._penalty, scores * self._penalty)
+        return np.where(self._in_text, penalised, scores)
+
+    def follow(self, token: int) -> None:
+        """Penalise it from now on."""
+        self._in_text[token] = True
+
+
+class CountPenalty(Rule):
+    """OpenAI's frequency and presence penalties, on new tokens only."""
+
+    def __init__(self, frequency: float, presence: float, vocab_size: int) -> None:
+        self._frequency, self._presence = frequency, presence
+        self._counts: dict[int, int] = {}
+        self._amounts = np.zeros(vocab_size, np.float32)
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Subtract what each token has gathered."""
+        scores -= self._amounts
+        return scores
+
+    def follow(self, token: int) -> None:
+        """Count it."""
+        count = self._counts[token] = self._counts.get(token, 0) + 1
+        self._amounts[token] = self._frequency * count + self._presence
+
+
+class LogitBias(Rule):
+    """A number added to the scores of some tokens."""
+
+    def __init__(self, bias: Mapping[int, float]) -> None:
+        self._ids, self._bias = np.array([*bias]), np.array([*bias.values()], np.float32)
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Add the bias."""
+        scores[self._ids] += self._bias
+        return scores
+
+
+class UserProcessors(Rule):
+    """The user's own functions, in their order."""
+
+    def __init__(self, processors: Sequence[Processor], prompt: Sequence[int]) -> None:
+        self._processors, self._tokens = processors, list(prompt)
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Call them. Raises OptionError where one returns something else than scores."""
+        for processor in self._processors:
+            result = processor(self._tokens, scores)
+            if not isinstance(result, np.ndarray) or result.shape != scores.shape:
+                given = f"an array {list(result.shape)}" if isinstance(result, np.ndarray) else type(result).__name__
+                name = getattr(processor, "__name__", type(processor).__name__)
+                raise OptionError(f"processor {name} returned {given}; it must return an array {list(scores.shape)}")
+            scores = result.astype(np.float32, copy=False)
+        return scores
+
+    def follow(self, token: int) -> None:
+        """Add it to the tokens so far."""
+        self._tokens.append(token)
+
+
+class BadWords(Rule):
+    """Sequences of tokens that the text never completes. One may begin in the prompt."""
+
+    def __init__(self, words: Sequence[Sequence[int]], prompt: Sequence[int]) -> None:
+        self._words = [(list(word[:-1]), word[-1]) for word in words]
+        self._longest = max(map(len, words)) - 1
+        self._latest = list(prompt)[-self._longest :] if self._longest else []
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Ban the last token of a sequence whose others are the latest tokens."""
+        for before, last in self._words:
+            if not before or self._latest[-len(before) :] == before:
+                scores[last] = -np.inf
+        return scores
+
+    def follow(self, token: int) -> None:
+        """Remember it."""
+        self._latest = [*self._latest, token][-self._longest :] if self._longest else []
+
+
+class MinTokens(Rule):
+    """No token that ends the text before there are so many new ones."""
+
+    def __init__(self, least: int, ends: Sequence[int]) -> None:
+        self._left, self._ends = least, np.array(ends, np.int64)
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Ban the tokens that end the text."""
+        if self._left > 0:
+            scores[self._ends] = -np.inf
+        return scores
+
+    def follow(self, token: int) -> None:
+        """Count it."""
+        self._left -= 1
