@@ -23,7 +23,7 @@ from runtime.targets.interface import TargetModel
 from runtime.text.chat import ChatTemplate, Message
 from runtime.text.tokenizer import load_tokenizer
 from s2d_trt.bundle import find_bundle
-from s2d_trt.errors import OptionError, TokenizerMismatchError
+from s2d_trt.errors import CapacityError, OptionError, TokenizerMismatchError
 
 
 class Decoder:
@@ -36,6 +36,7 @@ class Decoder:
     def __init__(self, target: TargetModel, draft: SortedDraft | None = None) -> None:
         self.target, self.draft = target, draft
         self.tokenizer = load_tokenizer(target.tokenizer_path)
+        self._longest_token = max(map(len, self.tokenizer.get_vocab()))
         self._preparation = Preparation(target, draft)
         self._template: ChatTemplate | None = None
         if draft is not None:
@@ -70,7 +71,7 @@ class Decoder:
         """
         options = replace(options or Options(), **changes)
         self.check(options)
-        ids = self._encode(prompt) if isinstance(prompt, str) else prompt
+        ids = self.encode(prompt) if isinstance(prompt, str) else prompt
         return Request(ids, options, self)
 
     def check(self, options: Options) -> None:
@@ -91,10 +92,32 @@ class Decoder:
         Raises:
             BundleError: the target has no chat template. OptionError: the template does not take these messages.
         """
+        return self.request(self.encode_chat(messages), options, **changes)
+
+    def encode(self, prompt: str, special_tokens: bool = True) -> list[int]:
+        """Token ids of a text; with ``special_tokens`` those that begin every text come first.
+
+        Raises:
+            OptionError, CapacityError: it is no valid Unicode text, or certainly too long.
+        """
+        most = self.target.max_length * self._longest_token
+        if len(prompt) > most:  # to tokenize it would only take time
+            raise CapacityError(
+                f"the prompt has {len(prompt)} characters and target {self.target.name} holds at most {most};"
+                " shorten it or build the bundle with a larger --max-length"
+            )
+        try:
+            ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
+        except TypeError as cause:  # a lone surrogate: what Python makes of bytes that are no text
+            raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8") from cause
+        return ids
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, up to the target's own next turn. Raises as ``chat_request``."""
         if self._template is None:
             self._template = ChatTemplate.of(self.target)
         # The template writes the special tokens itself.
-        return self.request(self._encode(self._template.render(messages), special_tokens=False), options, **changes)
+        return self.encode(self._template.render(messages), special_tokens=False)
 
     def prepare(
         self,
@@ -102,10 +125,10 @@ class Decoder:
         progress: Progress = silent,
         measure: bool = False,
         sequences: int = 1,
-    ) -> None:
-        """Check and measure what requests with ``options`` need, once for each machine: whether outputs are exact, and
-        what calls cost with up to ``sequences`` texts. ``run`` does so too where it was not done before; ``measure``
-        measures again.
+    ) -> bool:
+        """Check and measure what requests with ``options`` need, once for each machine: whether outputs are exact,
+        which is returned, and what calls cost with up to ``sequences`` texts. ``run`` does so too where it was not done
+        before; ``measure`` measures again.
 
         Raises:
             OptionError: the engines cannot do what ``options`` ask for.
@@ -113,7 +136,7 @@ class Decoder:
         """
         options = options or Options()
         self.check(options)
-        self._preparation.prepare(options, progress, measure, sequences)
+        return self._preparation.prepare(options, progress, measure, sequences)
 
     @property
     def cost_disagreement(self) -> float:
@@ -181,10 +204,3 @@ class Decoder:
             request.drafting.release()
             request.drafting = None
         self._preparation.review()
-
-    def _encode(self, prompt: str, special_tokens: bool = True) -> list[int]:
-        try:
-            ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
-        except TypeError as cause:  # a lone surrogate: what Python makes of bytes that are no text
-            raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8") from cause
-        return ids

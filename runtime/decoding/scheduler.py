@@ -6,14 +6,14 @@ Texts join and leave between steps. The texts of one target share its calls, and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 from runtime.decoding.batch import Steps, TargetBatch, draft_together
 from runtime.decoding.memory import CacheMemory
 from runtime.decoding.pace import Pace
 from runtime.decoding.request import Request, Step
+from runtime.decoding.turns import turns
 from runtime.targets.interface import TargetModel
 from s2d_trt.errors import OptionError
 
@@ -35,6 +35,8 @@ class Scheduler:
         """Texts that wait for their turn."""
         self.running: list[Request] = []
         """Texts that take part in steps, the oldest first."""
+        self.on_begin: Callable[[Request], None] = lambda _: None
+        """Called when a text begins, and again when it begins anew after it had to wait for memory."""
         self._paces: WeakKeyDictionary[TargetModel, Pace] = WeakKeyDictionary()
 
     @property
@@ -55,7 +57,7 @@ class Scheduler:
         An error of an engine ends the texts of its call, with finish reason ``error`` and ``request.error``; the texts
         of other targets go on.
         """
-        with self._turn():
+        with turns(request.decoder for request in (*self.waiting, *self.running)):
             return self._step()
 
     def _step(self) -> Steps:
@@ -83,20 +85,6 @@ class Scheduler:
             TargetBatch(each, self._paces.setdefault(target, Pace()), self._offline) for target, each in texts.items()
         ]
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Keep the engines from other schedulers' threads; all take them in the same order."""
-        decoders = {request.decoder for request in (*self.waiting, *self.running)}
-        engines = {engine for decoder in decoders for engine in (decoder.target, decoder.draft) if engine}
-        turns = [engine.turn for engine in sorted(engines, key=id)]
-        for turn in turns:
-            turn.acquire()
-        try:
-            yield
-        finally:
-            for turn in turns:
-                turn.release()
-
     def close(self) -> None:
         """End all texts as cancelled."""
         for request in (*self.waiting, *self.running):
@@ -116,6 +104,7 @@ class Scheduler:
             try:
                 self.memory.begin(request, self.sequences)
                 self.running.append(request)
+                self.on_begin(request)
             except Exception as error:
                 _fail([request], error)
                 self.memory.end(request)
