@@ -20,6 +20,7 @@ from runtime.text.chat import ChatTemplate, Message
 from s2d_trt.bundle import find_bundle
 from s2d_trt.errors import BundleError, OptionError
 
+WARM_UP_TOKENS = 4
 Opened = TypeVar("Opened", "SortedDraft", "OpenTarget")
 
 
@@ -79,6 +80,9 @@ class Library:
         decoder = Decoder(open_target(path, self._placement, self._verify), draft)
         with turns([decoder]):  # the draft may be at work for other targets
             exact = decoder.prepare(progress=self._progress, sequences=self._sequences)
+        # The engines' libraries make what they free at the process's end; the C library must end before that.
+        for _ in decoder.run(decoder.request([0], max_new_tokens=WARM_UP_TOKENS, ignore_eos=True)):
+            pass
         return OpenTarget(decoder, exact)
 
     def draft(self, number: int) -> SortedDraft:

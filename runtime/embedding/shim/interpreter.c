@@ -32,7 +32,11 @@ static int broken; /* Python could be started only in part, and cannot be starte
 static int promote_python(void)
 {
     Dl_info info;
-    if (dlsym(RTLD_DEFAULT, "PyLong_Type"))
+    void *program = dlopen(NULL, RTLD_LAZY);
+    int global = program && dlsym(program, "PyLong_Type");
+    if (program)
+        dlclose(program);
+    if (global)
         return S2D_OK;
     if (dladdr(&PyLong_Type, &info) && dlopen(info.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD))
         return S2D_OK;

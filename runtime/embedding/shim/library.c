@@ -70,6 +70,7 @@ int s2d_target_open(const char *path, const s2d_draft *draft, s2d_target **targe
         return leave(report(S2D_ERROR_MEMORY, "no memory for a target"));
     made->facts.size = sizeof made->facts;
     status = done(python_target_open(path, draft ? draft->id : 0, &made->id, &made->facts));
+    shut_down_at_exit();
     if (status == S2D_OK)
         *target = made;
     else

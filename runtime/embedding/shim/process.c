@@ -97,11 +97,17 @@ int s2d_set_log_callback(s2d_log_callback callback, void *user_data)
 
 static int shut_down(int seconds);
 
-/* A process that ends without s2d_shutdown would free the engines' memory below the thread that uses them. */
 static void at_exit(void)
 {
     if (depth == 0)
         shut_down(EXIT_SECONDS);
+}
+
+/* A process that ends without s2d_shutdown would free what engines use below the thread that runs them. What was
+ * registered last runs first, so this is called when engines have run. */
+void shut_down_at_exit(void)
+{
+    atexit(at_exit);
 }
 
 int s2d_init(const s2d_params *params)
@@ -127,11 +133,6 @@ int s2d_init(const s2d_params *params)
     status = interpreter_start(own.environment, own.python_path);
     if (status == S2D_OK)
         status = done(python_start(&own));
-    if (status == S2D_OK && registered == 1) {
-        /* After the engines' libraries are loaded, so that it runs before they clean up. */
-        atexit(at_exit);
-        registered = 2;
-    }
     set_state(status == S2D_OK ? RUNNING : before);
     return status;
 }

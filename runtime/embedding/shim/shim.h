@@ -24,6 +24,7 @@ extern const s2d_options default_options;
 int enter(void);
 int leave(int status);
 int is_fork(void);
+void shut_down_at_exit(void);
 /* What a python_ function returned, as a status. */
 int done(int returned);
 
