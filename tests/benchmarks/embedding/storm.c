@@ -123,7 +123,7 @@ static void *cancel(void *argument)
     unsigned random = seed + 1000 + *(const unsigned *)argument;
     for (;;) {
         struct slot *slot = &slots[rand_r(&random) % WORKERS];
-        struct timespec pause = {0, (long)(rand_r(&random) % 20000) * 1000};
+        struct timespec pause = {0, (long)(rand_r(&random) % 60000) * 1000};
         int stop;
         nanosleep(&pause, NULL);
         pthread_mutex_lock(&slot->lock);
