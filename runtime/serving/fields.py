@@ -68,6 +68,9 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
     """What a stream holds besides the text."""
 
     include_usage: bool | None = None
+    """A last part with the usage and no choice."""
+    continuous_usage_stats: bool | None = None
+    """The usage so far in every part (vLLM's)."""
 
 
 class PlainText(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
