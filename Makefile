@@ -63,7 +63,7 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "== installing what the tests need into $(VENV), torch and TensorRT-RTX included (minutes the first time)"
-	@$(PIP) --editable '.[export,tensorrt,gpu,train,grammar,evaluate,dev]'
+	@$(PIP) --editable '.[export,tensorrt,gpu,train,serve,grammar,evaluate,dev]'
 	@touch $@ $(VENV)/demo.stamp
 
 $(BIN)/python:

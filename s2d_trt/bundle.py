@@ -163,13 +163,14 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk. ``open`` has checked its files."""
+    """A bundle on disk. ``open`` has checked its files; with ``verified``, the hash of each, however large."""
 
     directory: Path
     manifest: Manifest
+    verified: bool = False
 
     @classmethod
-    def open(cls, directory: Path, kind: str | None = None, verify: bool = False) -> Bundle:
+    def open(cls, directory: str | Path, kind: str | None = None, verify: bool = False) -> Bundle:
         """Read the manifest and check the size of every file.
 
         Every file's SHA-256 is checked too if the bundle has fewer than ``ALWAYS_HASH_BELOW`` bytes or with ``verify``.
@@ -178,6 +179,7 @@ class Bundle:
             BundleError: there is no bundle, it is not of ``kind`` (``draft`` or ``target``), or a file is missing or
                 changed.
         """
+        directory = Path(directory)
         path = directory / MANIFEST
         if not directory.is_dir():
             raise BundleError(f"no bundle at {directory}; build one with python -m export.build or export.target")
@@ -187,7 +189,7 @@ class Bundle:
             raise BundleError(f"{directory} has no {MANIFEST}, so it is not a bundle; build it again") from None
         except (OSError, ValueError) as cause:
             raise BundleError(f"{path} cannot be read ({cause}); build the bundle again") from cause
-        bundle = cls(directory, Manifest.from_mapping(data, path))
+        bundle = cls(directory, Manifest.from_mapping(data, path), verify)
         if kind is not None and bundle.manifest.kind != kind:
             raise BundleError(f"{directory} is a {bundle.manifest.kind} bundle where a {kind} is needed; name another")
         bundle._check_files(verify)

@@ -46,6 +46,13 @@ class ModelSpec:
         return cls(hidden, layers, heads, kv_heads, hidden // heads, ffn, vocab, 1e-6, 10000.0, tied)
 
     @property
+    def parameters(self) -> int:
+        """How many numbers the weights hold, without norms and biases."""
+        attention = (2 * self.num_attention_heads * self.head_dim + 2 * self.kv_width) * self.hidden_size
+        layers = self.num_hidden_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+        return layers + self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+
+    @property
     def kv_width(self) -> int:
         """Channels of one key (or value) row: ``num_key_value_heads * head_dim``."""
         return self.num_key_value_heads * self.head_dim

@@ -5,20 +5,15 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from runtime.backends.placement import BACKENDS, Device, Placement
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
-from runtime.drafting.adaptive import Adaptive
-from runtime.drafting.fixed import FixedThresholds
-from runtime.drafting.options import Policy
-from runtime.drafting.policy import DraftingPolicy
+from runtime.drafting.options import Policy, choose_policy
 from runtime.drafting.profile import Profile
 from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
-from runtime.tree.shape import PAPER_TREE, TreeShape
 from s2d_trt.cli import add_verify_option, comma_floats, positive_int
 from s2d_trt.errors import OptionError
 
@@ -162,23 +157,21 @@ def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
 
 def drafting_policy(arguments: argparse.Namespace) -> Policy:
     """Who decides, and within which tree."""
-    exits = (arguments.thresholds, arguments.confidence)
     sizes = {"depth": arguments.tree_depth, "top_k": arguments.tree_top_k, "nodes": arguments.tree_nodes}
-    sizes = {name: size for name, size in sizes.items() if size is not None}
-    given = any(option is not None for option in (*exits, arguments.tree)) or bool(sizes)
     if arguments.profile is not None:
-        if given or arguments.policy is not None or arguments.lookup is not None:
+        others = ("policy", "thresholds", "confidence", "tree", "lookup", "tree_depth", "tree_top_k", "tree_nodes")
+        if any(getattr(arguments, name) is not None for name in others):
             raise OptionError("--profile holds the policy, tree and lookup; leave their options out, or the profile")
         return Profile.read(arguments.profile).policy
-    if arguments.policy == "adaptive" and exits != (None, None):
-        raise OptionError("--thresholds and --confidence belong to --policy fixed; leave them out")
-    adaptive = arguments.policy == "adaptive" or (arguments.policy is None and not given)
-    fixed = FixedThresholds(arguments.thresholds, arguments.confidence or "mean")
-    chosen: DraftingPolicy = Adaptive() if adaptive else fixed
-    preset = {"paper": PAPER_TREE, "chain": TreeShape()}.get(arguments.tree)
-    if preset is None and sizes:
-        preset = chosen.largest_tree(chain=arguments.exact is not False)
-    return Policy(chosen, replace(preset, **sizes) if preset else None, arguments.lookup)
+    return choose_policy(
+        arguments.policy,
+        arguments.thresholds,
+        arguments.confidence,
+        arguments.tree,
+        sizes,
+        arguments.lookup,
+        chain=arguments.exact is not False,
+    )
 
 
 def decoding_options(arguments: argparse.Namespace, temperature: float) -> Options:
@@ -216,13 +209,18 @@ def prepare(decoder: Decoder, arguments: argparse.Namespace, options: Options, s
     def progress(work: str) -> None:
         print(f"{work} ...", file=sys.stderr, flush=True)
 
-    if arguments.profile is not None:
-        draft = decoder.draft.identity if decoder.draft else None
-        Profile.read(arguments.profile).check(decoder.target.identity, draft, str(arguments.profile))
+    check_profile(decoder, arguments)
     decoder.prepare(options, progress, arguments.measure, sequences)
     # What is loaded by now stays; to look through it again and again would delay single steps.
     gc.collect()
     gc.freeze()
+
+
+def check_profile(decoder: Decoder, arguments: argparse.Namespace) -> None:
+    """Raise OptionError where the profile is not for this pair."""
+    if arguments.profile is not None:
+        draft = decoder.draft.identity if decoder.draft else None
+        Profile.read(arguments.profile).check(decoder.target.identity, draft, str(arguments.profile))
 
 
 def single_temperature(arguments: argparse.Namespace) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from runtime.backends.placement import Placement
 from runtime.decoding.options import Options
 from runtime.decoding.preparation import Preparation, Progress, silent
-from runtime.decoding.request import Request, Step
+from runtime.decoding.request import Request, Step, too_long
 from runtime.decoding.rules import check_token_ids
 from runtime.decoding.scheduler import Scheduler
 from runtime.drafting.costs import Costs
@@ -21,13 +21,17 @@ from runtime.drafting.ngram import LONGEST_DRAFT
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.drafting.text import TextDrafting
 from runtime.sampling.grammar import GrammarRule, Grammars
+from runtime.sampling.options import Sampling
 from runtime.sampling.ruled_noise import RuledNoise
 from runtime.targets import open_target
 from runtime.targets.interface import TargetModel
 from runtime.text.chat import ChatTemplate, Message
-from runtime.text.tokenizer import load_tokenizer
 from s2d_trt.bundle import find_bundle
-from s2d_trt.errors import OptionError, TokenizerMismatchError
+from s2d_trt.errors import BundleError, OptionError, TokenizerMismatchError
+from s2d_trt.tokenizer import is_unicode, load_tokenizer, tokenizer_errors
+
+CHARACTERS = 16
+"""For each token that a target holds: so much of a longer prompt is tokenized first."""
 
 
 class Decoder:
@@ -39,7 +43,7 @@ class Decoder:
 
     def __init__(self, target: TargetModel, draft: SortedDraft | None = None) -> None:
         self.target, self.draft = target, draft
-        self.tokenizer = load_tokenizer(target.tokenizer_path)
+        self.tokenizer = load_tokenizer(target.tokenizer_path, BundleError)
         self._preparation = Preparation(target, draft)
         self._forced_odds = ForcedOdds()
         self._template: ChatTemplate | None = None
@@ -68,14 +72,18 @@ class Decoder:
         return cls(open_target(target, placement, verify), loaded)
 
     def request(self, prompt: str | Sequence[int], options: Options | None = None, **changes: Any) -> Request:
-        """A new text to generate, from a prompt or its token ids; ``changes`` are fields of ``Options``.
+        """A new text to generate, from a prompt or its token ids; ``changes`` are fields of ``Options`` or of
+        ``Sampling``.
 
         Raises:
             OptionError, CapacityError: an option or the prompt does not fit.
         """
+        sampling = {field.name: changes.pop(field.name) for field in fields(Sampling) if field.name in changes}
         options = replace(options or Options(), **changes)
+        if sampling:
+            options = replace(options, sampling=replace(options.sampling, **sampling))
         self.check(options)
-        ids = self._encode(prompt) if isinstance(prompt, str) else prompt
+        ids = self.encode(prompt) if isinstance(prompt, str) else prompt
         return Request(ids, options, self)
 
     def check(self, options: Options) -> None:
@@ -96,10 +104,34 @@ class Decoder:
         Raises:
             BundleError: the target has no chat template. OptionError: the template does not take these messages.
         """
+        return self.request(self.encode_chat(messages), options, **changes)
+
+    def encode(self, prompt: str, special_tokens: bool = True) -> list[int]:
+        """Token ids of a text; with ``special_tokens`` those that begin every text come first.
+
+        Raises:
+            OptionError, CapacityError: it is no valid Unicode text, or certainly too long.
+            BundleError: the tokenizer cannot read it.
+        """
+        if not prompt.isascii() and not is_unicode(prompt):
+            raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8")
+        most = self.target.max_length
+        with tokenizer_errors(BundleError, f"target {self.target.name}: its tokenizer cannot read this prompt"):
+            # Much too long a prompt is found in its first part: to tokenize megabytes takes seconds.
+            part = CHARACTERS * most
+            while part < len(prompt) and (count := len(self.tokenizer.encode(prompt[:part]).ids)) <= 2 * most:
+                part *= 2
+            if part >= len(prompt):
+                ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
+                return ids
+        raise too_long(f"more than {count // 2}", self.target)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, up to the target's own next turn. Raises as ``chat_request``."""
         if self._template is None:
             self._template = ChatTemplate.of(self.target)
         # The template writes the special tokens itself.
-        return self.request(self._encode(self._template.render(messages), special_tokens=False), options, **changes)
+        return self.encode(self._template.render(messages), special_tokens=False)
 
     def prepare(
         self,
@@ -107,10 +139,10 @@ class Decoder:
         progress: Progress = silent,
         measure: bool = False,
         sequences: int = 1,
-    ) -> None:
-        """Check and measure what requests with ``options`` need, once for each machine: whether outputs are exact, and
-        what calls cost with up to ``sequences`` texts. ``run`` does so too where it was not done before; ``measure``
-        measures again.
+    ) -> bool:
+        """Check and measure what requests with ``options`` need, once for each machine: whether outputs are exact,
+        which is returned, and what calls cost with up to ``sequences`` texts. ``run`` does so too where it was not done
+        before; ``measure`` measures again.
 
         Raises:
             OptionError: the engines cannot do what ``options`` ask for.
@@ -118,7 +150,7 @@ class Decoder:
         """
         options = options or Options()
         self.check(options)
-        self._preparation.prepare(options, progress, measure, sequences)
+        return self._preparation.prepare(options, progress, measure, sequences)
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -135,7 +167,12 @@ class Decoder:
         """Yield each step's accepted tokens until the request finishes or is cancelled.
 
         An error of an engine ends this request alone, with finish reason ``error``, and is raised.
+
+        Raises:
+            OptionError: the request is of another decoder, or has run before.
         """
+        if request.decoder is not self:
+            raise OptionError("this request was made by another decoder; run it with that one")
         scheduler = Scheduler(sequences=1)
         scheduler.add(request)
         try:
@@ -155,7 +192,12 @@ class Decoder:
     def bytes_of(self, request: Request) -> int:
         """Bytes that a text's rows take in the caches after its next step, the target's and the draft's."""
         rows = request.length + 1 + request.options.policy.largest_tree(chain=request.exact).verify_rows()
-        return rows * (self.target.token_bytes + (self.draft.token_bytes if self.draft else 0))
+        return rows * self.token_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a token takes in the caches, the target's and the draft's."""
+        return self.target.token_bytes + (self.draft.token_bytes if self.draft else 0)
 
     def lease(self, request: Request, sequences: int = 1) -> None:
         """Lease what a text needs of the target and of the drafters. It may have tokens from an earlier lease.
@@ -196,10 +238,3 @@ class Decoder:
             request.drafting.release()
             request.drafting = None
         self._preparation.review()
-
-    def _encode(self, prompt: str, special_tokens: bool = True) -> list[int]:
-        try:
-            ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
-        except TypeError as cause:  # a lone surrogate: what Python makes of bytes that are no text
-            raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8") from cause
-        return ids

@@ -74,7 +74,7 @@ class Preparation:
 
     def lookup(self, temperature: float) -> NgramLookup:
         """The n-gram drafter of a temperature: a greedy text repeats itself more than a sampled one."""
-        return self._lookups.setdefault(temperature, NgramLookup())
+        return self._lookups.setdefault(round(temperature, 1), NgramLookup())
 
     def _is_exact(self, progress: Progress, texts: int) -> bool:
         if self._checked < texts and self._inexact is None:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from queue import SimpleQueue
 from types import TracebackType
+from typing import Protocol
 
 from runtime.decoding.request import Request, Step
 from runtime.decoding.scheduler import Scheduler
 from s2d_trt.errors import OptionError
 
-Listener = Callable[[Step | None], None]
-"""Takes each step of a text, and None after the last one."""
+
+class Listener(Protocol):
+    """Follows one text, in the service's thread: its methods must be quick and must not raise."""
+
+    def began(self) -> None:
+        """The text has left the queue."""
+
+    def put(self, step: Step | None) -> None:
+        """The next step of the text, and None after the last one."""
 
 
 class TextStream:
@@ -22,10 +30,17 @@ class TextStream:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.steps: SimpleQueue[Step | None] = SimpleQueue()
+        self._steps: SimpleQueue[Step | None] = SimpleQueue()
+
+    def began(self) -> None:
+        """The text has left the queue."""
+
+    def put(self, step: Step | None) -> None:
+        """Take the next step from the service."""
+        self._steps.put(step)
 
     def __iter__(self) -> Iterator[Step]:
-        while (step := self.steps.get()) is not None:
+        while (step := self._steps.get()) is not None:
             yield step
         if self.request.error is not None:
             raise self.request.error
@@ -44,10 +59,12 @@ class TextService:
 
     def __init__(self, scheduler: Scheduler | None = None) -> None:
         self._scheduler = scheduler or Scheduler()
+        self._scheduler.on_begin = self._began
         self._changed = threading.Condition()
         self._submitted: list[Request] = []
         self._listeners: dict[Request, Listener] = {}
         """Of every text that was submitted and has not ended."""
+        self._begun: set[Request] = set()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="s2d-trt scheduler", daemon=True)
         self._thread.start()
@@ -59,20 +76,26 @@ class TextService:
             OptionError: the text has run before, or the service is closed.
         """
         stream = TextStream(request)
-        self._submit(request, stream.steps.put)
+        self.follow(request, stream)
         return stream
+
+    def follow(self, request: Request, listener: Listener) -> None:
+        """As ``submit``, with a listener of your own."""
+        with self._changed:
+            if self._closed:
+                raise OptionError("this service is closed; open another one")
+            if request.started or request in self._listeners:
+                raise OptionError("this request has been run before; make a new one")
+            self._listeners[request] = listener
+            self._submitted.append(request)
+            self._changed.notify()
 
     async def stream(self, request: Request) -> AsyncIterator[Step]:
         """As ``submit``, for an event loop. A consumer that stops early cancels the text."""
-        loop, steps = asyncio.get_running_loop(), asyncio.Queue[Step | None]()
-
-        def put(step: Step | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(steps.put_nowait, step)
-
-        self._submit(request, put)
+        stream = _LoopStream()
+        self.follow(request, stream)
         try:
-            while (step := await steps.get()) is not None:
+            while (step := await stream.steps.get()) is not None:
                 yield step
             if request.error is not None:
                 raise request.error
@@ -94,16 +117,6 @@ class TextService:
     ) -> None:
         self.close()
 
-    def _submit(self, request: Request, listener: Listener) -> None:
-        with self._changed:
-            if self._closed:
-                raise OptionError("this service is closed; open another one")
-            if request.started or request in self._listeners:
-                raise OptionError("this request has been run before; make a new one")
-            self._listeners[request] = listener
-            self._submitted.append(request)
-            self._changed.notify()
-
     def _serve(self) -> None:
         while self._take_submitted():
             try:
@@ -112,7 +125,7 @@ class TextService:
                 self._fail_all(error)
                 continue
             for request, step in steps:
-                self._listeners[request](step)
+                self._listeners[request].put(step)
             self._end_finished()
         self._scheduler.close()
         self._end_finished()
@@ -130,8 +143,14 @@ class TextService:
         with self._changed:
             finished = [request for request in self._listeners if request.finished]
             listeners = [self._listeners.pop(request) for request in finished]
+            self._begun.difference_update(finished)
         for listener in listeners:
-            listener(None)
+            listener.put(None)
+
+    def _began(self, request: Request) -> None:
+        if request not in self._begun:
+            self._begun.add(request)
+            self._listeners[request].began()
 
     def _fail_all(self, error: Exception) -> None:
         for request in (*self._scheduler.waiting, *self._scheduler.running):
@@ -139,3 +158,18 @@ class TextService:
                 request.fail(error)
         self._scheduler.close()
         self._end_finished()
+
+
+class _LoopStream:
+    """Hands steps over to the event loop that it was made in."""
+
+    def __init__(self) -> None:
+        self._loop, self.steps = asyncio.get_running_loop(), asyncio.Queue[Step | None]()
+
+    def began(self) -> None:
+        """The text has left the queue."""
+
+    def put(self, step: Step | None) -> None:
+        """Take the next step from the service."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.steps.put_nowait, step)

@@ -158,9 +158,10 @@ class PairStatistics:
 
     def learned(self, temperature: float, priors: Priors | None = None) -> Learned:
         """The statistics of a temperature. At another one the draft ranks by other scores, so it has others."""
-        if temperature not in self._learned:
-            self._learned[temperature] = self.new(priors)
-        return self._learned[temperature]
+        near = round(temperature, 1)
+        if near not in self._learned:
+            self._learned[near] = self.new(priors)
+        return self._learned[near]
 
     @property
     def disagreement(self) -> float:

@@ -60,6 +60,9 @@ class StepBudget:
     drafts: bool = True
     """Whether the draft model runs in this step."""
 
+    predicted_ms: float = 0.0
+    """What the text's share of the draft's calls should take by the measured costs; 0 where nothing is priced."""
+
     def grow(self, root_token: int, shape: TreeShape) -> TreeBuilder:
         """The tree of this step, so far its root."""
         return TreeBuilder(root_token, shape, self.floor)

@@ -42,7 +42,7 @@ class SortedDraft:
         self._free: list[DraftSequence] = []
 
     @classmethod
-    def open(cls, directory: Path, placement: Placement | None = None, verify: bool = False) -> SortedDraft:
+    def open(cls, directory: str | Path, placement: Placement | None = None, verify: bool = False) -> SortedDraft:
         """Load a draft bundle. Raises BundleError."""
         return cls(Bundle.open(directory, "draft", verify), placement)
 

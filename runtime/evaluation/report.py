@@ -53,7 +53,7 @@ def write_report(runs: Sequence[Run], extras: Mapping[str, Path | None], out: Pa
     found = {name: _read(path) for name, path in extras.items() if path is not None}
     plots = [*plots_of_runs(runs), *plots_of_extras(found)]
     try:
-        write_file(out, page(runs, plots, vl_convert.javascript_bundle()))
+        write_file(out, page(runs, plots, vl_convert.javascript_bundle()))  # type: ignore[call-arg]
         for plot in plots if svg else ():
             write_file(Path(svg or ".") / f"{plot.name}.svg", vl_convert.vegalite_to_svg(plot.spec))
     except OSError as cause:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ class Trainer:
 
         Raises:
             OptionError: the state file is damaged, belongs to another run or cannot be written, or the GPU has too
-                little memory.
+                little memory, or a loss or weight is not finite.
         """
         self._resume()
         torch.set_flush_denormal(True)
@@ -115,6 +116,8 @@ class Trainer:
                         f"a pass does not fit {self.accelerator.device}; lower --micro-batch or --seq-length,"
                         " or add --gradient-checkpointing"
                     ) from cause
+                if not all(map(math.isfinite, losses)):
+                    raise self._diverged(f"a loss of step {self.step + 1} is {losses}")
                 self.step += 1
                 smoothed = [0.95 * a + 0.05 * b for a, b in zip(smoothed, losses, strict=True)] if smoothed else losses
                 bar.update()
@@ -173,8 +176,20 @@ class Trainer:
         self.accelerator.backward(loss * (self.accelerator.num_processes / counted))
         return losses
 
+    def _diverged(self, sign: str) -> OptionError:
+        return OptionError(
+            f"training diverged: {sign}; nothing is published. Begin again with a lower --lr, or mend the"
+            f" data; {self.state_file}, if there is one, holds the last step that was saved"
+        )
+
     def save(self) -> None:
-        """Write ``state_file``, in the main process only. Raises OptionError if it cannot be written."""
+        """Write ``state_file``, in the main process only.
+
+        Raises:
+            OptionError: it cannot be written, or a weight is not finite.
+        """
+        if not all(bool(parameter.isfinite().all()) for parameter in self._unwrapped.parameters()):
+            raise self._diverged(f"after step {self.step} a weight is NaN or infinite")
         if not self.is_main:
             return
         state = {

@@ -13,9 +13,9 @@ from runtime.machine.cache import cache_directory
 from runtime.machine.processor import physical_cores, processor_identity
 from runtime.sampling.noise import Noise
 from runtime.targets.target import BundleSequence
-from runtime.text.tokenizer import load_tokenizer
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.tree import Tree
+from s2d_trt.tokenizer import load_tokenizer
 
 __all__ = [
     "CUDA",

@@ -220,7 +220,7 @@ def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     [
         (["--thresholds", "0.5,0.5"], "2 thresholds for 3 exits 2,4,6"),
         (["--thresholds", "a,b,c"], "not a list of numbers"),
-        (["--policy", "adaptive", "--thresholds", "0,0,0"], "belong to --policy fixed"),
+        (["--policy", "adaptive", "--thresholds", "0,0,0"], "belong to the policy fixed"),
         (["--exact", "--tree", "paper"], "--exact drafts chains"),
         (["--tree-top-k", "17"], "above the 16 candidates"),
         (["--tree-nodes", "1"], "at least 2"),

@@ -233,3 +233,29 @@ def test_a_recipe_that_does_not_add_up_is_refused() -> None:
         dataclasses.replace(RECIPE, exits=(2,))
     with pytest.raises(OptionError, match="5 steps of pre-training are more than all 4"):
         dataclasses.replace(RECIPE, pretrain_steps=5)
+
+
+@pytest.mark.parametrize("lr", [1e30, 1e38])
+def test_training_that_diverges_ends_with_an_error_and_saves_nothing_after_it(
+    tmp_path: Path, vocabulary: Vocabulary, lr: float
+) -> None:
+    state = tmp_path / "state"
+    run = trainer(state, vocabulary, dataclasses.replace(RECIPE, lr=lr, steps=8), teacher_seed=5)
+    with pytest.raises(OptionError, match=r"training diverged: .* nothing is published"):
+        run.train(progress=False)
+    run.close()
+    assert not state.exists()
+
+
+def test_a_saved_state_that_is_not_finite_is_not_gone_on_from(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    state = tmp_path / "state"
+    run = trainer(state, vocabulary, teacher_seed=5)
+    stop_after(run, 2)
+    run.close()
+    saved = torch.load(state, weights_only=True)
+    next(iter(saved["student"].values())).view(-1)[0] = float("nan")
+    torch.save(saved, state)
+    run = trainer(state, vocabulary, teacher_seed=5)
+    with pytest.raises(OptionError, match="training diverged"):
+        run.train(progress=False)
+    run.close()
