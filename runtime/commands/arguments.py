@@ -209,13 +209,18 @@ def prepare(decoder: Decoder, arguments: argparse.Namespace, options: Options, s
     def progress(work: str) -> None:
         print(f"{work} ...", file=sys.stderr, flush=True)
 
-    if arguments.profile is not None:
-        draft = decoder.draft.identity if decoder.draft else None
-        Profile.read(arguments.profile).check(decoder.target.identity, draft, str(arguments.profile))
+    check_profile(decoder, arguments)
     decoder.prepare(options, progress, arguments.measure, sequences)
     # What is loaded by now stays; to look through it again and again would delay single steps.
     gc.collect()
     gc.freeze()
+
+
+def check_profile(decoder: Decoder, arguments: argparse.Namespace) -> None:
+    """Raise OptionError where the profile is not for this pair."""
+    if arguments.profile is not None:
+        draft = decoder.draft.identity if decoder.draft else None
+        Profile.read(arguments.profile).check(decoder.target.identity, draft, str(arguments.profile))
 
 
 def single_temperature(arguments: argparse.Namespace) -> float:

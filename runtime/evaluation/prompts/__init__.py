@@ -12,10 +12,11 @@ from s2d_trt.reading import parse_json, read_text
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One conversation: its turns are answered in order, each behind all text before it."""
+    """One conversation: its turns are answered in order, each behind all text before it. Spec-Bench numbers them."""
 
     category: str
     turns: tuple[str, ...]
+    question_id: int | None = None
 
 
 def load_prompts(source: str, limit: int | None = None) -> list[Prompt]:
@@ -43,8 +44,9 @@ def _parse(line: str, where: str) -> Prompt:
         data = parse_json(line)
         category = str(data.get("category", ""))
         turns = [data["prompt"]] if "prompt" in data else data["turns"]
+        question_id = data.get("question_id")
     except (ValueError, KeyError, AttributeError, TypeError):
         turns = []
     if not turns or not isinstance(turns, list) or not all(isinstance(turn, str) and turn for turn in turns):
         raise OptionError(f'{where} is neither {{"prompt": "..."}} nor a Spec-Bench question with "turns"; mend it')
-    return Prompt(category, tuple(turns))
+    return Prompt(category, tuple(turns), question_id if isinstance(question_id, int) else None)
