@@ -201,7 +201,7 @@ class Trainer:
         if not self.state_file.exists():
             return
         try:
-            state: dict[str, Any] = torch.load(self.state_file, map_location=self.accelerator.device, weights_only=True)
+            state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
             fingerprint = state["fingerprint"]
         except Exception as cause:  # torch raises many types for a damaged file
             raise OptionError(f"{self.state_file} is no saved run; delete it or choose another --state") from cause
