@@ -38,7 +38,9 @@ def _backward(
     gradient = gradient.transpose(1, 2)
     keys, values = (part.reshape(batch * groups, length, width) for part in (key, value))
     queries_gradient = torch.empty_like(query, memory_format=torch.contiguous_format)
-    keys_gradient, values_gradient = (torch.zeros(keys.shape, dtype=torch.float32) for _ in range(2))
+    # Sums over several blocks are fp32.
+    sums = torch.float32 if length > BLOCK else keys.dtype
+    keys_gradient, values_gradient = (torch.zeros(keys.shape, dtype=sums) for _ in range(2))
     bias = torch.full((min(BLOCK, length),) * 2, float("-inf"), dtype=query.dtype).triu(1)
     for first in range(0, length, BLOCK):
         last = min(first + BLOCK, length)

@@ -60,10 +60,10 @@ class Plan:
 
 PLANS = (
     # Deep and narrow: a target's cost grows with its depth, so a shallow exit can be much cheaper.
-    Plan("target-17m", 192, 40, 6, 2, 576, (40,), (1.0,), steps=2000, lr=4e-3),
-    Plan("target-6m", 160, 20, 5, 1, 448, (20,), (1.0,), steps=1000, lr=4e-3),
+    Plan("target-17m", 192, 40, 6, 2, 576, (40,), (1.0,), steps=1400, lr=4e-3),
+    Plan("target-6m", 160, 20, 5, 1, 448, (20,), (1.0,), steps=800, lr=4e-3),
     # Deeper exits weigh more: with equal weights a model this small learns three equal exits.
-    Plan("draft", 128, 12, 4, 2, 352, (6, 9, 12), (0.4, 0.6, 1.0), steps=1500, lr=4e-3, teacher="target-17m"),
+    Plan("draft", 128, 12, 4, 2, 352, (6, 9, 12), (0.4, 0.6, 1.0), steps=1200, lr=4e-3, teacher="target-17m"),
 )
 BATCH = 16
 MICRO = 8
@@ -118,7 +118,8 @@ def main(argv: Sequence[str]) -> None:
         texts = map(corpus.read_text, sources.library().train)
         vocabulary = Vocabulary.trained(corpus.train_tokenizer(texts, VOCABULARY))
     ids = corpus.cached(
-        options.state / "tokens.npy", lambda: corpus.tokenize(vocabulary.tokenizer, sources.training_files())
+        options.state / f"tokens-{sources.digest(vocabulary.tokenizer)}.npy",
+        lambda: corpus.tokenize(vocabulary.tokenizer, sources.training_files()),
     )
     held_out = corpus.tokenize(vocabulary.tokenizer, sources.library().held_out)
     text = Text(vocabulary, Stream.whole(ids), Stream.whole(held_out))
@@ -134,11 +135,12 @@ def _train(plan: Plan, text: Text, out: Path, state: Path, begin: Path | None) -
     from s2d_trt.training.objective import Objective
     from s2d_trt.training.pipeline import Run, make_checkpoint
     from s2d_trt.training.recipe import Recipe
+    from s2d_trt.training.trainer import weights_digest
 
     teacher = None
     if plan.teacher:
         teacher = checkpoint.load(out / plan.teacher)
-        text = _with_samples(text, teacher, state / "samples")
+        text = _with_samples(text, teacher, state / f"samples-{weights_digest(teacher)[:12]}")
     recipe = Recipe(
         exits=plan.exits,
         objective=Objective(plan.exit_weights, 0.0 if teacher is None else DISTILL),
@@ -166,7 +168,7 @@ def _train(plan: Plan, text: Text, out: Path, state: Path, begin: Path | None) -
         return _card(plan, model, text, result)
 
     run = Run(
-        recipe, WINDOW, out / plan.name, state / f"{plan.name}.pt", save_every=50, held_out_length=HELD_OUT_WINDOW
+        recipe, WINDOW, out / plan.name, state / f"{plan.name}.pt", save_every=25, held_out_length=HELD_OUT_WINDOW
     )
     make_checkpoint(run, model, text, card, teacher, targets)
 

@@ -6,6 +6,7 @@ licences, which NOTICE names. Some modules of the library and some whole package
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -13,6 +14,8 @@ import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from s2d_trt.errors import OptionError
 from s2d_trt.training.corpus import Files, drop_copies
@@ -92,6 +95,11 @@ def training_files(packages: Iterable[Package] = TRAIN) -> tuple[Path, ...]:
 def held_out_files() -> dict[str, tuple[Path, ...]]:
     """What is held out, by category."""
     return {"standard library": library().held_out, **{package.distribution: package.files() for package in HELD_OUT}}
+
+
+def digest(tokenizer: Tokenizer) -> str:
+    """A short name for the training text as this tokenizer sees it."""
+    return hashlib.sha256(f"{describe()} {tokenizer.to_str()}".encode()).hexdigest()[:12]
 
 
 def describe() -> str:

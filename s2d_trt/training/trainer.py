@@ -216,7 +216,7 @@ class Trainer:
         if not self.state_file.exists():
             return
         try:
-            state: dict[str, Any] = torch.load(self.state_file, map_location=self.accelerator.device, weights_only=True)
+            state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
             fingerprint = state["fingerprint"]
         except Exception as cause:  # torch raises many types for a damaged file
             raise OptionError(f"{self.state_file} is no saved run; delete it or choose another --state") from cause
@@ -247,14 +247,14 @@ def _check_processes(accelerator: Accelerator) -> None:
 def _fingerprint(recipe: Recipe, model: PreTrainedModel, windows: Windows, teacher: PreTrainedModel | None) -> str:
     parts = {
         "recipe": dataclasses.asdict(recipe),
-        "model": [model.config.to_dict(), _weights_digest(model)],
-        "teacher": None if teacher is None else _weights_digest(teacher),
+        "model": [model.config.to_dict(), weights_digest(model)],
+        "teacher": None if teacher is None else weights_digest(teacher),
         "windows": windows.digest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _weights_digest(model: PreTrainedModel) -> str:
+def weights_digest(model: PreTrainedModel) -> str:
     """SHA-256 of about a thousand numbers of every tensor, enough to tell two models apart."""
     digest = hashlib.sha256()
     for parameter in model.parameters():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel
 
 from s2d_trt.errors import OptionError
@@ -75,6 +76,21 @@ def test_a_stopped_and_resumed_run_gives_the_same_bits(tmp_path: Path, vocabular
     assert resumed.step == whole.step == RECIPE.steps
     ours, theirs = weights(resumed), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_resumes_on_a_numbered_device_as_processes_on_a_cpu_have(
+    tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(trainer(tmp_path / "state", vocabulary), 2)
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu:0")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        resumed = trainer(tmp_path / "state", vocabulary)
+        assert resumed.accelerator.device == torch.device("cpu:0")
+        resumed.train(progress=False)
+        assert resumed.step == RECIPE.steps
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("stop", [1, 2])
