@@ -3,6 +3,8 @@
 import sys
 from importlib.util import find_spec
 
+import s2d_trt  # noqa: F401  before onnxruntime, whose telemetry it switches off
+
 _missing = [name for name in ("ml_dtypes", "onnx", "safetensors") if find_spec(name) is None]
 if _missing:
     _message = f"export needs {', '.join(_missing)}; run pip install 's2d-trt[export]'"

@@ -12,13 +12,13 @@ import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, which safetensors
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 
 from export.config import Config, read_json
 from export.rotary import Float32Array
-from export.tensors import checkpoint_shapes, query_head_axis
+from export.tensors import LM_HEAD, checkpoint_shapes, query_head_axis
 from s2d_trt.errors import CheckpointError
 from s2d_trt.spec import ModelSpec
+from s2d_trt.tokenizer import load_tokenizer
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -248,10 +248,11 @@ class Checkpoint:
         return self.view(name).read()
 
     def _refuse_unread_tensors(self) -> None:
-        """Refuse a layer or bias that the config does not mention: leaving it out would change the model."""
-        expected = checkpoint_shapes(self.spec)
+        """Refuse a tensor that the config does not mention: leaving it out would change the model."""
+        # Where the head is the embedding, a copy of it may be stored too.
+        known = {*checkpoint_shapes(self.spec), LM_HEAD}
         for name in self.tensor_files:
-            if name.startswith("model.layers.") and name not in expected and not name.endswith(RECOMPUTED):
+            if name not in known and not name.endswith(RECOMPUTED):
                 raise CheckpointError(
                     f"{self.directory} holds {name}, which is no part of a {self.spec.num_hidden_layers}-layer model of"
                     " its model_type; config.json and weights do not belong together"
@@ -278,10 +279,7 @@ def check_tokenizer(path: Path, spec: ModelSpec) -> None:
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; copy the tokenizer that the model was trained with")
-    try:
-        vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-    except Exception as cause:  # the tokenizers library raises nothing narrower
-        raise CheckpointError(f"{path} cannot be loaded by the tokenizers library ({cause}); copy it again") from cause
+    vocabulary = load_tokenizer(path, CheckpointError).get_vocab(with_added_tokens=True)
     largest = max(vocabulary.values(), default=0)
     if largest >= spec.vocab_size:
         raise CheckpointError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 
 from export.rotary import Rotary
 from s2d_trt.errors import CheckpointError
-from s2d_trt.families import FAMILIES, Family, supported
+from s2d_trt.families import FAMILIES, SCALINGS, Family, supported
+from s2d_trt.reading import read_object
 from s2d_trt.spec import ModelSpec
-
-SCALINGS = ("default", "linear", "llama3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +61,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, or no JSON object in it.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; give --checkpoint a complete Hugging Face directory") from None
-    except OSError as cause:
-        raise CheckpointError(f"{path} cannot be read ({cause.strerror}); check its permissions") from cause
-    except ValueError as cause:
-        raise CheckpointError(f"{path} is not JSON ({cause}); copy it again") from cause
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds no JSON object; copy it again")
-    return data
+    return read_object(path, CheckpointError, "give --checkpoint a complete Hugging Face directory")
 
 
 @dataclass(frozen=True, slots=True)

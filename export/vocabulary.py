@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
-from s2d_trt.errors import OptionError
+from s2d_trt.errors import CheckpointError, OptionError
+from s2d_trt.tokenizer import load_tokenizer
 
 BYTES = 2**26
 """Of text, past which frequencies hardly change."""
@@ -25,7 +24,7 @@ def frequent_tokens(tokenizer: Path, text: Path, count: int, always: tuple[int, 
     """
     files = sorted(path for path in text.rglob("*") if path.is_file()) if text.is_dir() else [text]
     counts: Counter[int] = Counter()
-    encode, left = Tokenizer.from_file(str(tokenizer)).encode_batch_fast, BYTES
+    encode, left = load_tokenizer(tokenizer, CheckpointError).encode_batch_fast, BYTES
     for file in files:
         try:
             content = file.read_bytes()[:left].decode("utf-8", errors="ignore")

@@ -10,6 +10,8 @@ from runtime.drafting.adaptive import Adaptive
 from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import SortedDraft
+from runtime.sampling.constraint import Constraint
+from runtime.sampling.logprobs import TokenLogprob
 from runtime.sampling.options import Sampling
 from runtime.targets import Target, open_target
 from runtime.tree.shape import PAPER_TREE, TreeShape
@@ -18,6 +20,7 @@ __all__ = [
     "PAPER_TREE",
     "Adaptive",
     "CacheMemory",
+    "Constraint",
     "Decoder",
     "FixedThresholds",
     "Options",
@@ -29,6 +32,7 @@ __all__ = [
     "Step",
     "Target",
     "TextService",
+    "TokenLogprob",
     "TreeShape",
     "open_target",
 ]

@@ -31,6 +31,10 @@ FAMILIES = {
 }
 
 
+SCALINGS = ("default", "linear", "llama3")
+"""Scalings of rotary positions that graphs can hold."""
+
+
 def supported() -> str:
     """All families as text, for messages."""
     return ", ".join(f"{name!r} ({family.title})" for name, family in FAMILIES.items())

@@ -1,32 +1,39 @@
-"""Writing files and directories that appear complete or not at all."""
+"""Writing files and directories that appear complete or not at all, whenever the process is killed."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import secrets
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # no POSIX: what killed processes leave behind stays
+    fcntl = None  # type: ignore[assignment]
+
+PARTIAL = ".partial"
+OLD = "old"
+"""Name, in a scratch directory, of a directory that is being replaced."""
+
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write to; the file there replaces ``path`` when the block ends.
+    """Give a path to write to; the file there replaces ``path`` when the block ends.
 
     If the block raises, ``path`` stays as it was and nothing else is left. Missing parent directories are made.
 
     Raises:
         OSError: the directory cannot be written, or the block wrote no file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}.partial")
-    try:
+    with _scratch_beside(path) as folder:
+        scratch = folder / "new"
         yield scratch
         scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -46,11 +53,9 @@ def publishing_directory(directory: Path, replace: bool = False) -> Iterator[Pat
     Raises:
         OSError: the parent directory cannot be written.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    # mkdtemp makes a private directory; the one inside has the permissions that the user's umask gives.
-    parent = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    scratch, old = parent / directory.name, parent / "old"
-    try:
+    with _scratch_beside(directory) as folder:
+        # The scratch directory is private; the one inside has the permissions that the user's umask gives.
+        scratch, old = folder / "new", folder / OLD
         scratch.mkdir()
         yield scratch
         if replace and directory.exists():
@@ -60,7 +65,42 @@ def publishing_directory(directory: Path, replace: bool = False) -> Iterator[Pat
         except OSError as cause:
             if cause.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
+
+
+@contextmanager
+def _scratch_beside(path: Path) -> Iterator[Path]:
+    """A private directory beside ``path`` for the block; those that killed processes left there are removed too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name[:100]}-"
+    for left in path.parent.iterdir():
+        if fcntl is not None and left.name.startswith(prefix) and left.name.endswith(PARTIAL):
+            with contextlib.suppress(OSError), _opened(left) as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(left, path)
+    made = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    scratch = made.with_name(made.name + PARTIAL)
+    try:
+        with _opened(made) as handle:
+            # The lock goes with the process. Only what is locked gets the name that other processes look for.
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+            made.rename(scratch)
+            yield scratch
     finally:
-        if old.exists() and not directory.exists():
-            old.rename(directory)
-        shutil.rmtree(parent, ignore_errors=True)
+        _remove(scratch, path)
+
+
+def _remove(scratch: Path, path: Path) -> None:
+    if (scratch / OLD).exists() and not path.exists():
+        (scratch / OLD).rename(path)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)

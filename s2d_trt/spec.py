@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s2d_trt.errors import OptionError
+from s2d_trt.schema import Channels, Epsilon, Heads, Layers, Theta, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,15 +16,15 @@ class ModelSpec:
     normalised before the rotary embedding.
     """
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
-    vocab_size: int
-    rms_norm_eps: float
-    rope_theta: float
+    hidden_size: Channels
+    num_hidden_layers: Layers
+    num_attention_heads: Heads
+    num_key_value_heads: Heads
+    head_dim: Channels
+    intermediate_size: Channels
+    vocab_size: Vocabulary
+    rms_norm_eps: Epsilon
+    rope_theta: Theta
     tie_word_embeddings: bool
     qkv_bias: bool = False
     output_bias: bool = False
@@ -44,6 +45,13 @@ class ModelSpec:
         if heads % kv_heads:
             raise OptionError(f"{heads} heads cannot share {kv_heads} key/value heads evenly")
         return cls(hidden, layers, heads, kv_heads, hidden // heads, ffn, vocab, 1e-6, 10000.0, tied)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights hold, without norms and biases."""
+        attention = (2 * self.num_attention_heads * self.head_dim + 2 * self.kv_width) * self.hidden_size
+        layers = self.num_hidden_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+        return layers + self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
 
     @property
     def kv_width(self) -> int:

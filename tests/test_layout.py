@@ -149,3 +149,11 @@ def test_every_command_answers_a_wrong_option_in_one_line(module: str) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("module", ["runtime.machine.byte_products", "export.session"])
+def test_onnx_runtime_collects_nothing_about_its_use(tmp_path: Path, module: str) -> None:
+    code = f"import {module}, onnxruntime; from runtime.machine import byte_products as b; b.byte_products_overflow()"
+    own = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "PATH": ""}
+    subprocess.run([sys.executable, "-c", code], env=own, check=True)
+    assert not list(tmp_path.iterdir())

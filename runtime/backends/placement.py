@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,6 +10,8 @@ from runtime.backends import Backend
 from runtime.backends.cpu.backend import OnnxRuntime
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import OptionError
+from s2d_trt.fields import check_fields
+from s2d_trt.memory import check_memory
 
 BackendName = Literal["auto", "onnxruntime", "tensorrt"]
 BACKENDS: tuple[str, ...] = get_args(BackendName)
@@ -54,6 +57,12 @@ class Placement:
     cuda_graphs: bool = True
     device_cascade: bool = False
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        processors = os.cpu_count() or 1
+        if self.threads is not None and not 1 <= self.threads <= processors:
+            raise OptionError(f"--threads {self.threads} must lie between 1 and the {processors} processors here")
+
     def choose(self, bundle: Bundle) -> tuple[BackendName, Device]:
         """The backend and the device for ``bundle``. Raises OptionError where the options do not fit it."""
         manifest = bundle.manifest
@@ -96,6 +105,8 @@ class Placement:
         """
         name, device = self.choose(bundle)
         if device == CPU:
+            weights = bundle.manifest.files[bundle.manifest.weights]
+            check_memory(weights.bytes, f"bundle {bundle.manifest.name}")
             return OnnxRuntime(self.threads)
         # Only the extra [gpu] installs what these modules import.
         from runtime.backends.cuda.device import open_gpu

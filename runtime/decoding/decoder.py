@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from runtime.backends.placement import Placement
 from runtime.decoding.options import Options
 from runtime.decoding.preparation import Preparation, Progress, silent
-from runtime.decoding.request import Request, Step
+from runtime.decoding.request import Request, Step, too_long
 from runtime.decoding.rules import check_token_ids
 from runtime.decoding.scheduler import Scheduler
 from runtime.drafting.costs import Costs
@@ -21,13 +21,17 @@ from runtime.drafting.ngram import LONGEST_DRAFT
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.drafting.text import TextDrafting
 from runtime.sampling.grammar import GrammarRule, Grammars
+from runtime.sampling.options import Sampling
 from runtime.sampling.ruled_noise import RuledNoise
 from runtime.targets import open_target
 from runtime.targets.interface import TargetModel
 from runtime.text.chat import ChatTemplate, Message
-from runtime.text.tokenizer import load_tokenizer
 from s2d_trt.bundle import find_bundle
-from s2d_trt.errors import CapacityError, OptionError, TokenizerMismatchError
+from s2d_trt.errors import BundleError, OptionError, TokenizerMismatchError
+from s2d_trt.tokenizer import is_unicode, load_tokenizer, tokenizer_errors
+
+CHARACTERS = 16
+"""For each token that a target holds: so much of a longer prompt is tokenized first."""
 
 
 class Decoder:
@@ -39,8 +43,7 @@ class Decoder:
 
     def __init__(self, target: TargetModel, draft: SortedDraft | None = None) -> None:
         self.target, self.draft = target, draft
-        self.tokenizer = load_tokenizer(target.tokenizer_path)
-        self._longest_token = max(map(len, self.tokenizer.get_vocab()))
+        self.tokenizer = load_tokenizer(target.tokenizer_path, BundleError)
         self._preparation = Preparation(target, draft)
         self._forced_odds = ForcedOdds()
         self._template: ChatTemplate | None = None
@@ -69,12 +72,16 @@ class Decoder:
         return cls(open_target(target, placement, verify), loaded)
 
     def request(self, prompt: str | Sequence[int], options: Options | None = None, **changes: Any) -> Request:
-        """A new text to generate, from a prompt or its token ids; ``changes`` are fields of ``Options``.
+        """A new text to generate, from a prompt or its token ids; ``changes`` are fields of ``Options`` or of
+        ``Sampling``.
 
         Raises:
             OptionError, CapacityError: an option or the prompt does not fit.
         """
+        sampling = {field.name: changes.pop(field.name) for field in fields(Sampling) if field.name in changes}
         options = replace(options or Options(), **changes)
+        if sampling:
+            options = replace(options, sampling=replace(options.sampling, **sampling))
         self.check(options)
         ids = self.encode(prompt) if isinstance(prompt, str) else prompt
         return Request(ids, options, self)
@@ -104,18 +111,20 @@ class Decoder:
 
         Raises:
             OptionError, CapacityError: it is no valid Unicode text, or certainly too long.
+            BundleError: the tokenizer cannot read it.
         """
-        most = self.target.max_length * self._longest_token
-        if len(prompt) > most:  # to tokenize it would only take time
-            raise CapacityError(
-                f"the prompt has {len(prompt)} characters and target {self.target.name} holds at most {most};"
-                " shorten it or build the bundle with a larger --max-length"
-            )
-        try:
-            ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
-        except TypeError as cause:  # a lone surrogate: what Python makes of bytes that are no text
-            raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8") from cause
-        return ids
+        if not prompt.isascii() and not is_unicode(prompt):
+            raise OptionError("the prompt is not valid Unicode text; convert it to UTF-8")
+        most = self.target.max_length
+        with tokenizer_errors(BundleError, f"target {self.target.name}: its tokenizer cannot read this prompt"):
+            # Much too long a prompt is found in its first part: to tokenize megabytes takes seconds.
+            part = CHARACTERS * most
+            while part < len(prompt) and (count := len(self.tokenizer.encode(prompt[:part]).ids)) <= 2 * most:
+                part *= 2
+            if part >= len(prompt):
+                ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
+                return ids
+        raise too_long(f"more than {count // 2}", self.target)
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, up to the target's own next turn. Raises as ``chat_request``."""
@@ -158,7 +167,12 @@ class Decoder:
         """Yield each step's accepted tokens until the request finishes or is cancelled.
 
         An error of an engine ends this request alone, with finish reason ``error``, and is raised.
+
+        Raises:
+            OptionError: the request is of another decoder, or has run before.
         """
+        if request.decoder is not self:
+            raise OptionError("this request was made by another decoder; run it with that one")
         scheduler = Scheduler(sequences=1)
         scheduler.add(request)
         try:

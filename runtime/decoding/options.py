@@ -10,6 +10,7 @@ from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
 from runtime.sampling.rules import Processor
 from s2d_trt.errors import OptionError
+from s2d_trt.fields import check_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Options:
     constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.max_new_tokens < 1:
             raise OptionError(f"max-new-tokens {self.max_new_tokens} must be at least 1")
         if any(not stop for stop in self.stop):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from runtime.sampling.logprobs import TokenLogprob, token_logprob
 from runtime.sampling.noise import Noise
 from runtime.targets.interface import Chunk, TargetModel, TargetSequence
 from runtime.text.tokenizer import TextStream
-from s2d_trt.errors import CapacityError, OptionError
+from s2d_trt.errors import BundleError, CapacityError, OptionError
 
 if TYPE_CHECKING:
     from runtime.decoding.decoder import Decoder
@@ -30,7 +32,7 @@ class Step:
     """What one step added: ``tokens``, of which the first ``drafted`` were proposed by a drafter.
 
     ``pieces`` is the text released with each token; ``logprobs`` has an entry for each token where they were asked for.
-    A token that ends the text has no piece. The last step of a cancelled request has no token, and one piece
+    The text of a stop token is left out. The last step of a cancelled request has no token, and one piece
     with the text that was held back for a stop string.
     """
 
@@ -54,9 +56,8 @@ class Request:
 
     def __init__(self, prompt: Sequence[int], options: Options, decoder: Decoder) -> None:
         target = decoder.target
-        _check_prompt(prompt, target)
         self.decoder = decoder
-        self.prompt, self.options = list(prompt), options
+        self.prompt, self.options = _checked_prompt(prompt, target), options
         sampling = options.sampling
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         self.noise = Noise(self.seed, sampling.temperature, target.vocab_size)
@@ -122,7 +123,12 @@ class Request:
         self.cancelled = True
 
     def append(self, tokens: Sequence[int], drafted: int) -> Step:
-        """Add what a step accepted, up to the token that ends the text."""
+        """Add what a step accepted, up to the token that ends the text.
+
+        Raises:
+            BundleError: the score of a token is not a finite number.
+        """
+        self._check_scores(len(tokens))
         kept: list[int] = []
         pieces: list[str] = []
         first = len(self.tokens)
@@ -158,6 +164,16 @@ class Request:
             row = logits[position - 1 - start]
             self.prompt_logprobs.append(token_logprob(row, self.prompt[position], top))
 
+    def _check_scores(self, count: int) -> None:
+        """Where a logit is NaN or infinite, so is the score of the chosen token."""
+        for index, score in enumerate(self.chooser.chosen_scores[-count:]):
+            if not math.isfinite(score):
+                raise BundleError(
+                    f"target {self.decoder.target.name} gives a score of {score} for token {self.length + index} of the"
+                    " text: its weights are damaged, or too large for its precision; check it with --verify, or build"
+                    " it again"
+                )
+
     def record(self, outcome: Outcome) -> None:
         """Count a step, and let the drafting learn from it."""
         exits = self.decoder.draft.exits if self.decoder.draft else ()
@@ -178,7 +194,13 @@ class Request:
         self.finish_reason, self.error = "error", error
 
 
-def _check_prompt(prompt: Sequence[int], target: TargetModel) -> None:
+def _checked_prompt(prompt: Sequence[int], target: TargetModel) -> list[int]:
+    try:
+        if isinstance(prompt, bytes):
+            raise TypeError("bytes are no text; decode them")
+        prompt = list(map(operator.index, prompt))
+    except TypeError as cause:
+        raise OptionError(f"the prompt is neither text nor a sequence of token ids ({cause}); give either") from cause
     if not prompt:
         raise OptionError("the prompt is empty; give at least one token")
     for token in prompt:
@@ -188,7 +210,13 @@ def _check_prompt(prompt: Sequence[int], target: TargetModel) -> None:
                 " tokenizer"
             )
     if len(prompt) >= target.max_length:
-        raise CapacityError(
-            f"the prompt has {len(prompt)} tokens and target {target.name} holds {target.max_length} in all;"
-            " shorten it or build the bundle with a larger --max-length"
-        )
+        raise too_long(str(len(prompt)), target)
+    return prompt
+
+
+def too_long(tokens: str, target: TargetModel) -> CapacityError:
+    """The error for a prompt of so many tokens, in words."""
+    return CapacityError(
+        f"the prompt has {tokens} tokens and target {target.name} holds {target.max_length} in all;"
+        " shorten it or build the bundle with a larger --max-length"
+    )

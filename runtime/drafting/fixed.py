@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from runtime.drafting.policy import (
 )
 from runtime.tree.shape import TreeShape
 from s2d_trt.errors import OptionError
+from s2d_trt.fields import check_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,11 @@ class FixedThresholds(DraftingPolicy):
     rule: Confidence = "mean"
 
     looks_up = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not all(map(math.isfinite, self.thresholds or ())):
+            raise OptionError(f"thresholds {self.thresholds} must be numbers; above 1 an exit never answers")
 
     def largest_tree(self, chain: bool) -> TreeShape:
         """A chain of three drafted tokens."""

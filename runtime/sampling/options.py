@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from s2d_trt.errors import OptionError
+from s2d_trt.fields import check_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,15 @@ class Sampling:
     bad_words: tuple[str | tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         # Copies, so that nobody changes them afterwards.
         object.__setattr__(self, "logit_bias", dict(self.logit_bias))
         words = tuple(word if isinstance(word, str) else tuple(word) for word in self.bad_words)
         object.__setattr__(self, "bad_words", words)
         if not 0.0 <= self.temperature <= 100.0:
             raise OptionError(f"temperature {self.temperature} must lie between 0 (greedy) and 100")
-        if self.top_k < 0:
-            raise OptionError(f"top-k {self.top_k} must be 0 (off) or more")
+        if not 0 <= self.top_k < 2**31:
+            raise OptionError(f"top-k {self.top_k} must lie between 0 (off) and 2^31 - 1")
         if not 0.0 < self.top_p <= 1.0:
             raise OptionError(f"top-p {self.top_p} must be above 0 and at most 1 (off)")
         if not 0.0 <= self.min_p < 1.0:

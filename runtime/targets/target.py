@@ -38,7 +38,7 @@ class Target:
         self._free: list[BundleSequence] = []
 
     @classmethod
-    def open(cls, directory: Path, placement: Placement | None = None, verify: bool = False) -> Target:
+    def open(cls, directory: str | Path, placement: Placement | None = None, verify: bool = False) -> Target:
         """Load a target bundle. Raises BundleError."""
         return cls(Bundle.open(directory, "target", verify), placement)
 

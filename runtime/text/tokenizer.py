@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from s2d_trt.errors import BundleError
-
-
-def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a ``tokenizer.json``. Raises BundleError."""
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as cause:  # the tokenizers library raises bare Exception
-        raise BundleError(f"{path} cannot be read ({cause}); build the bundle again") from cause
+from s2d_trt.tokenizer import tokenizer_errors
 
 
 class TextStream:
@@ -39,7 +31,8 @@ class TextStream:
         A stop string that is completed where the text may not stop is passed over for good.
         """
         self._tokens.append(token)
-        piece = self._stream.step(self._tokenizer, token)
+        with tokenizer_errors(BundleError, f"token {token} cannot be decoded"):
+            piece = self._stream.step(self._tokenizer, token)
         if piece is None:
             return False
         seen = len(self._decoded)
@@ -55,7 +48,8 @@ class TextStream:
     def finish(self) -> str:
         """End the text: release what was held back, an incomplete character as U+FFFD, and return that part."""
         released = len(self.text)
-        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+        with tokenizer_errors(BundleError, "the text cannot be decoded"):
+            text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
         # The last token can complete a stop string and also begin a character that never ends.
         self.text = text[: min(self._stops(text, self._passed), default=len(text))]
         return self.text[released:]

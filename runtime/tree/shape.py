@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s2d_trt.errors import OptionError
+from s2d_trt.fields import check_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class TreeShape:
     nodes: int = 60
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.depth < 0:
             raise OptionError(f"tree depth {self.depth} must be 0 or more (d means d + 1 draft passes)")
         if self.top_k < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from transformers import (
 )
 
 from s2d_trt.errors import CheckpointError, OptionError
-from s2d_trt.families import FAMILIES
+from s2d_trt.families import FAMILIES, SCALINGS
 from s2d_trt.files import publishing_directory
+from s2d_trt.reading import read_object
+from s2d_trt.tokenizer import load_tokenizer
 from s2d_trt.training.conversations import Message, Render
 from s2d_trt.training.corpus import END_OF_TEXT
 
@@ -58,13 +59,7 @@ class Vocabulary:
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise CheckpointError(f"{directory} has no tokenizer.json; name a checkpoint directory that has one")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as cause:  # the library raises nothing narrower
-            raise CheckpointError(f"{path} cannot be read ({cause}); copy it again") from cause
-        # The file may hold settings for inference, which would truncate or pad documents.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+        tokenizer = load_tokenizer(path, CheckpointError)
         ids: dict[str, Any] = {}
         for name in ("config.json", "generation_config.json"):
             ids |= {key: value for key, value in _read_json(directory / name).items() if key.endswith("os_token_id")}
@@ -175,9 +170,18 @@ def inspect(directory: Path) -> None:
     path = directory / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{directory} has no config.json; name a Hugging Face checkpoint directory")
-    kind = _read_json(path).get("model_type")
-    if kind not in FAMILIES:
+    config = _read_json(path)
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise CheckpointError(f"{path} describes a model of type {kind}; supported are {', '.join(FAMILIES)}")
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = config.get(name) or {}
+        scaling = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else rope
+        if scaling not in SCALINGS:
+            raise CheckpointError(
+                f"{path} scales rotary positions by {scaling!r}, which no bundle can; supported are"
+                f" {', '.join(SCALINGS)}"
+            )
     if any(directory.glob("*.safetensors")):
         return
     if any(directory.glob("*.bin")):
@@ -200,12 +204,4 @@ def _keep_layers(config: Any, layers: int, directory: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file, or an empty one if the file does not exist. Raises CheckpointError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as cause:
-        raise CheckpointError(f"{path} cannot be read ({cause}); copy the checkpoint again") from cause
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object; copy the checkpoint again")
-    return content
+    return read_object(path, CheckpointError, "copy the checkpoint again") if path.exists() else {}

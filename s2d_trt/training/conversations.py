@@ -6,7 +6,6 @@ Files are JSON lists or JSON lines of ``{"conversations": [{"from": "human", "va
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from s2d_trt.errors import OptionError
+from s2d_trt.reading import parse_json, read_text
 from s2d_trt.training.windows import Stream
 
 ROLES = {
@@ -25,6 +25,9 @@ ROLES = {
     "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
 }  # fmt: skip
 """Names of speakers in ShareGPT's files and in chat templates, and the role of each."""
+
+MOST_BYTES = 2**35
+"""Of a file of conversations; it is read as a whole."""
 
 Message = dict[str, str]
 Render = Callable[[Sequence[Message], bool], str]
@@ -48,12 +51,12 @@ def read_conversations(path: Path) -> list[list[Message]]:
         OptionError: the file has another form, or holds no conversation with an answer.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, MOST_BYTES)
         if path.suffix == ".jsonl":
             # Not splitlines: JSON strings may hold other line separators unescaped.
-            entries = [json.loads(line) for line in text.split("\n") if line.strip()]
+            entries = [parse_json(line) for line in text.split("\n") if line.strip()]
         else:
-            entries = json.loads(text)
+            entries = parse_json(text)
     except (OSError, ValueError) as cause:
         raise OptionError(f"{path} cannot be read ({cause}); conversations are JSON or JSON lines") from cause
     if not isinstance(entries, list):

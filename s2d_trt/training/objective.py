@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -34,12 +35,12 @@ class Objective:
     align: float = 0.0
 
     def __post_init__(self) -> None:
-        if any(weight < 0 for weight in self.exit_weights) or sum(self.exit_weights) <= 0:
-            raise OptionError("exit weights must not be negative, and one must be above 0")
+        if not all(0 <= weight < math.inf for weight in self.exit_weights) or sum(self.exit_weights) <= 0:
+            raise OptionError("exit weights must be numbers that are not negative, and one must be above 0")
         if not 0.0 <= self.distill <= 1.0:
             raise OptionError(f"distillation weight {self.distill} must lie between 0 and 1")
-        if self.align < 0:
-            raise OptionError(f"alignment weight {self.align} must not be negative")
+        if not 0 <= self.align < math.inf:
+            raise OptionError(f"alignment weight {self.align} must be a number that is not negative")
 
     @classmethod
     def last_exit(cls, exits: int) -> Objective:

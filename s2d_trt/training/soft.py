@@ -29,8 +29,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2d_trt.cli import ArgumentParser, check_exits, comma_floats, comma_ints, positive_int, run_command
+from s2d_trt.cli import MOST, ArgumentParser, check_exits, comma_floats, comma_ints, number, positive_int, run_command
 from s2d_trt.errors import CheckpointError, OptionError, TokenizerMismatchError
+from s2d_trt.memory import check_memory
 from s2d_trt.spec import ModelSpec
 from s2d_trt.tokenizer import tokenizer_fingerprint
 from s2d_trt.training import require_torch
@@ -48,6 +49,8 @@ SIZES = {"hidden": 128, "heads": 4, "kv_heads": 2, "ffn": 352}
 """Default sizes of a model that starts from random weights."""
 DISTILL = 0.7
 """Default share of distillation with --teacher."""
+TRAINING_BYTES = 16
+"""For each trained number: itself, its gradient, and two that an optimiser keeps."""
 
 
 def _parser() -> ArgumentParser:
@@ -59,7 +62,7 @@ def _parser() -> ArgumentParser:
     data.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="relative paths to leave out")
     data.add_argument("--held-out", action="append", default=[], metavar="GLOB", help="paths kept for evaluation only")
     data.add_argument(
-        "--held-out-share", type=float, default=0.02, help="without --held-out: share of the end kept so (%(default)s)"
+        "--held-out-share", type=number, default=0.02, help="without --held-out: share of the end kept so (%(default)s)"
     )
     data.add_argument("--tokenizer", type=Path, metavar="DIR", help="checkpoint whose tokenizer to use")
     data.add_argument("--chat-template", type=Path, metavar="FILE", help="Jinja template in place of the model's own")
@@ -82,9 +85,9 @@ def _parser() -> ArgumentParser:
     loss.add_argument("--sft", action="store_true", help="train the last exit alone: the baseline of SoFT")
     loss.add_argument("--pretrain-steps", type=int, default=0, help="first steps that train the last exit alone")
     loss.add_argument("--teacher", type=Path, metavar="DIR", help="target checkpoint to learn from")
-    loss.add_argument("--distill", type=float, help=f"share of distillation from its logits ({DISTILL})")
-    loss.add_argument("--align", type=float, help="weight of regression on its hidden states (0)")
-    loss.add_argument("--distill-from", type=float, help="share of the steps before the teacher is asked (0)")
+    loss.add_argument("--distill", type=number, help=f"share of distillation from its logits ({DISTILL})")
+    loss.add_argument("--align", type=number, help="weight of regression on its hidden states (0)")
+    loss.add_argument("--distill-from", type=number, help="share of the steps before the teacher is asked (0)")
     run = parser.add_argument_group("optimisation")
     run.add_argument("--steps", type=positive_int, default=1000, help="optimiser steps (%(default)s)")
     run.add_argument("--batch", type=positive_int, default=16, help="windows in a step (%(default)s)")
@@ -92,7 +95,7 @@ def _parser() -> ArgumentParser:
     run.add_argument(
         "--optimizer", choices=("muon", "adamw"), help="of the layers (default: muon; adamw with --from-target)"
     )
-    run.add_argument("--lr", type=float, help="peak learning rate (default: 5e-3 with muon, 2e-5 with adamw)")
+    run.add_argument("--lr", type=number, help="peak learning rate (default: 5e-3 with muon, 2e-5 with adamw)")
     run.add_argument("--seed", type=int, default=0, help="weights and data order (%(default)s)")
     run.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="auto: bf16 where native")
     run.add_argument("--gradient-checkpointing", action="store_true", help="recompute layers to save memory")
@@ -131,6 +134,10 @@ def main(argv: Sequence[str]) -> None:
         options.data, options.format, tuple((options.suffix or "").split(",")) if options.suffix else (),
         options.exclude, options.held_out,
     )  # fmt: skip
+    if options.held_out and not data.files.held_out:
+        raise OptionError(
+            f"--held-out {' '.join(options.held_out)} matches no file of {options.data}; mend the pattern"
+        )
     targets = _targets(options)
     for folder in targets.values():
         checkpoint.inspect(folder)
@@ -179,8 +186,10 @@ def _check(options: Namespace) -> None:
         if not 0 <= (getattr(options, name) or 0) <= 1:
             raise OptionError(f"--{name.replace('_', '-')} {getattr(options, name)} must lie between 0 and 1")
     for name in ("seed", "pretrain_steps"):
-        if getattr(options, name) < 0:
-            raise OptionError(f"--{name.replace('_', '-')} {getattr(options, name)} must not be negative")
+        if not 0 <= getattr(options, name) <= MOST:
+            raise OptionError(f"--{name.replace('_', '-')} {getattr(options, name)} must lie between 0 and {MOST}")
+    if options.chat_template is not None and not options.chat_template.is_file():
+        raise OptionError(f"--chat-template {options.chat_template} is no file; name a Jinja template")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise OptionError(f"{options.out} is not an empty folder; choose another --out or delete it")
 
@@ -249,6 +258,7 @@ def _model(options: Namespace, vocabulary: Vocabulary, teacher: PreTrainedModel 
         rows = vocabulary.size if teacher is None else int(teacher.config.vocab_size)
         sizes = {name: getattr(options, name) or default for name, default in SIZES.items()}
         spec = ModelSpec.llama(layers=options.layers, vocab=rows, tied=True, **sizes)
+        check_memory(TRAINING_BYTES * spec.parameters, f"training {spec.parameters:,} numbers")
         model = new_model(spec, options.seq_length, options.exits, options.seed, vocabulary)
     if vocabulary.size > model.config.vocab_size:
         raise OptionError(

@@ -257,3 +257,10 @@ def test_a_tokenizer_that_cannot_be_loaded_is_refused(checkpoint, text):
         path.write_text(text)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         check_tokenizer(path, Checkpoint.open(checkpoint.directory).spec)
+
+
+@pytest.mark.parametrize("name", ["lm_head.bias", "model.norm.bias", "model.layers.0.input_layernorm.bias"])
+def test_a_tensor_that_the_graphs_would_leave_out_is_refused(checkpoint, name):
+    checkpoint.edit_tensors(lambda tensors: tensors | {name: np.zeros(64, np.float32)})
+    with pytest.raises(CheckpointError, match=f"holds {name}"):
+        Checkpoint.open(checkpoint.directory)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,6 +20,7 @@ from s2d_trt.cli import (
     check_exits,
     comma_floats,
     comma_ints,
+    number,
     positive_int,
     run_command,
 )
@@ -42,7 +46,7 @@ def test_comma_ints_reads_what_was_joined(values: list[int]) -> None:
     assert comma_ints(",".join(map(str, values))) == tuple(values)
 
 
-@given(st.lists(st.floats(allow_nan=False), min_size=1))
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_comma_floats_reads_what_was_joined(values: list[float]) -> None:
     assert comma_floats(",".join(map(repr, values))) == tuple(values)
 
@@ -54,7 +58,14 @@ def test_what_is_no_list_of_numbers_is_refused(parse: Callable[[str], object], t
         parse(text)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", ""])
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "many", ""])
+def test_a_number_is_finite(text: str) -> None:
+    assert number("-1e-3") == -0.001
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a number"):
+        number(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", "", "10000000000"])
 def test_a_positive_int_is_at_least_one(text: str) -> None:
     assert positive_int("1") == 1
     with pytest.raises(argparse.ArgumentTypeError):
@@ -138,3 +149,66 @@ def test_help_is_the_description_as_written(capsys: pytest.CaptureFixture[str]) 
 def test_an_abbreviated_option_is_not_guessed() -> None:
     with pytest.raises(SystemExit):
         ArgumentParser("", "prog").parse_args(["--deb"])
+
+
+def test_no_character_of_a_message_is_one_that_a_terminal_acts_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: Sequence[str]) -> None:
+        raise OptionError("a name\x1b[31m with\nescapes\x07 and é")
+
+    assert run(main) == 2
+    assert capsys.readouterr().err == "prog: a name\\x1b[31m with escapes\\x07 and é\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied", "/some/file"), "/some/file cannot be read or written (Permission"),
+        (OSError(28, "No space left on device"), "the output cannot be read or written (No space left"),
+        (MemoryError("Unable to allocate 179 TiB"), "there is not enough memory (Unable to allocate 179 TiB)"),
+        (MemoryError(), "there is not enough memory"),
+    ],
+)
+def test_what_the_operating_system_refuses_is_one_line(
+    capsys: pytest.CaptureFixture[str], error: Exception, message: str
+) -> None:
+    def main(argv: Sequence[str]) -> None:
+        raise error
+
+    assert run(main) == 2
+    assert message in capsys.readouterr().err
+
+
+SAYING = """
+import sys
+from s2d_trt.cli import run_command
+def main(argv):
+    assert sys.stdin.read() == ""
+    print("gr\\u00fc\\u00dfe" * 9)
+run_command("prog", main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "out", "err"),
+    [
+        ("<&-", 0, "grüße", ""),
+        ("<&- >&-", 0, "", ""),
+        ("</dev/null >/dev/full", 2, "", "prog: the output cannot be read or written (No space left on device)"),
+    ],
+)
+def test_closed_and_full_streams_are_no_traceback(shell: str, code: int, out: str, err: str) -> None:
+    done = _shell(shell, {"PYTHONUTF8": "1"})
+    assert (done.returncode, done.stdout.decode()[:5]) == (code, out)
+    assert done.stderr.decode()[: len(err)] == err
+    assert done.stderr.count(b"\n") == (1 if err else 0)
+
+
+def test_what_the_terminal_cannot_show_is_written_as_an_escape() -> None:
+    done = _shell("</dev/null", {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout[:11]) == (0, b"gr\\xfc\\xdfe")
+
+
+def _shell(streams: str, environment: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    command = f"exec {sys.executable} -c '{SAYING}' {streams}"
+    root = Path(__file__).parents[2]
+    return subprocess.run(["sh", "-c", command], capture_output=True, env={"PYTHONPATH": str(root)} | environment)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from s2d_trt.files import publishing_directory, replacing_file, write_file
+
+ROOT = Path(__file__).parents[2]
 
 
 class StoppedError(Exception):
@@ -89,3 +93,43 @@ def test_of_two_that_make_the_same_directory_the_first_wins_unless_it_is_replace
             (other / "by").write_text("first")
     assert (directory / "by").read_text() == kept
     assert list(tmp_path.iterdir()) == [directory]
+
+
+WRITERS = {
+    "file": "with replacing_file(path) as scratch: scratch.write_text('half'); os.kill(os.getpid(), 9)",
+    "directory": "with publishing_directory(path) as scratch: (scratch / 'half').touch(); os.kill(os.getpid(), 9)",
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "made"
+    code = f"import os, pathlib; from s2d_trt.files import *; path = pathlib.Path({str(path)!r})\n{WRITERS[kind]}"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    assert not path.exists()
+    write_file(path, "whole")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_directory_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
+    scratch, path = tmp_path / ".made-abc.partial", tmp_path / "made"
+    (scratch / "old").mkdir(parents=True)
+    (scratch / "old" / "file").touch()
+    with publishing_directory(path):
+        pass
+    assert [item.name for item in path.iterdir()] == ["file"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:
+    with replacing_file(tmp_path / "file") as scratch:
+        scratch.write_text("first")
+        write_file(tmp_path / "file", "second")
+        assert scratch.read_text() == "first"
+    assert (tmp_path / "file").read_text() == "first"
+
+
+def test_a_name_that_is_as_long_as_the_file_system_allows_can_be_written(tmp_path: Path) -> None:
+    write_file(tmp_path / ("n" * 255), "content")
+    assert (tmp_path / ("n" * 255)).read_text() == "content"

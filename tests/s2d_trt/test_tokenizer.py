@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from s2d_trt.errors import BundleError, CheckpointError, S2DError
-from s2d_trt.tokenizer import tokenizer_fingerprint
+from s2d_trt.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 CONTENT: dict[str, Any] = {
     "version": "1.0",
@@ -60,7 +61,7 @@ def test_what_decides_ids_counts(tmp_path: Path, changes: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("error", [CheckpointError, BundleError])
 def test_a_missing_file_is_the_callers_kind_of_error(tmp_path: Path, error: type[S2DError]) -> None:
-    with pytest.raises(error, match=r"tokenizer\.json cannot be read \(No such file"):
+    with pytest.raises(error, match=r"tokenizer\.json is missing"):
         tokenizer_fingerprint(tmp_path / "tokenizer.json", error)
 
 
@@ -68,5 +69,48 @@ def test_a_missing_file_is_the_callers_kind_of_error(tmp_path: Path, error: type
 def test_another_kind_of_file_is_no_tokenizer(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"is not a tokenizer\.json"):
-        tokenizer_fingerprint(path, CheckpointError)
+    for read in (tokenizer_fingerprint, load_tokenizer):
+        with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+            read(path, CheckpointError)
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+WORKING = CONTENT | {"added_tokens": [], "decoder": None, "pre_tokenizer": BYTES}
+
+
+def load(folder: Path, **changes: Any) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(WORKING | changes), encoding="utf-8")
+    return load_tokenizer(path, CheckpointError)
+
+
+def test_truncation_and_padding_that_the_file_asks_for_do_not_change_a_prompt(tmp_path: Path) -> None:
+    truncation = {"max_length": 2, "stride": 0, "strategy": "LongestFirst", "direction": "Right"}
+    padding = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}
+    padding |= {"pad_to_multiple_of": None}
+    tokenizer = load(tmp_path, truncation=truncation, padding=padding)
+    assert tokenizer.encode("aaaa").ids == [1, 1, 1, 1]
+
+
+def test_a_tokenizer_whose_code_panics_is_an_error_of_the_caller(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    template = [{"SpecialToken": {"id": "nowhere", "type_id": 0}}]
+    both = [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}]
+    processor = {"type": "TemplateProcessing", "single": template, "pair": both, "special_tokens": {}}
+    with pytest.raises(CheckpointError, match="cannot be loaded by the tokenizers library"):
+        load(tmp_path, post_processor=processor)
+    capfd.readouterr()  # the library prints a report of its own
+
+
+@pytest.mark.parametrize("part", ["normalizer", "decoder"])
+def test_a_tokenizer_that_makes_long_texts_of_short_ones_is_refused(tmp_path: Path, part: str) -> None:
+    doubling = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    steps = {"type": "Sequence", f"{part}s": [doubling] * 40}
+    with pytest.raises(CheckpointError, match="very many characters"):
+        load(tmp_path, **{part: steps})
+
+
+def test_a_tokenizer_that_repeats_the_text_without_end_is_refused(tmp_path: Path) -> None:
+    text, other = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    processor = {"type": "TemplateProcessing", "single": [text] * 1000, "pair": [text, other], "special_tokens": {}}
+    with pytest.raises(CheckpointError, match="very many characters or tokens"):
+        load(tmp_path, post_processor=processor)

@@ -4,6 +4,9 @@ ONNX Runtime reorders the weights of every session that it opens, which takes se
 private copy in each process. Here it writes them once, and later sessions map the file and share it. The cache takes
 twice the size of the weights. It fits one processor and one version of the library, so it is in the user's cache
 directory and never part of a bundle.
+
+A seal lists the files with their hashes, and with the times and inodes that they had then. While those are the same, a
+start trusts the files, as it trusts a large bundle; ``--verify`` hashes them.
 """
 
 from __future__ import annotations
@@ -11,22 +14,35 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import onnxruntime as ort
 
 from runtime.machine.cache import cache_directory
 from runtime.machine.processor import processor_identity
-from s2d_trt.bundle import Bundle
-from s2d_trt.files import publishing_directory
+from s2d_trt.bundle import Bundle, file_sha256
+from s2d_trt.files import publishing_directory, write_file
+from s2d_trt.reading import read_json
 
 LEAST_BYTES = 2**25
 """Smaller weights are not cached: a copy in each session takes little memory and no longer than opening a cache."""
 ROOM = 4
 """Free space that a new cache needs, in sizes of the weights; it takes two of them."""
-MODEL, WEIGHTS = "model.onnx", "weights.bin"
+MODEL, WEIGHTS, SEAL = "model.onnx", "weights.bin", "seal.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedFile:
+    """A file's SHA-256, and its size, time of change in nanoseconds and inode when that was computed."""
+
+    sha256: str
+    stamp: tuple[int, int, int]
 
 
 class PrepackedWeights:
@@ -37,6 +53,7 @@ class PrepackedWeights:
 
     def __init__(self, bundle: Bundle, graph: str, form: str) -> None:
         manifest = bundle.manifest
+        self._verify = bundle.verified
         self._bytes = manifest.files[manifest.weights].bytes
         files = [manifest.files[name].sha256 for name in (manifest.graphs[graph], manifest.weights)]
         key = hashlib.sha256("\n".join((ort.__version__, processor_identity(), form, *files)).encode()).hexdigest()[:16]
@@ -48,10 +65,10 @@ class PrepackedWeights:
     def session(self, path: Path, make_options: Callable[[], ort.SessionOptions]) -> ort.InferenceSession:
         """A session of the graph at ``path``, from the cache; where there is none yet, it is written first."""
         if self.directory.is_dir():
-            try:
-                return _opened(self.directory / MODEL, make_options())
-            except Exception:  # a damaged cache is no fault of the bundle: write it again
-                shutil.rmtree(self.directory, ignore_errors=True)
+            if self._is_intact():
+                with contextlib.suppress(Exception):  # a damaged cache is no fault of the bundle
+                    return _opened(self.directory / MODEL, make_options())
+            shutil.rmtree(self.directory, ignore_errors=True)
         if not self._has_room():
             return _opened(path, make_options())
         with contextlib.suppress(OSError):
@@ -67,11 +84,23 @@ class PrepackedWeights:
                 # This session keeps weights of its own in memory; one opened from the cache shares them.
                 _opened(path, options)
                 self._share(scratch / WEIGHTS)
+                write_file(scratch / SEAL, json.dumps(_sealed(scratch)))
             for older in self._folder.glob("[!.]*"):
                 if older != self.directory:
                     shutil.rmtree(older, ignore_errors=True)
             return _opened(self.directory / MODEL, make_options())
         return _opened(path, make_options())
+
+    def _is_intact(self) -> bool:
+        """Whether the files are those that were written; they are hashed if they may have been written since."""
+        try:
+            seal = msgspec.convert(read_json(self.directory / SEAL), dict[str, SealedFile])
+            stamps = {name: _stamp(self.directory / name) for name in (MODEL, WEIGHTS)}
+        except (OSError, ValueError):
+            return False
+        if not self._verify and stamps == {name: file.stamp for name, file in seal.items()}:
+            return True
+        return all(file_sha256(self.directory / name) == seal[name].sha256 for name in stamps if name in seal)
 
     def _share(self, weights: Path) -> None:
         """Make the weights one file with those of another graph of the bundle, where both are the same bytes: a graph
@@ -92,6 +121,15 @@ class PrepackedWeights:
             return shutil.disk_usage(self._folder).free >= ROOM * self._bytes
         except OSError:
             return False
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _sealed(folder: Path) -> dict[str, Any]:
+    return {name: asdict(SealedFile(file_sha256(folder / name), _stamp(folder / name))) for name in (MODEL, WEIGHTS)}
 
 
 def _opened(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:

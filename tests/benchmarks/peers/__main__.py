@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from s2d_trt.cli import ArgumentParser, comma_floats, comma_ints, positive_int, run_command
-from s2d_trt.errors import OptionError
+from s2d_trt.errors import CheckpointError, OptionError
 from tests.benchmarks.internals import load_prompts, load_tokenizer, physical_cores
 from tests.benchmarks.peers.catalogue import PEERS, Pair, batched, ours
 from tests.benchmarks.peers.measure import Job, Outcome, measure, prepare, progress
@@ -114,7 +114,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 def _encoded(pair: Pair, source: str, limit: int, new_tokens: int) -> list[list[int]]:
     """The prompts' first turns as token ids, as far as they fit the target's context with ``new_tokens`` more."""
-    tokenizer = load_tokenizer(pair.target.directory / "tokenizer.json")
+    tokenizer = load_tokenizer(pair.target.directory / "tokenizer.json", CheckpointError)
     config = json.loads((pair.target.directory / "config.json").read_text(encoding="utf-8"))
     room = int(config.get("max_position_embeddings", 2048)) - new_tokens
     texts = [tokenizer.encode(prompt.turns[0]).ids for prompt in load_prompts(source)]

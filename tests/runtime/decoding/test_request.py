@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,3 +175,79 @@ def test_opening_and_running_bundles_leaves_floating_point_arithmetic_as_it_was(
     generate(decoder, [5, 9], Options(3))
     assert float.fromhex("0x1p-1074") * 1.0 > 0.0
     assert np.float32(1e-45) * np.float32(1.0) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: Options(max_new_tokens=3.5), r"max-new-tokens is 3\.5: expected `int`"),
+        (lambda: Options(max_new_tokens="9"), "max-new-tokens is '9'"),
+        (lambda: Options(stop="return"), "stop is 'return': .* a tuple of texts"),
+        (lambda: Options(stop=(1,)), r"stop is \(1,\)"),
+        (lambda: Options(draft=1), "draft is 1"),
+        (lambda: Sampling(temperature="1"), "temperature is '1'"),
+        (lambda: Sampling(top_k=True), "top-k is True"),
+        (lambda: Sampling(top_k=10**21), "top-k 1000"),
+        (lambda: Sampling(seed=1.0), "seed is 1.0"),
+        (lambda: TreeShape(depth=2.0), "depth is 2.0"),
+        (lambda: FixedThresholds((0.5, float("nan"), 0.0)), "thresholds .* must be numbers"),
+        (lambda: FixedThresholds((0.5, float("inf"), 0.0)), "thresholds .* must be numbers"),
+        (lambda: FixedThresholds(rule="median"), "rule is 'median'"),
+        (lambda: Placement(threads=10_000), "--threads 10000 must lie between 1 and the"),
+        (lambda: Placement(threads=0), "--threads 0"),
+        (lambda: Placement(backend="tpu"), "backend is 'tpu'"),
+    ],
+)
+def test_an_option_of_a_wrong_type_or_without_meaning_is_refused_by_name(
+    make: Callable[[], object], reason: str
+) -> None:
+    with pytest.raises(OptionError, match=reason):
+        make()
+
+
+def test_numbers_and_lists_of_numpy_are_as_good_as_pythons() -> None:
+    options = Options(max_new_tokens=np.int64(3), stop=["a", "b"], sampling=Sampling(np.float32(0.5), seed=np.uint8(7)))
+    assert options == Options(3, Sampling(0.5, seed=7), ("a", "b"))
+    assert type(options.max_new_tokens) is int
+
+
+@pytest.mark.parametrize("ids", [np.array([5, 9]), (5, 9), [np.int32(5), 9]])
+def test_token_ids_may_be_of_any_integer_type(decoder: Decoder, ids: Sequence[int]) -> None:
+    assert decoder.request(ids).prompt == [5, 9]
+
+
+@pytest.mark.parametrize("ids", [[1.5, 2], ["a"], b"ab", 5, np.array([[1, 2]]), np.array([0.5])])
+def test_what_is_no_sequence_of_token_ids_is_refused(decoder: Decoder, ids: Sequence[int]) -> None:
+    with pytest.raises(OptionError, match="neither text nor a sequence of token ids"):
+        decoder.request(ids)
+
+
+def test_how_tokens_are_sampled_may_be_said_in_keywords(decoder: Decoder) -> None:
+    request = decoder.request([5], Options(3), temperature=1, seed=7, max_new_tokens=2)
+    assert request.options == Options(2, Sampling(1.0, seed=7))
+
+
+def test_a_request_of_one_decoder_does_not_run_on_another(decoder: Decoder, other_decoder: Decoder) -> None:
+    with pytest.raises(OptionError, match="made by another decoder"):
+        next(other_decoder.run(decoder.request([5], Options(3))))
+
+
+def test_a_bundle_may_be_named_by_a_string(target_bundle: Path) -> None:
+    assert Target.open(str(target_bundle), ONE_THREAD).name == "target"
+
+
+def test_a_prompt_that_is_much_too_long_is_not_tokenized_as_a_whole(decoder: Decoder, monkeypatch) -> None:
+    seen = []
+    tokenizer = decoder.tokenizer
+    monkeypatch.setattr(
+        decoder, "tokenizer", SimpleNamespace(encode=lambda t: seen.append(len(t)) or tokenizer.encode(t))
+    )
+    with pytest.raises(CapacityError, match=r"the prompt has more than \d+ tokens and target target holds 256"):
+        decoder.request("a draft " * 1_000_000)
+    assert max(seen) < 10_000
+
+
+def test_a_long_prompt_that_fits_is_tokenized_as_a_whole(decoder: Decoder, monkeypatch) -> None:
+    monkeypatch.setattr("runtime.decoding.decoder.CHARACTERS", 1)
+    text = "the draft proposes and the target disposes " * 12
+    assert decoder.request(text).prompt == decoder.tokenizer.encode(text).ids

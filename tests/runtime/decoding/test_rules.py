@@ -291,14 +291,14 @@ def test_where_no_token_is_left_the_tokens_before_stay(decoder: Decoder, count: 
     ("make", "reason"),
     [
         (lambda: Sampling(frequency_penalty=2.1), "frequency penalty 2.1 must lie between -2 and 2"),
-        (lambda: Sampling(presence_penalty=-3), "presence penalty -3 must lie"),
+        (lambda: Sampling(presence_penalty=-3), "presence penalty -3.0 must lie"),
         (lambda: Sampling(logit_bias={3: 101}), "logit bias 101 of token 3"),
         (lambda: Sampling(logit_bias={3: math.nan}), "logit bias nan of token 3"),
         (lambda: Sampling(bad_words=("",)), "bad word is empty"),
         (lambda: Options(4, min_tokens=5), "min-tokens 5 must lie between 0 and max-new-tokens 4"),
         (lambda: Options(4, logprobs=-1), "logprobs -1 must be 0"),
         (lambda: Options(4, prompt_logprobs=-1), "prompt-logprobs -1"),
-        (lambda: Options(4, logprobs_mode="cooked"), "logprobs-mode cooked"),  # type: ignore[arg-type]
+        (lambda: Options(4, logprobs_mode="cooked"), "logprobs-mode is 'cooked'"),  # type: ignore[arg-type]
     ],
 )
 def test_an_option_out_of_range_is_refused(make: Callable[[], object], reason: str) -> None:

@@ -114,5 +114,5 @@ def test_a_share_outside_0_and_1_is_refused(distill: float) -> None:
 
 
 def test_a_negative_weight_of_alignment_is_refused() -> None:
-    with pytest.raises(OptionError, match="must not be negative"):
+    with pytest.raises(OptionError, match="is not negative"):
         Objective((1.0,), align=-1.0)

@@ -104,12 +104,12 @@ BAD = {
     "an --out with files in it": (["--out", "{texts}"], "is not an empty folder"),
     "an --out that is a file": (["--out", "{texts}/0.txt"], "is not an empty folder"),
     "a teacher without config": (["--teacher", "{texts}"], "has no config.json"),
-    "a teacher that is damaged": (["--teacher", "{damaged}"], "cannot be read"),
+    "a teacher that is damaged": (["--teacher", "{damaged}"], "config.json is damaged"),
     "a teacher of another kind": (["--teacher", "{other}"], "of type gpt2"),
     "a teacher without weights": (["--teacher", "{hollow}"], "holds no *.safetensors"),
     "a target without weights": (["--target", "{hollow}"], "holds no *.safetensors"),
     "a tokenizer that is missing": (["--tokenizer", "{texts}"], "has no tokenizer.json"),
-    "a tokenizer that is damaged": (["--tokenizer", "{damaged}"], "cannot be read"),
+    "a tokenizer that is damaged": (["--tokenizer", "{damaged}"], "tokenizer.json cannot be loaded"),
     "too little text": (["--seq-length", "4000"], "too few for windows"),
     "too little held out": (["--held-out", "short.txt"], "too few for a window"),
     "weights for other exits": (["--exit-weights", "1,2,3"], "3 exit weights for 2 exits"),
@@ -119,7 +119,13 @@ BAD = {
     "alignment with no one": (["--align", "1"], "--align is about what a --teacher says"),
     "a baseline with weights": (["--sft", "--exit-weights", "1,1"], "leave --exit-weights out"),
     "longer pre-training than training": (["--pretrain-steps", "3"], "more than all 2"),
-    "a negative number of steps": (["--pretrain-steps", "-1"], "must not be negative"),
+    "a negative number of steps": (["--pretrain-steps", "-1"], "must lie between 0 and"),
+    "a seed beyond all numbers": (["--seed", str(2**70)], "must lie between 0 and"),
+    "a model beyond all memory": (["--layers", "2000000000", "--exits", "2000000000"], "of memory and"),
+    "a chat template that is missing": (["--chat-template", "{tmp}/nowhere"], "is no file"),
+    "a held-out pattern that matches nothing": (["--held-out", "nomatch*"], "matches no file"),
+    "an --out of 300 characters": (["--out", "{tmp}/" + 300 * "x"], "File name too long"),
+    "a teacher whose positions no bundle can have": (["--teacher", "{yarn}"], "scales rotary positions by 'yarn'"),
     "conversations without a model": (["--data", "{chat}"], "need a model's tokenizer"),
     "a learning rate of zero": (["--lr", "0"], "must be above 0"),
     "a state that is something else": (["--state", "{texts}/0.txt"], "is no saved run"),
@@ -135,10 +141,12 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(
     places["chat"] = tmp_path / "chat.json"
     places["chat"].write_text("[]", encoding="utf-8")
     (texts / "short.txt").write_text("few words", encoding="utf-8")
-    for name in ("damaged", "other", "hollow"):
+    for name in ("damaged", "other", "hollow", "yarn"):
         places[name] = tmp_path / name
         places[name].mkdir()
     (places["damaged"] / "config.json").write_text("{", encoding="utf-8")
+    rope = json.loads((trained / "config.json").read_text()) | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
+    (places["yarn"] / "config.json").write_text(json.dumps(rope), encoding="utf-8")
     (places["damaged"] / "tokenizer.json").write_text("{", encoding="utf-8")
     (places["other"] / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
     (places["hollow"] / "config.json").write_bytes((trained / "config.json").read_bytes())

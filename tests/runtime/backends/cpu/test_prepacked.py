@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -55,13 +56,46 @@ def test_a_disk_without_room_gets_no_cache(bundle: Bundle, tmp_path: Path, monke
     assert not caches(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "weights.bin"])
-def test_a_damaged_cache_is_written_again(bundle: Bundle, tmp_path: Path, name: str) -> None:
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flipped(path: Path) -> None:
+    """Every bit of the second half is another one."""
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] + bytes(byte ^ 255 for byte in content[half:]))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "weights.bin", "seal.json"])
+@pytest.mark.parametrize("damage", [emptied, flipped, Path.unlink])
+def test_a_damaged_cache_is_written_again(bundle: Bundle, tmp_path: Path, damage, name: str) -> None:
     first = logits(bundle)
     [made] = caches(tmp_path)
-    (made / name).write_bytes(b"")
+    whole = (made / name).stat().st_size
+    damage(made / name)
     assert np.array_equal(logits(bundle), first)
-    assert (made / name).stat().st_size > 0
+    assert (made / name).stat().st_size >= whole - 9  # times and inodes in the seal may be shorter
+
+
+def test_damage_that_no_time_of_change_shows_is_found_where_hashes_are_asked_for(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    first = logits(bundle)
+    [made] = caches(tmp_path)
+    before = (made / "weights.bin").stat()
+    flipped(made / "weights.bin")
+    os.utime(made / "weights.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert np.array_equal(logits(replace(bundle, verified=True)), first)
+
+
+def test_a_cache_that_was_moved_and_is_whole_is_used(bundle: Bundle, tmp_path: Path) -> None:
+    logits(bundle)
+    [made] = caches(tmp_path)
+    os.utime(made / "weights.bin")
+    inode = (made / "weights.bin").stat().st_ino
+    logits(bundle)
+    assert (made / "weights.bin").stat().st_ino == inode
 
 
 def test_starts_at_the_same_time_leave_one_cache(bundle: Bundle, tmp_path: Path) -> None:
