@@ -198,7 +198,8 @@ class _Serving:
         return served
 
     def _begin(self, targets: list[ServedTarget], address: str) -> None:
-        from runtime.serving.loading import cache_bytes, resident_bytes
+        from runtime.machine.memory import memory_used
+        from runtime.serving.loading import cache_bytes
         from runtime.serving.texts import ServedTexts
 
         arguments = self.arguments
@@ -215,7 +216,7 @@ class _Serving:
             f" {arguments.sequences} texts at a time, {arguments.max_queue} wait"
         )
         _say(
-            f"memory: {byte_size(resident_bytes())} now, up to {byte_size(caches)} for running texts,"
+            f"memory: {byte_size(memory_used())} now, up to {byte_size(caches)} for running texts,"
             f" {byte_size(arguments.prefix_cache * MIB)} for prefixes,"
             f" {byte_size(arguments.max_concurrent * self.state.limits.max_body)} for requests' bodies"
         )
