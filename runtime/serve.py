@@ -32,6 +32,7 @@ from runtime.commands.arguments import (
     NO_DRAFT,
     add_drafting_arguments,
     add_engine_arguments,
+    check_profile,
     drafting_policy,
     placement,
 )
@@ -191,7 +192,10 @@ class _Serving:
         arguments = self.arguments
         draft = None if arguments.draft == NO_DRAFT else arguments.draft
         where, sequences, check = placement(arguments), arguments.sequences, (arguments.verify, arguments.measure)
-        return load_targets(arguments.target, draft, where, self.options, sequences, _say, *check)
+        served = load_targets(arguments.target, draft, where, self.options, sequences, _say, *check)
+        for each in served:
+            check_profile(each.decoder, arguments)
+        return served
 
     def _begin(self, targets: list[ServedTarget], address: str) -> None:
         from runtime.serving.loading import cache_bytes, resident_bytes

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of rows that are measured."""
 MOST_ROWS = 256
 CONTEXT = 64
 """Tokens before the measured rows."""
+Milliseconds = Annotated[float, Meta(ge=0, le=1e7)]
+Lanes = Annotated[int, Meta(ge=2, le=64)]
 
 
 @dataclass(frozen=True)
@@ -20,19 +24,20 @@ class Costs:
 
     Without a draft model ``segments`` and ``head`` are empty. ``verify_lanes`` and ``segment_lanes`` have, by number of
     lanes, the milliseconds that the rows of so many texts take more than as many rows of one. ``token`` is what a
-    committed token of a text adds to the target's call. ``steady`` says whether the rounds of the measurement agreed:
-    on a busy machine they do not, and the next start measures again. ``measurements`` counts the starts that
-    contributed.
+    committed token of a text adds to the target's call, ``segment_tokens`` what it adds to each segment's. ``steady``
+    says whether the rounds of the measurement agreed: on a busy machine they do not, and the next start measures again.
+    ``measurements`` counts the starts that contributed.
     """
 
-    verify: tuple[float, ...]
-    segments: tuple[tuple[float, ...], ...] = ()
-    head: tuple[float, ...] = ()
-    verify_lanes: tuple[tuple[int, float], ...] = ()
-    segment_lanes: tuple[tuple[int, float], ...] = ()
-    token: float = 0.0
+    verify: tuple[Milliseconds, ...]
+    segments: tuple[tuple[Milliseconds, ...], ...] = ()
+    head: tuple[Milliseconds, ...] = ()
+    verify_lanes: tuple[tuple[Lanes, Milliseconds], ...] = ()
+    segment_lanes: tuple[tuple[Lanes, Milliseconds], ...] = ()
+    token: Milliseconds = 0.0
     steady: bool = True
-    measurements: int = 1
+    measurements: Annotated[int, Meta(ge=1)] = 1
+    segment_tokens: tuple[Milliseconds, ...] = ()
 
     def verify_ms(self, rows: int, lanes: int = 1, context: int | None = None) -> float:
         """Milliseconds to verify ``rows`` rows in ``lanes`` lanes that hold ``context`` tokens in all."""
@@ -41,9 +46,20 @@ class Costs:
 
     def exit_ms(self, index: int, backlog: int, rows: int, lanes: int = 1) -> float:
         """Milliseconds to run ``backlog`` rows through segment ``index`` and ``rows`` rows through the head."""
-        calls, rest = divmod(backlog, MOST_ROWS)
+        return self.segment_ms(index, backlog, lanes) + self._head[rows]
+
+    def segment_ms(self, index: int, rows: int, lanes: int = 1, context: int | None = None) -> float:
+        """Milliseconds to run ``rows`` rows through segment ``index``, in lanes that hold ``context`` tokens in all."""
+        longer = 0.0
+        if context is not None and self.segment_tokens:
+            longer = self.segment_tokens[index] * max(0, context - CONTEXT * lanes)
+        calls, rest = divmod(rows, MOST_ROWS)
         full = calls * self._segments[index][-1]
-        return full + _in_calls(self._segments[index], self._segment_lanes, rest, lanes) + self._head[rows]
+        return full + _in_calls(self._segments[index], self._segment_lanes, rest, lanes) + longer
+
+    def head_ms(self, rows: int) -> float:
+        """Milliseconds of the head on ``rows`` rows."""
+        return self._head[min(rows, MOST_ROWS)]
 
     @cached_property
     def _verify(self) -> list[float]:
@@ -76,6 +92,7 @@ class Costs:
             min(self.token, other.token),
             self.steady,
             self.measurements + other.measurements,
+            _least(self.segment_tokens, other.segment_tokens),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -12,19 +12,23 @@ from starlette.responses import Response
 from runtime.decoding.options import Options
 from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.options import Policy
+from runtime.drafting.profile import Profile
 from runtime.serving.exchange import body_of, exchange_of, json_response
 from runtime.serving.fields import Speculative, Tree
 from runtime.serving.requests import drafting
 from runtime.serving.state import ServerState
 from runtime.serving.targets import ServedTarget
+from s2d_trt.errors import OptionError
 
 
 class PolicyBody(Speculative, forbid_unknown_fields=True):
     """The new policy, in the form of a request's ``speculative``, of one target or of all. It takes the place of the
-    old one whole: a field that is left out has its default.
+    old one whole: a field that is left out has its default. ``profile`` is what runtime.tune wrote for the pair; it
+    takes no other field beside it but ``model``.
     """
 
     model: str | None = None
+    profile: dict[str, Any] | None = None
 
 
 class TargetPolicy(Struct):
@@ -63,8 +67,14 @@ async def put_policy(http: Request, state: ServerState) -> Response:
     state.texts  # noqa: B018  raises while loading
     changed = list(state.targets.values()) if body.model is None else [state.target(body.model)]
     exchange_of(http).model = body.model
-    policy, draft = drafting(body, Policy(), draft=True)
+    profile = None if body.profile is None else Profile.parse(body.profile, "the profile")
+    policy, draft = drafting(body, profile.policy if profile else Policy(), draft=True)
+    if profile is not None and policy is not profile.policy:
+        raise OptionError("a profile holds the whole policy; leave the other fields out")
     for served in changed:
+        if profile is not None:
+            identity = served.decoder.draft.identity if served.decoder.draft else None
+            profile.check(served.decoder.target.identity, identity, "the profile")
         served.decoder.check(Options(policy=policy, draft=draft, exact=served.exact))
     for served in changed:
         served.policy, served.draft = policy, draft

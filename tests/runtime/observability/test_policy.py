@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from runtime.drafting.adaptive import Adaptive
 from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.options import Policy
+from runtime.drafting.profile import Profile, fingerprint
 from runtime.observability.monitor import Monitor
 from runtime.serving.targets import ServedTarget
 from runtime.tree.shape import TreeShape
@@ -69,6 +71,19 @@ def test_what_is_put_is_what_is_got_and_what_new_texts_draft_by(server: LiveServ
 def test_without_a_model_all_targets_change(server: LiveServer) -> None:
     assert put(server, {"policy": "adaptive"})[0] == 200
     assert [target.policy for target in server.state.targets.values()] == [Policy(Adaptive())] * 2
+
+
+def test_a_profile_of_the_pair_is_taken_and_one_of_another_is_refused(server: LiveServer, tmp_path: Path) -> None:
+    decoder = server.state.targets["target"].decoder
+    assert decoder.draft is not None
+    path = tmp_path / "profile.json"
+    policy = Policy(FixedThresholds((0.2, 0.3, 0.0)), TreeShape(5, 1, 7), lookup=True)
+    for target, expected in ((decoder.target.identity, 200), ("another", 400)):
+        Profile(fingerprint(target), fingerprint(decoder.draft.identity), policy, exact=True).write(path)
+        body = {"model": "target", "profile": json.loads(path.read_text())}
+        assert put(server, body)[0] == expected
+        assert server.state.targets["target"].policy == policy
+    assert put(server, {"model": "target", "profile": {"schema": 0}})[0] == 400
 
 
 def test_drafting_can_be_turned_off_and_on(server: LiveServer) -> None:
