@@ -15,23 +15,11 @@ _latest = (-math.inf, 0)
 
 
 def memory_used() -> int:
-    """Bytes of RAM that this process takes, of the last seconds; 0 where the system does not say.
-
-    A page that several sessions or processes map counts once among them (proportional set size): the resident set
-    size counts the weights of a model once for each of its sessions.
-    """
+    """As ``memory_in_use``, of the last seconds."""
     global _latest
     if time.monotonic() - _latest[0] > _FRESH_SECONDS:
-        _latest = time.monotonic(), _proportional_set_size()
+        _latest = time.monotonic(), memory_in_use()
     return _latest[1]
-
-
-def _proportional_set_size() -> int:
-    try:
-        lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
-    except (OSError, StopIteration):
-        return 0
 
 
 def memory_limit(control_groups: tuple[Path, ...] = _CONTROL_GROUPS) -> int:
@@ -44,3 +32,16 @@ def memory_limit(control_groups: tuple[Path, ...] = _CONTROL_GROUPS) -> int:
         except (OSError, ValueError):  # there is no such group, or its limit is "max"
             continue
     return min(limits)
+
+
+def memory_in_use() -> int:
+    """Bytes of RAM that this process takes; 0 where the system does not say.
+
+    A page that several mappings share, as those of one weight file for graphs of several lanes, counts once.
+    """
+    try:
+        rollup = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    sizes = (line.split() for line in rollup.splitlines())
+    return next((int(words[1]) * 1024 for words in sizes if words[0] == "Pss:"), 0)
