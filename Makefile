@@ -1,11 +1,13 @@
-# make demo   build the demo bundles and generate with the sorted draft, without torch
-# make embed-demo   build the C library, and run its examples in C and C++ over the demo bundles
-# make test   lint, type check and test everything
+# make demo        build the demo bundles and generate with the sorted draft, without torch
+# make embed-demo  build the C library, and run its examples in C and C++ over the demo bundles
+# make observe     serve the demo bundles, with Prometheus and Alertmanager beside the server (Debian's packages)
+# make test        lint, type check and test everything
 # All set themselves up in .venv; the second time nothing is installed again.
 
 PYTHON ?= python3
 VENV   ?= .venv
 DEMO   := engines/demo
+SERVE_ARGS ?= --target target-17m --target target-6m
 RUN_ARGS ?= --target target-17m --prompt-file runtime/evaluation/prompts/demo.txt --baseline
 
 BIN  := $(VENV)/bin
@@ -17,7 +19,7 @@ EXAMPLES := runtime/embedding/examples
 STRICT   := -O2 -pedantic -Wall -Wextra -Werror
 S2D      := -Idist -Ldist -ls2d -Wl,-rpath,'$$ORIGIN'
 
-.PHONY: demo embed-demo test lint format clean
+.PHONY: demo embed-demo observe test lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(DRAFT) $(TARGETS)
@@ -36,6 +38,9 @@ embed-demo: $(DRAFT) $(TARGETS) | $(VENV)/embed.stamp
 	@dist/stream_c draft target-17m target-6m "def read(self, size=-1):"
 	@echo "== C++: each target in a thread of its own, temperature 1, seed 7"
 	@dist/stream_cpp draft target-17m target-6m "def read(self, size=-1):" 1 7
+
+observe: $(DRAFT) $(TARGETS) $(VENV)/serve.stamp
+	@$(BIN)/python -m runtime.observe $(OBSERVE_ARGS) -- $(SERVE_ARGS)
 
 test: $(VENV)/test.stamp
 	@echo "== ruff: style"
@@ -81,10 +86,15 @@ $(VENV)/embed.stamp: pyproject.toml constraints.txt | $(VENV)/demo.stamp
 	@$(PIP) --editable '.[export,embed]'
 	@touch $@
 
+$(VENV)/serve.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== installing what the server needs into $(VENV)"
+	@$(PIP) --editable '.[serve]'
+	@touch $@
+
 $(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "== installing what the tests need into $(VENV), torch and TensorRT-RTX included (minutes the first time)"
-	@$(PIP) --editable '.[export,tensorrt,gpu,train,embed,dev]'
-	@touch $@ $(VENV)/demo.stamp $(VENV)/embed.stamp
+	@$(PIP) --editable '.[export,tensorrt,gpu,train,serve,grammar,embed,dev]'
+	@touch $@ $(VENV)/demo.stamp $(VENV)/embed.stamp $(VENV)/serve.stamp
 
 $(BIN)/python:
 	@echo "== creating $(VENV)"

@@ -28,6 +28,7 @@ from typing import Any
 
 from runtime.commands.arguments import (
     NO_DRAFT,
+    add_constraint_arguments,
     add_drafting_arguments,
     add_engine_arguments,
     add_sampling_arguments,
@@ -193,6 +194,7 @@ def main(argv: Sequence[str]) -> None:
     )
     add_engine_arguments(parser)
     add_sampling_arguments(parser)
+    add_constraint_arguments(parser)
     add_drafting_arguments(parser)
     arguments = parser.parse_args(argv)
     if arguments.lanes is not None and min(arguments.lanes) < 1:

@@ -27,12 +27,14 @@ from typing import Any
 
 from runtime.commands.arguments import (
     NO_DRAFT,
+    add_constraint_arguments,
     add_drafting_arguments,
     add_engine_arguments,
     add_sampling_arguments,
     decoding_options,
     placement,
     prepare,
+    read_text,
     single_temperature,
 )
 from runtime.commands.prompts import answer_prompts
@@ -64,6 +66,7 @@ def main(argv: Sequence[str]) -> None:
     chat.add_argument("--system", metavar="TEXT", help="what the system says before it (with --chat)")
     add_engine_arguments(parser)
     add_sampling_arguments(parser)
+    add_constraint_arguments(parser)
     add_drafting_arguments(parser)
     parser.add_argument("--lanes", type=positive_int, default=8, help="with --prompts: texts at a time (%(default)s)")
     output = parser.add_argument_group("output")
@@ -134,16 +137,9 @@ def main(argv: Sequence[str]) -> None:
 def _prompt(arguments: argparse.Namespace) -> str:
     if arguments.prompt is not None:
         return str(arguments.prompt)
-    source = arguments.prompt_file or "standard input"
     if arguments.prompt_file is None and sys.stdin.isatty():
         raise OptionError("no prompt; give --prompt TEXT, --prompt-file FILE, or text on standard input")
-    try:
-        data = sys.stdin.buffer.read() if arguments.prompt_file is None else arguments.prompt_file.read_bytes()
-        return str(data.decode("utf-8"))
-    except OSError as cause:
-        raise OptionError(f"{source} cannot be read ({cause.strerror}); name a readable file") from cause
-    except UnicodeDecodeError as cause:
-        raise OptionError(f"{source} is not UTF-8 (byte {cause.start}); convert it to UTF-8") from cause
+    return read_text(arguments.prompt_file)
 
 
 def _conversation(arguments: argparse.Namespace, text: str) -> list[Message]:

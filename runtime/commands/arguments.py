@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from dataclasses import replace
+from pathlib import Path
 
 from runtime.backends.placement import BACKENDS, Device, Placement
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
-from runtime.drafting.adaptive import Adaptive
-from runtime.drafting.fixed import FixedThresholds
-from runtime.drafting.options import Policy
-from runtime.drafting.policy import DraftingPolicy
+from runtime.drafting.options import Policy, choose_policy
+from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
-from runtime.tree.shape import PAPER_TREE, TreeShape
 from s2d_trt.cli import add_verify_option, comma_floats, positive_int
 from s2d_trt.errors import OptionError
 
@@ -40,6 +37,39 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=positive_int, help="CPU threads (default: the physical cores)")
     add_verify_option(group)
     group.add_argument("--measure", action="store_true", help="measure again what calls cost on this machine")
+
+
+def add_constraint_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the new text must be."""
+    group = parser.add_argument_group("constraint (one of these)").add_mutually_exclusive_group()
+    group.add_argument("--json-schema", type=Path, metavar="FILE", help="the new text is JSON that this schema allows")
+    group.add_argument("--regex", metavar="PATTERN", help="the new text matches a regular expression")
+    group.add_argument("--grammar", type=Path, metavar="FILE", help="the new text matches a grammar (Lark)")
+    group.add_argument(
+        "--choice", action="append", metavar="TEXT", help="the new text is TEXT, or another choice; may be repeated"
+    )
+
+
+def _constraint(arguments: argparse.Namespace) -> Constraint | None:
+    """The one that was asked for."""
+    if arguments.regex is not None:
+        return Constraint("regex", arguments.regex)
+    if arguments.choice is not None:
+        return Constraint.choice(arguments.choice)
+    if arguments.json_schema is not None:
+        return Constraint("json_schema", read_text(arguments.json_schema))
+    return None if arguments.grammar is None else Constraint("lark", read_text(arguments.grammar))
+
+
+def read_text(path: Path | None) -> str:
+    """The text of a UTF-8 file, or of standard input. Raises OptionError."""
+    source = path or "standard input"
+    try:
+        return (path.read_bytes() if path else sys.stdin.buffer.read()).decode("utf-8")
+    except OSError as cause:
+        raise OptionError(f"{source} cannot be read ({cause.strerror}); name a readable file") from cause
+    except UnicodeDecodeError as cause:
+        raise OptionError(f"{source} is not UTF-8 (byte {cause.start}); convert it to UTF-8") from cause
 
 
 def placement(arguments: argparse.Namespace) -> Placement:
@@ -123,19 +153,16 @@ def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
 
 def drafting_policy(arguments: argparse.Namespace) -> Policy:
     """Who decides, and within which tree."""
-    exits = (arguments.thresholds, arguments.confidence)
     sizes = {"depth": arguments.tree_depth, "top_k": arguments.tree_top_k, "nodes": arguments.tree_nodes}
-    sizes = {name: size for name, size in sizes.items() if size is not None}
-    given = any(option is not None for option in (*exits, arguments.tree)) or bool(sizes)
-    if arguments.policy == "adaptive" and exits != (None, None):
-        raise OptionError("--thresholds and --confidence belong to --policy fixed; leave them out")
-    adaptive = arguments.policy == "adaptive" or (arguments.policy is None and not given)
-    fixed = FixedThresholds(arguments.thresholds, arguments.confidence or "mean")
-    chosen: DraftingPolicy = Adaptive() if adaptive else fixed
-    preset = {"paper": PAPER_TREE, "chain": TreeShape()}.get(arguments.tree)
-    if preset is None and sizes:
-        preset = chosen.largest_tree(chain=arguments.exact is not False)
-    return Policy(chosen, replace(preset, **sizes) if preset else None, arguments.lookup)
+    return choose_policy(
+        arguments.policy,
+        arguments.thresholds,
+        arguments.confidence,
+        arguments.tree,
+        sizes,
+        arguments.lookup,
+        chain=arguments.exact is not False,
+    )
 
 
 def decoding_options(arguments: argparse.Namespace, temperature: float) -> Options:
@@ -158,6 +185,7 @@ def decoding_options(arguments: argparse.Namespace, temperature: float) -> Optio
         stop_token_ids=tuple(arguments.stop_token_id),
         min_tokens=arguments.min_tokens,
         ignore_eos=arguments.ignore_eos,
+        constraint=_constraint(arguments),
         policy=drafting_policy(arguments),
         exact=arguments.exact,
     )

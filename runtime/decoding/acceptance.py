@@ -37,6 +37,6 @@ def accept(tree: Tree, logits: Logits, chooser: Chooser, root_position: int) -> 
             return Acceptance(path[:-1], tokens)
         tokens.append(token)
         child = children.get((node, token))
-        if child is None:
+        if child is None or chooser.ended:
             return Acceptance(path, tokens)
         path.append(child)

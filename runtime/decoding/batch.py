@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +19,26 @@ from runtime.drafting.proposal import Batch, Outcome, Proposal, StepTimes
 from runtime.targets.interface import Chunk
 from runtime.tree.tree import Tree
 
+if TYPE_CHECKING:
+    from runtime.decoding.decoder import Decoder
+
 Steps = list[tuple[Request, Step]]
+
+
+@dataclass(frozen=True, slots=True)
+class CallReport:
+    """What one call of a target did: the ``outcomes`` of those ``texts`` that decode in it, and the ``steps`` of all.
+
+    ``predicted_draft_ms`` is what the draft's calls should have taken, 0 where no policy prices them.
+    """
+
+    decoder: Decoder
+    texts: list[Request]
+    batch: Batch
+    times: StepTimes
+    outcomes: dict[Request, Outcome]
+    steps: Steps
+    predicted_draft_ms: float
 
 
 class TargetBatch:
@@ -31,6 +51,8 @@ class TargetBatch:
         self.proposals = {request: Proposal(Tree.chain(request.tokens[-1:])) for request in self.decoding}
         self.chunks = dict(self._chunks())
         self.draft_seconds = self.planning_seconds = 0.0
+        self.report: CallReport | None = None
+        """Of the call, once it is made."""
 
     def _chunks(self) -> Iterator[tuple[Request, Chunk]]:
         """Parts of the prompts, the oldest first."""
@@ -82,12 +104,13 @@ class TargetBatch:
         parts = [self._part(request) for request in texts]
         context = sum(request.leased.length for request in texts)
         logits = self.target.run([(request.leased, part) for request, part in zip(texts, parts, strict=True)])
-        steps, outcomes = [], []
+        steps: Steps = []
+        paths: dict[Request, tuple[list[int], int]] = {}
         for request, part, rows in zip(texts, parts, logits, strict=True):
             try:
                 if isinstance(part, Tree):
                     step, path, copied = _commit(request, self.proposals[request], rows)
-                    outcomes.append((request, path, copied))
+                    paths[request] = path, copied
                     steps.append((request, step))
                 else:
                     request.score_prompt(part, rows)
@@ -95,23 +118,29 @@ class TargetBatch:
             except Exception as error:  # of this text alone, like a token that cannot be decoded
                 request.fail(error)
         total = self.planning_seconds + time.perf_counter() - began
-        if outcomes:
+        if paths:
             self.pace.observe(sum(map(len, parts)), total)
         times = StepTimes(self.draft_seconds, self.target.clock.seconds - verified, total)
         for request in self.chunks:
             request.stats.add_prefill(total)
-        proposals = [self.proposals[request] for request, _, _ in outcomes]
+        drafted = [request for request in paths if self.proposals[request].exits]
         batch = Batch(
-            texts=len(outcomes),
-            drafted=sum(bool(proposal.exits) for proposal in proposals),
+            texts=len(paths),
+            drafted=len(drafted),
             rows=sum(len(part) for part in parts),
-            tokens=sum(len(path) for _, path, _ in outcomes),
+            tokens=sum(len(path) for path, _ in paths.values()),
             lanes=len(texts),
             prompt_rows=self._prompt_rows,
             context=context,
         )
-        for (request, path, copied), proposal in zip(outcomes, proposals, strict=True):
-            request.record(Outcome(proposal, path, times, copied, batch))
+        predicted_ms = sum(request.drafting.budget.predicted_ms for request in drafted if request.drafting)
+        outcomes = {
+            request: Outcome(self.proposals[request], path, times, copied, batch)
+            for request, (path, copied) in paths.items()
+        }
+        for request, outcome in outcomes.items():
+            request.record(outcome)
+        self.report = CallReport(texts[0].decoder, texts, batch, times, outcomes, steps, predicted_ms)
         return steps
 
     def _part(self, request: Request) -> Tree | Chunk:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from runtime.decoding.request import Request, Step
 from runtime.decoding.rules import check_token_ids
 from runtime.decoding.scheduler import Scheduler
 from runtime.drafting.costs import Costs
+from runtime.drafting.forced import ForcedOdds, ForcedSequence
 from runtime.drafting.ngram import LONGEST_DRAFT
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.drafting.text import TextDrafting
+from runtime.sampling.grammar import GrammarRule, Grammars
+from runtime.sampling.ruled_noise import RuledNoise
 from runtime.targets import open_target
 from runtime.targets.interface import TargetModel
 from runtime.text.chat import ChatTemplate, Message
@@ -38,6 +42,7 @@ class Decoder:
         self.tokenizer = load_tokenizer(target.tokenizer_path)
         self._longest_token = max(map(len, self.tokenizer.get_vocab()))
         self._preparation = Preparation(target, draft)
+        self._forced_odds = ForcedOdds()
         self._template: ChatTemplate | None = None
         if draft is not None:
             ours, theirs = (part.tokenizer.fingerprint for part in (target, draft))
@@ -138,6 +143,12 @@ class Decoder:
         self.check(options)
         return self._preparation.prepare(options, progress, measure, sequences)
 
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles constraints. Raises OptionError where that is not possible."""
+        target = self.target
+        return Grammars(target.tokenizer_path, target.vocab_size, target.tokenizer.eos_token_ids)
+
     @property
     def cost_disagreement(self) -> float:
         """How far the latest steps are from the measured costs, as a ratio of at least 1."""
@@ -167,7 +178,12 @@ class Decoder:
     def bytes_of(self, request: Request) -> int:
         """Bytes that a text's rows take in the caches after its next step, the target's and the draft's."""
         rows = request.length + 1 + request.options.policy.largest_tree(chain=request.exact).verify_rows()
-        return rows * (self.target.token_bytes + (self.draft.token_bytes if self.draft else 0))
+        return rows * self.token_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a token takes in the caches, the target's and the draft's."""
+        return self.target.token_bytes + (self.draft.token_bytes if self.draft else 0)
 
     def lease(self, request: Request, sequences: int = 1) -> None:
         """Lease what a text needs of the target and of the drafters. It may have tokens from an earlier lease.
@@ -186,13 +202,17 @@ class Decoder:
             chain = request.exact or shape.is_chain or self.target.drafts == "chain"
             shape = replace(shape, nodes=max(2, min(shape.nodes, self.target.max_rows)))
             planner = self._preparation.planner(policy.exit, options.sampling.temperature)
-            request.drafting = TextDrafting([], planner, shape, request.noise, chain)
+            shifts = [rule for rule in request.chooser.rules if rule.shifts]
+            noise = RuledNoise(request.noise, shifts) if shifts else request.noise
+            request.drafting = TextDrafting([], planner, shape, noise, chain)
             # Model drafters grow the tree level by level, so they come first.
             drafters = [self.draft, self._preparation.lookup(options.sampling.temperature) if policy.looks_up else None]
             text = [*request.prompt, *request.tokens]
             for drafter in drafters:
                 if drafter is not None and (leased := drafter.lease(text, shape)) is not None:
                     request.drafting.sequences.append(leased)
+            grammars = [rule for rule in shifts if isinstance(rule, GrammarRule)]
+            request.drafting.sequences += [ForcedSequence(self._forced_odds, grammar) for grammar in grammars]
         request.stats.preparation += time.perf_counter() - began
 
     def release(self, request: Request) -> None:

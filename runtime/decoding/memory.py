@@ -22,10 +22,17 @@ class CacheMemory:
         self._prefixes: WeakKeyDictionary[TargetModel, PrefixCache] = WeakKeyDictionary()
         self.restored_tokens = 0
         """Tokens of prompts that were not computed again."""
+        self.prefixes_bytes = 0
+        """Bytes of the rows that are kept of earlier texts."""
+
+    @staticmethod
+    def bytes_of(texts: Sequence[Request]) -> int:
+        """Bytes that the rows of all ``texts`` take after their next step."""
+        return sum(request.decoder.bytes_of(request) for request in texts)
 
     def holds(self, texts: Sequence[Request]) -> bool:
         """Whether the rows of all ``texts``, after their next step, fit."""
-        return self.limit is None or sum(request.decoder.bytes_of(request) for request in texts) <= self.limit
+        return self.limit is None or self.bytes_of(texts) <= self.limit
 
     def begin(self, request: Request, sequences: int) -> None:
         """Lease what a text needs, and restore the rows of a prefix that an earlier text has computed."""
@@ -35,6 +42,7 @@ class CacheMemory:
         prefixes = None if request.scores_prompt else self._of(request)
         if prefixes and isinstance(sequence, CopyableSequence):
             sequence.restore(prefixes.longest(request.left))
+            request.stats.restored = sequence.length
             self.restored_tokens += sequence.length
 
     def end(self, request: Request) -> None:
@@ -42,6 +50,7 @@ class CacheMemory:
         sequence, failed = request.sequence, request.finish_reason == "error"
         if not failed and (prefixes := self._of(request)) and isinstance(sequence, CopyableSequence):
             prefixes.store([*request.prompt, *request.tokens][: sequence.length], sequence.rows)
+            self.prefixes_bytes = sum(kept.bytes for kept in self._prefixes.values())
         request.decoder.release(request)
 
     def _of(self, request: Request) -> PrefixCache | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from runtime.drafting.options import Policy
+from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
 from runtime.sampling.rules import Processor
 from s2d_trt.errors import OptionError
@@ -24,6 +25,10 @@ class Options:
     the scores of every token: functions of the tokens so far, prompt included, and the scores float32 ``[V]``, which
     return scores. They must be pure: equal arguments give equal scores, and neither argument is changed for others
     (the scores may be written to); otherwise the text depends on the draft.
+
+    Under a ``constraint`` the new text matches it if the text ends with finish reason ``stop``, and can still match it
+    otherwise; the end-of-text token comes only where it matches. Where nothing can follow the text ends, whatever
+    ``min_tokens``.
 
     ``logprobs`` asks for the log-probability of each new token and of so many best tokens beside it,
     ``prompt_logprobs`` for the same of the prompt. They are of the target's ``raw`` scores; with ``logprobs_mode``
@@ -44,6 +49,7 @@ class Options:
     prompt_logprobs: int | None = None
     logprobs_mode: Literal["raw", "processed"] = "raw"
     processors: tuple[Processor, ...] = ()
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -75,5 +81,6 @@ class Options:
             "logprobs": self.logprobs is not None,
             "prompt_logprobs": self.prompt_logprobs is not None,
             "processors": bool(self.processors),
+            "constraint": self.constraint is not None,
         }
         return [*self.sampling.in_use, *(name for name, used in own.items() if used)]

@@ -9,7 +9,7 @@ MEMORY = 64
 LARGEST_RISE = 3.0
 """A step that takes more than so many times what was expected counts as this much: a first call is slow, and so is a
 call that another process interrupts."""
-LEAST_LONGER, MOST_LONGER = 0.75, 2.0
+LEAST_LONGER, MOST_LONGER = 0.7, 2.0
 """Share of a step's usual time that chunks of prompts add at most, by how many prompts are read for each text that
 decodes."""
 
@@ -43,9 +43,9 @@ class Pace:
         """Rows of prompts beside ``decoding`` texts, which have ``decoding_rows``.
 
         A step's time is divided between prompts and decoding texts by their number, within limits: a prompt that joins
-        one text makes its steps at most twice as long.
+        a text makes its steps less than twice as long.
         """
-        longer = min(MOST_LONGER, max(LEAST_LONGER, prompts / decoding))
+        longer = min(MOST_LONGER, max(LEAST_LONGER, prompts / (1 + decoding)))
         if not self._weight:
             return longer * (CALL_IN_ROWS + decoding_rows)
         return longer * self.seconds(decoding_rows) / max(self._row_seconds, 1e-9)

@@ -60,7 +60,7 @@ class Request:
         sampling = options.sampling
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         self.noise = Noise(self.seed, sampling.temperature, target.vocab_size)
-        self.chooser = chooser_of(self.prompt, options, self.noise, decoder.target, decoder.tokenizer)
+        self.chooser = chooser_of(self.prompt, options, self.noise, decoder)
         self.prompt_logprobs: list[TokenLogprob | None] | None = None if options.prompt_logprobs is None else [None]
         """Of each token of the prompt but the first, as they become known; None where they were not asked for."""
         self.stats = Stats()
@@ -134,6 +134,8 @@ class Request:
                 self.finish("stop")
             elif self._stream.push(token, len(self.tokens) > self.options.min_tokens):
                 self.finish_reason = "stop"
+            elif self.chooser.ended and len(kept) == len(tokens):  # no token was chosen behind it
+                self.finish("stop")
             elif not self.remaining:
                 self.finish("length" if len(self.tokens) == self.options.max_new_tokens else "capacity")
             pieces.append(self.text[released:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
@@ -21,12 +22,13 @@ from runtime.sampling.rules import (
 from runtime.targets.interface import TargetModel
 from s2d_trt.errors import OptionError
 
+if TYPE_CHECKING:
+    from runtime.decoding.decoder import Decoder
 
-def chooser_of(
-    prompt: Sequence[int], options: Options, noise: Noise, target: TargetModel, tokenizer: Tokenizer
-) -> Chooser:
+
+def chooser_of(prompt: Sequence[int], options: Options, noise: Noise, decoder: Decoder) -> Chooser:
     """What chooses the tokens of a text behind ``prompt``."""
-    rules = list(_rules(prompt, options, target, tokenizer))
+    rules = list(_rules(prompt, options, decoder))
     return Chooser(options.sampling, noise, rules, options.logprobs, options.logprobs_mode)
 
 
@@ -49,9 +51,10 @@ def check_token_ids(options: Options, vocab_size: int) -> None:
                 raise OptionError(f"{name}: token id {token} is outside the vocabulary of {vocab_size}")
 
 
-def _rules(prompt: Sequence[int], options: Options, target: TargetModel, tokenizer: Tokenizer) -> Iterator[Rule]:
+def _rules(prompt: Sequence[int], options: Options, decoder: Decoder) -> Iterator[Rule]:
     """Penalties and bias first, then the user's processors; bans last, so that nothing lifts them."""
-    sampling, vocab_size = options.sampling, target.vocab_size
+    sampling, target = options.sampling, decoder.target
+    vocab_size = target.vocab_size
     if sampling.repetition_penalty != 1.0:
         yield RepetitionPenalty(sampling.repetition_penalty, prompt, vocab_size)
     if sampling.frequency_penalty or sampling.presence_penalty:
@@ -61,9 +64,12 @@ def _rules(prompt: Sequence[int], options: Options, target: TargetModel, tokeniz
     if options.processors:
         yield UserProcessors(options.processors, prompt)
     if sampling.bad_words:
-        yield BadWords([tokens for word in sampling.bad_words for tokens in _sequences(word, tokenizer)], prompt)
+        words = (tokens for word in sampling.bad_words for tokens in _sequences(word, decoder.tokenizer))
+        yield BadWords([*words], prompt)
     if options.min_tokens:
         yield MinTokens(options.min_tokens, stop_tokens(options, target))
+    if options.constraint:
+        yield decoder.grammars.rule(options.constraint)
 
 
 def _sequences(word: str | tuple[int, ...], tokenizer: Tokenizer) -> list[list[int]]:

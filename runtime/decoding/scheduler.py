@@ -5,11 +5,12 @@ Texts join and leave between steps. The texts of one target share its calls, and
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
-from runtime.decoding.batch import Steps, TargetBatch, draft_together
+from runtime.decoding.batch import CallReport, Steps, TargetBatch, draft_together
 from runtime.decoding.memory import CacheMemory
 from runtime.decoding.pace import Pace
 from runtime.decoding.request import Request, Step
@@ -35,6 +36,8 @@ class Scheduler:
         """Texts that wait for their turn."""
         self.running: list[Request] = []
         """Texts that take part in steps, the oldest first."""
+        self.watchers: list[Callable[[CallReport], None]] = []
+        """They are told of every call of a target, in the thread that steps, before the texts' consumers are."""
         self.on_begin: Callable[[Request], None] = lambda _: None
         """Called when a text begins, and again when it begins anew after it had to wait for memory."""
         self._paces: WeakKeyDictionary[TargetModel, Pace] = WeakKeyDictionary()
@@ -74,6 +77,9 @@ class Scheduler:
             except Exception as error:
                 _fail(batch.texts, error)
         self._retire()
+        for batch in batches:
+            if batch.report is not None:
+                self._tell(batch.report)
         return steps
 
     def _batches(self) -> list[TargetBatch]:
@@ -84,6 +90,13 @@ class Scheduler:
         return [
             TargetBatch(each, self._paces.setdefault(target, Pace()), self._offline) for target, each in texts.items()
         ]
+
+    def _tell(self, report: CallReport) -> None:
+        for watch in self.watchers:
+            try:
+                watch(report)
+            except Exception:  # a fault of those who watch ends no text
+                logging.getLogger(__name__).exception("a watcher of the scheduler failed")
 
     def close(self) -> None:
         """End all texts as cancelled."""

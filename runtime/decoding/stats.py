@@ -14,10 +14,14 @@ class Stats:
 
     accept_lengths: list[int] = field(default_factory=list)
     """Tokens that each step accepted, the target's own included; the last step may go beyond the end of the text."""
+    drafted: list[int] = field(default_factory=list)
+    """Draft tokens that each step verified."""
     exit_counts: Counter[int] = field(default_factory=Counter)
     """How many draft depths each exit (its layer count) answered."""
     drafted_at_depth: Counter[int] = field(default_factory=Counter)
     accepted_at_depth: Counter[int] = field(default_factory=Counter)
+    restored: int = 0
+    """Tokens of the prompt that were not computed again."""
     total: float = 0.0
     preparation: float = 0.0
     """Before the prefill: checks and measurements, where no earlier request needed them. Not part of ``total``."""
@@ -36,6 +40,7 @@ class Stats:
         self.verify += times.verify
         self.total += times.total
         self.accept_lengths.append(accepted)
+        self.drafted.append(len(proposal.tree) - 1)
         self.exit_counts.update(exits[index] for index in proposal.exits)
         deepest = max(len(proposal.exits), int(proposal.tree.depths.max()))
         self.drafted_at_depth.update(range(1, deepest + 1))
@@ -45,6 +50,21 @@ class Stats:
     def steps(self) -> int:
         """Verify calls."""
         return len(self.accept_lengths)
+
+    @property
+    def drafts(self) -> int:
+        """Steps that verified at least one drafted token."""
+        return sum(map(bool, self.drafted))
+
+    @property
+    def draft_tokens(self) -> int:
+        """Drafted tokens that were verified: the nodes of all trees, their roots left out."""
+        return sum(self.drafted)
+
+    @property
+    def accepted_tokens(self) -> int:
+        """Drafted tokens that the target accepted."""
+        return sum(self.accept_lengths) - self.steps
 
     @property
     def mean_accepted_tokens(self) -> float:

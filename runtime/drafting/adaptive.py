@@ -156,7 +156,7 @@ class CostAware(StepPlanner):
             economy.host_ms.observe((times.total - times.verify) * 1e3 * share, share)
         if not outcome.proposal.exits:
             return
-        economy.drafted_steps += 1
+        economy.drafted_steps += 1.0 / batch.drafted
         self._learn_candidates(outcome)
         for depth in range(1, min(len(outcome.path), len(outcome.proposal.exits))):
             learned.next_level.observe(float(len(outcome.path) > depth + 1))

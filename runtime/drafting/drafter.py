@@ -7,7 +7,7 @@ from typing import Protocol
 
 from runtime.drafting.calls import Calls
 from runtime.drafting.policy import Prospect, StepBudget
-from runtime.sampling.noise import Noise
+from runtime.sampling.noise import DraftNoise
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
 
@@ -18,7 +18,7 @@ class DrafterSequence(Protocol):
     def prospect(self, room: int) -> Prospect:
         """What a step that may add ``room`` tokens to the text could draft."""
 
-    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: Noise, room: int) -> Calls[Sequence[int]]:
+    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: DraftNoise, room: int) -> Calls[Sequence[int]]:
         """Add candidates to the tree, at most ``room`` levels; returns the exit that answered at each drafted depth.
         Calls of engines are yielded, so that those of several texts run together.
 

@@ -59,7 +59,8 @@ class Economy:
         """Milliseconds saved up for trying a draft that has not paid."""
         self.trial_share = FIRST_TRIAL_SHARE
         """Share of the time that is saved up; each failed trial halves it."""
-        self.drafted_steps = 0
+        self.drafted_steps = 0.0
+        """Steps in which texts of the batch drafted."""
 
     @property
     def disagreement(self) -> float:
@@ -122,11 +123,20 @@ class PairStatistics:
 
     def learned(self, temperature: float) -> Learned:
         """The statistics of a temperature. At another one the draft ranks by other scores, so it has others."""
-        if temperature not in self._learned:
-            self._learned[temperature] = self.new()
-        return self._learned[temperature]
+        near = rounded(temperature)
+        if near not in self._learned:
+            self._learned[near] = self.new()
+        return self._learned[near]
 
     @property
     def disagreement(self) -> float:
         """The largest of ``Learned.disagreement``."""
-        return max((learned.disagreement for learned in self._learned.values()), default=1.0)
+        return max((learned.disagreement for learned in list(self._learned.values())), default=1.0)
+
+
+def rounded(temperature: float) -> float:
+    """The temperature whose statistics serve this one: clients may ask for any number of different ones.
+
+    Greedy is apart, and all above 2 are alike.
+    """
+    return min(max(round(temperature, 1), 0.1), 2.0) if temperature else 0.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from runtime.drafting.averages import FadingMean
 from runtime.drafting.calls import Calls
 from runtime.drafting.policy import Prospect, StepBudget
-from runtime.sampling.noise import Noise
+from runtime.sampling.noise import DraftNoise
 from runtime.text.prefix import common_prefix
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
@@ -122,10 +122,11 @@ class NgramSequence:
         self._logprobs = [] if self._draft is None else self._odds.logprobs(self._draft)
         return Prospect(None, self._logprobs)
 
-    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: Noise, room: int) -> Calls[Sequence[int]]:
+    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: DraftNoise, room: int) -> Calls[Sequence[int]]:
         """Merge the draft into the tree; no engine is called."""
         if self._draft is not None:
-            builder.graft(self._draft.tokens, self._logprobs)
+            admitted = noise.admitted(self._draft.tokens)
+            builder.graft(self._draft.tokens[:admitted], self._logprobs[:admitted])
         yield from ()
         return ()
 

@@ -59,6 +59,9 @@ class StepBudget:
     drafts: bool = True
     """Whether the draft model runs in this step."""
 
+    predicted_ms: float = 0.0
+    """What the text's share of the draft's calls should take by the measured costs; 0 where nothing is priced."""
+
     def calibrated(self, exit_index: int, logprobs: list[list[float]]) -> list[list[float]]:
         """For each frontier node's candidates, the log-probability that the target accepts them, given the exit's
         own ``logprobs``.

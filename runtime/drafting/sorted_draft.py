@@ -19,7 +19,7 @@ from runtime.backends.placement import Placement
 from runtime.drafting.calls import Calls, HeadCall, SegmentCall, run_together
 from runtime.drafting.fixed import FixedBudget
 from runtime.drafting.policy import Prospect, StepBudget
-from runtime.sampling.noise import Noise
+from runtime.sampling.noise import DraftNoise
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
 from s2d_trt.bundle import SCRATCH_ROWS, Bundle
@@ -234,7 +234,7 @@ class DraftSequence:
         for segment in range(len(self.done)):
             self.flush(segment)
 
-    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: Noise, room: int) -> Calls[list[int]]:
+    def propose(self, builder: TreeBuilder, budget: StepBudget, noise: DraftNoise, room: int) -> Calls[list[int]]:
         """Grow the tree below the last committed token, level by level.
 
         At each level the frontier goes through segment 0 and the head. Where ``budget`` does not take the exit's answer
@@ -250,22 +250,26 @@ class DraftSequence:
                     break
                 parents = [rows[parent] for parent in builder.frontier_parents]
                 rows = self._enqueue_frontier(builder.frontier_tokens, parents, depth)
-            exits.append((yield from self._expand(builder, noise.row(self.committed + depth), budget)))
+            if (row := noise.row(self.committed + depth, builder.frontier_paths)) is None:
+                break
+            exits.append((yield from self._expand(builder, noise, row, budget)))
         return exits
 
-    def _expand(self, builder: TreeBuilder, noise: np.ndarray, budget: StepBudget) -> Calls[int]:
+    def _expand(self, builder: TreeBuilder, noise: DraftNoise, row: np.ndarray, budget: StepBudget) -> Calls[int]:
         """Add the candidates of every frontier node; returns the exit that gave them."""
         paths, cascade = builder.frontier_logprobs, self._context.cascade
         if cascade is not None and isinstance(budget, FixedBudget) and self._fits_one_launch():
-            tokens, logprobs, answered = self._cascade_on_device(cascade, noise, paths, budget)
+            tokens, logprobs, answered = self._cascade_on_device(cascade, row, paths, budget)
+            tokens, logprobs = noise.restrict(tokens, logprobs)
             builder.expand(tokens.tolist(), logprobs.tolist())
             return answered
         last = len(self.done) - 1
         for index in range(last + 1):
             yield from self.flushing(index)
-            tokens, logprobs = yield HeadCall(self._engines, self._head_lane(index, len(paths), noise))
+            tokens, logprobs = yield HeadCall(self._engines, self._head_lane(index, len(paths), row))
             # Where the draft overflows, nothing is drafted; a policy must not meet a NaN.
-            own = np.where(np.isnan(logprobs), -np.inf, logprobs)[:, : builder.top_k].tolist()
+            tokens, logprobs = noise.restrict(tokens, np.where(np.isnan(logprobs), -np.inf, logprobs))
+            own = logprobs[:, : builder.top_k].tolist()
             best = tokens[:, : builder.top_k].tolist()
             calibrated = budget.calibrated(index, own)
             backlog = self.done[index] - self.done[min(index + 1, last)]

@@ -9,7 +9,7 @@ from runtime.drafting.calls import Calls
 from runtime.drafting.drafter import DrafterSequence
 from runtime.drafting.policy import ALONE, Load, Prospect, StepBudget, StepPlanner
 from runtime.drafting.proposal import Outcome, Proposal
-from runtime.sampling.noise import Noise
+from runtime.sampling.noise import DraftNoise
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
@@ -25,7 +25,7 @@ class TextDrafting:
     sequences: list[DrafterSequence]
     planner: StepPlanner
     shape: TreeShape
-    noise: Noise
+    noise: DraftNoise
     chain: bool
     budget: StepBudget = field(init=False)
     """Of the current step."""

@@ -88,7 +88,7 @@ def _chosen_scores(request: Request) -> list[float]:
 def _scores_after(decoder: Decoder, request: Request, count: int) -> np.ndarray:
     """Scores float32 ``[V]`` for the token after the first ``count`` new tokens of ``request``."""
     prefix = request.prompt + request.tokens[:count]
-    chooser = chooser_of(request.prompt, request.options, request.noise, decoder.target, decoder.tokenizer)
+    chooser = chooser_of(request.prompt, request.options, request.noise, decoder)
     for token in request.tokens[:count]:
         chooser.follow(token)
     sequence = decoder.target.lease()

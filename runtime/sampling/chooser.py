@@ -38,6 +38,11 @@ class Chooser:
         self.chosen_scores: list[float] = []
         self.logprobs: list[TokenLogprob] = []
 
+    @property
+    def ended(self) -> bool:
+        """Whether a rule ends the text here."""
+        return any(rule.ended for rule in self.rules)
+
     def follow(self, token: int) -> None:
         """``token`` joins the text."""
         for rule in self.rules:

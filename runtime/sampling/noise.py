@@ -12,6 +12,8 @@ stream of its generator never changes.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -19,6 +21,26 @@ _BLOCK_ROWS, _BLOCK_NUMBERS = 8, 16384
 """Rows that are made together, fewer of a large vocabulary. An engine's call empties the processor's caches, after
 which a row made by itself takes twice as long."""
 _KEPT_ROWS = 32
+
+
+Path = tuple[int, ...]
+"""The tokens from below the root of a draft tree to one of its nodes."""
+Paths = Callable[[], Sequence[Path]]
+
+
+class DraftNoise(Protocol):
+    """What a draft adds to its logits: the target's noise, and what the rules on the text say beforehand."""
+
+    def row(self, position: int, paths: Paths) -> np.ndarray | None:
+        """The row for the tokens at ``position``, below ``paths``, float32 ``[V]``; None where no path can go on."""
+
+    def restrict(self, tokens: np.ndarray, logprobs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Candidates ``[paths, candidates]`` of the latest row's paths, best first; those that are banned below their
+        own path come last, with -inf.
+        """
+
+    def admitted(self, tokens: Sequence[int]) -> int:
+        """How many of ``tokens`` may follow the text."""
 
 
 class Gumbel:
@@ -58,8 +80,19 @@ class Noise:
         self._rows = min(_BLOCK_ROWS, max(1, _BLOCK_NUMBERS // vocab_size))
         self._blocks: OrderedDict[int, np.ndarray] = OrderedDict()
 
-    def row(self, position: int) -> np.ndarray:
-        """Noise for the token at ``position``, float32 ``[vocab_size]``; zeros when greedy. Do not write to it."""
+    def restrict(self, tokens: np.ndarray, logprobs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Nothing is banned."""
+        return tokens, logprobs
+
+    def admitted(self, tokens: Sequence[int]) -> int:
+        """All may follow."""
+        return len(tokens)
+
+    def row(self, position: int, paths: Paths | None = None) -> np.ndarray:
+        """Noise for the token at ``position``, float32 ``[vocab_size]``; zeros when greedy. Do not write to it.
+
+        It is the same below all ``paths``.
+        """
         if self._temperature == 0:
             return self._zeros
         index, row = divmod(position, self._rows)

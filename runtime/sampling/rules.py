@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 import numpy as np
 
@@ -20,6 +21,14 @@ Processor = Callable[[Sequence[int], np.ndarray], np.ndarray]
 class Rule(ABC):
     """One rule on one text."""
 
+    shifts = True
+    """Whether it only adds to scores, -inf included, by what it knows before them: then a draft can follow it."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ends the text here."""
+        return False
+
     @abstractmethod
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """The next token's scores float32 ``[V]`` under this rule; it may write to ``scores`` and return them."""
@@ -27,9 +36,19 @@ class Rule(ABC):
     def follow(self, token: int) -> None:  # noqa: B027  some rules have no state
         """``token`` joins the text."""
 
+    def fork(self) -> Rule:
+        """The same rule in the same state, for a path that goes on by itself."""
+        return copy(self)
+
+    def admitted(self, tokens: Sequence[int]) -> int:
+        """How many of ``tokens`` may follow, as far as that is known without scores."""
+        return len(tokens)
+
 
 class RepetitionPenalty(Rule):
     """CTRL's penalty on all tokens of the text, prompt included."""
+
+    shifts = False
 
     def __init__(self, penalty: float, prompt: Sequence[int], vocab_size: int) -> None:
         self._penalty, self._in_text = np.float32(penalty), np.zeros(vocab_size, dtype=bool)
@@ -63,6 +82,12 @@ class CountPenalty(Rule):
         count = self._counts[token] = self._counts.get(token, 0) + 1
         self._amounts[token] = self._frequency * count + self._presence
 
+    def fork(self) -> CountPenalty:
+        """With counts of its own."""
+        fork = copy(self)
+        fork._counts, fork._amounts = dict(self._counts), self._amounts.copy()
+        return fork
+
 
 class LogitBias(Rule):
     """A number added to the scores of some tokens."""
@@ -78,6 +103,8 @@ class LogitBias(Rule):
 
 class UserProcessors(Rule):
     """The user's own functions, in their order."""
+
+    shifts = False
 
     def __init__(self, processors: Sequence[Processor], prompt: Sequence[int]) -> None:
         self._processors, self._tokens = processors, list(prompt)

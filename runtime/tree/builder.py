@@ -57,6 +57,17 @@ class TreeBuilder:
         self.frontier_parents = [origins[node - first] for node in best]
         self._set_frontier(best)
 
+    def frontier_paths(self) -> list[tuple[int, ...]]:
+        """For each node of the frontier, the tokens from below the root to it."""
+        return [self._path(node) for node in self._frontier]
+
+    def _path(self, node: int) -> tuple[int, ...]:
+        tokens = []
+        while node > 0:
+            tokens.append(self._tokens[node])
+            node = self._parents[node]
+        return tuple(reversed(tokens))
+
     def graft(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
         """Merge a chain below the root, given its cumulative ``logprobs``, after all levels are grown.
 

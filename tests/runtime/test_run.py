@@ -181,6 +181,26 @@ def test_log_probabilities_are_part_of_the_json(capsys: pytest.CaptureFixture[st
     assert len(result["prompt_logprobs"]) == result["prompt_tokens"]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "pattern"),
+    [
+        ("--regex", "[0-9]{2}[a-f]", "[0-9]{2}[a-f]"),
+        ("--choice", "the target", "the target|the draft"),
+        ("--grammar", 'start: "a" | "bc"', "a|bc"),
+        ("--json-schema", '{"enum": [12, 34]}', "12|34"),
+    ],
+)
+def test_a_constraint_is_an_option(
+    capsys: pytest.CaptureFixture[str], usual: list[str], tmp_path: Path, option: str, value: str, pattern: str
+) -> None:
+    if option in ("--grammar", "--json-schema"):
+        (tmp_path / "rule").write_text(value)
+        value = str(tmp_path / "rule")
+    result = as_json(capsys, [*usual, option, value, *(["--choice", "the draft"] if option == "--choice" else [])])
+    assert re.fullmatch(pattern, result["text"])
+    assert result["finish_reason"] == "stop"
+
+
 def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     """The one line that a mistaken call prints; it prints nothing else and ends with 2."""
     with pytest.raises(SystemExit) as ended:
@@ -200,7 +220,7 @@ def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     [
         (["--thresholds", "0.5,0.5"], "2 thresholds for 3 exits 2,4,6"),
         (["--thresholds", "a,b,c"], "not a list of numbers"),
-        (["--policy", "adaptive", "--thresholds", "0,0,0"], "belong to --policy fixed"),
+        (["--policy", "adaptive", "--thresholds", "0,0,0"], "belong to the policy fixed"),
         (["--exact", "--tree", "paper"], "--exact drafts chains"),
         (["--tree-top-k", "17"], "above the 16 candidates"),
         (["--tree-nodes", "1"], "at least 2"),
@@ -225,6 +245,9 @@ def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
         (["--min-tokens", "13"], "min-tokens 13"),
         (["--bad-word", ""], "bad word is empty"),
         (["--logprobs", "2"], "add --json"),
+        (["--regex", "(a"], "regular expression cannot be used"),
+        (["--regex", "a", "--choice", "b"], "not allowed with"),
+        (["--json-schema", "none.json"], "none.json cannot be read"),
         (["--unknown"], "unrecognized arguments"),
     ],
 )

@@ -22,8 +22,8 @@ from runtime.machine.processor import processor_identity
 from s2d_trt.bundle import Bundle
 from s2d_trt.files import publishing_directory
 
-LEAST_BYTES = 2**28
-"""Smaller weights are not cached: reordering them takes no longer than opening a cache."""
+LEAST_BYTES = 2**25
+"""Smaller weights are not cached: a copy in each session takes little memory and no longer than opening a cache."""
 ROOM = 4
 """Free space that a new cache needs, in sizes of the weights; it takes two of them."""
 MODEL, WEIGHTS = "model.onnx", "weights.bin"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from runtime.drafting.adaptive import CostAware
+from runtime.drafting.adaptive import COLD_STEPS, CostAware
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.learned import Earnings, Learned
 from runtime.drafting.policy import Load, Prospect
@@ -43,14 +43,14 @@ class Lived:
     drafted: int
 
 
-def live(learned: Learned, texts: int, accepted: int, steps: int) -> list[Lived]:
+def live(learned: Learned, texts: int, accepted: int, steps: int, cold: int = 0) -> list[Lived]:
     """Steps of so many texts that draft alike; of each chain the target accepts at most ``accepted`` tokens.
 
-    Time passes as the measured costs say.
+    Time passes as the measured costs say, but for drafting in the first ``cold`` steps, which takes 20 times as long.
     """
     planners, costs, lived = [CostAware(learned) for _ in range(texts)], learned.costs, []
     usual = 1.0
-    for _ in range(steps):
+    for number in range(steps):
         load, trees, draft_ms = Load(texts, round((texts - 1) * usual), texts), [], 0.0
         budgets = [planner.plan(Prospect(1), load) for planner in planners]
         exits: list[list[int]] = []
@@ -65,6 +65,7 @@ def live(learned: Learned, texts: int, accepted: int, steps: int) -> list[Lived]
             trees.append(builder.finish(budget.size, chain=True))
             exits.append(answered)
         paths = [list(range(1 + min(accepted, len(tree) - 1))) for tree in trees]
+        draft_ms *= 20 if number < cold else 1
         rows, tokens = sum(map(len, trees)), sum(map(len, paths))
         verify_ms, drafted = costs.verify_ms(rows, texts), sum(map(bool, exits))
         times = StepTimes(draft_ms / 1e3, verify_ms / 1e3, (verify_ms + draft_ms) / 1e3)
@@ -97,6 +98,13 @@ def test_a_draft_that_is_right_makes_a_batch_of_any_size_faster_where_rows_are_c
     cheap = priced(verify=10.0, free=64, row=0.1, segment=0.5)
     lived = live(Learned(1, cheap), texts, accepted=5, steps=300)
     assert rate(lived[100:]) > 1.5 * plain_rate(cheap, texts)
+
+
+@pytest.mark.parametrize("texts", TEXTS)
+def test_slow_first_steps_do_not_end_drafting_in_a_batch_of_any_size(texts: int) -> None:
+    cheap = priced(verify=10.0, free=64, row=0.1, segment=0.5)
+    lived = live(Learned(1, cheap), texts, accepted=5, steps=40, cold=COLD_STEPS)
+    assert sum(step.drafted for step in lived) > 0.9 * 40 * texts
 
 
 def test_the_more_texts_share_a_call_the_fewer_tokens_each_drafts() -> None:

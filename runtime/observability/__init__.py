@@ -1,0 +1,1 @@
+"""What a server shows of itself, and what an operator adjusts while it runs."""

@@ -1,0 +1,1 @@
+"""An HTTP server for several targets over one draft, in the shape of OpenAI's interface."""
