@@ -11,6 +11,7 @@ from runtime.backends.placement import BACKENDS, Device, Placement
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.drafting.options import Policy, choose_policy
+from runtime.drafting.profile import Profile
 from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
 from s2d_trt.cli import add_verify_option, comma_floats, positive_int
@@ -127,6 +128,9 @@ def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
     """What decides the speed, never the text."""
     group = parser.add_argument_group("drafting (decides the speed, never the text)")
     group.add_argument(
+        "--profile", type=Path, metavar="FILE", help="the policy that runtime.tune found for this target and draft"
+    )
+    group.add_argument(
         "--policy",
         choices=("adaptive", "fixed"),
         help="adaptive: exit and tree by measured cost and learned acceptance, no drafting where that pays best;"
@@ -154,6 +158,11 @@ def add_drafting_arguments(parser: argparse.ArgumentParser) -> None:
 def drafting_policy(arguments: argparse.Namespace) -> Policy:
     """Who decides, and within which tree."""
     sizes = {"depth": arguments.tree_depth, "top_k": arguments.tree_top_k, "nodes": arguments.tree_nodes}
+    if arguments.profile is not None:
+        chosen = (arguments.policy, arguments.thresholds, arguments.confidence, arguments.tree, arguments.lookup)
+        if any(option is not None for option in (*chosen, *sizes.values())):
+            raise OptionError("--profile holds the policy, tree and lookup; leave their options out, or the profile")
+        return Profile.read(arguments.profile).policy
     return choose_policy(
         arguments.policy,
         arguments.thresholds,
@@ -167,6 +176,9 @@ def drafting_policy(arguments: argparse.Namespace) -> Policy:
 
 def decoding_options(arguments: argparse.Namespace, temperature: float) -> Options:
     """Everything the options say of a request."""
+    policy, exact = drafting_policy(arguments), arguments.exact
+    if arguments.profile is not None and exact is None and not Profile.read(arguments.profile).exact:
+        exact = False
     return Options(
         max_new_tokens=arguments.max_new_tokens,
         sampling=Sampling(
@@ -186,8 +198,8 @@ def decoding_options(arguments: argparse.Namespace, temperature: float) -> Optio
         min_tokens=arguments.min_tokens,
         ignore_eos=arguments.ignore_eos,
         constraint=_constraint(arguments),
-        policy=drafting_policy(arguments),
-        exact=arguments.exact,
+        policy=policy,
+        exact=exact,
     )
 
 
@@ -197,6 +209,9 @@ def prepare(decoder: Decoder, arguments: argparse.Namespace, options: Options, s
     def progress(work: str) -> None:
         print(f"{work} ...", file=sys.stderr, flush=True)
 
+    if arguments.profile is not None:
+        draft = decoder.draft.identity if decoder.draft else None
+        Profile.read(arguments.profile).check(decoder.target.identity, draft, str(arguments.profile))
     decoder.prepare(options, progress, arguments.measure, sequences)
     # What is loaded by now stays; to look through it again and again would delay single steps.
     gc.collect()

@@ -22,6 +22,7 @@ from runtime.drafting.learned import (
     Economy,
     Learned,
     PairStatistics,
+    Priors,
 )
 from runtime.drafting.policy import (
     ALONE,
@@ -34,6 +35,7 @@ from runtime.drafting.policy import (
 )
 from runtime.drafting.proposal import Outcome
 from runtime.tree.shape import TreeShape
+from s2d_trt.errors import OptionError
 
 ROW_SPAN = 8
 """The cost of one more row is the mean over a call of this many."""
@@ -54,9 +56,12 @@ LARGEST_TREE, LONGEST_CHAIN = TreeShape(depth=7, top_k=4, nodes=32), TreeShape(d
 
 @dataclass(frozen=True, slots=True)
 class Adaptive(DraftingPolicy):
-    """The cost-aware policy. With ``shared``, the texts of one target learn from each other."""
+    """The cost-aware policy. With ``shared``, the texts of one target learn from each other. ``priors`` are what it
+    starts from, where this pair is known.
+    """
 
     shared: bool = True
+    priors: Priors | None = None
 
     needs_costs = True
 
@@ -66,7 +71,12 @@ class Adaptive(DraftingPolicy):
 
     def open(self, pair: PairStatistics, temperature: float) -> CostAware:
         """A planner with the pair's statistics, or with its own."""
-        return CostAware(pair.learned(temperature) if self.shared else pair.new())
+        return CostAware(pair.learned(temperature, self.priors) if self.shared else pair.new(self.priors))
+
+    def check(self, exits: tuple[int, ...]) -> None:
+        """Priors must be those of a draft with as many exits."""
+        if exits and self.priors is not None and not self.priors.fits(len(exits)):
+            raise OptionError(f"the priors are not those of a draft with {len(exits)} exits; tune this pair again")
 
 
 class CostAware(StepPlanner):

@@ -18,15 +18,15 @@ def log_odds(logprob: float) -> float:
 class Calibration:
     """Logistic regression of acceptance on the log-odds of the draft's own probability (Platt scaling, 1999).
 
-    It starts from trust in the draft, with the weight of a few dozen observations, and takes one Newton step for each
-    observation. Old observations fade, so that it follows a text that changes.
+    It starts from trust in the draft, or from what is known of it, with the weight of a few dozen observations, and
+    takes one Newton step for each observation. Old observations fade, so that it follows a text that changes.
     """
 
     FADING = 0.998
     PRIOR = 8.0
 
-    def __init__(self) -> None:
-        self.slope, self.offset = 1.0, 0.0
+    def __init__(self, slope: float = 1.0, offset: float = 0.0) -> None:
+        self.slope, self.offset = slope, offset
         # Second derivatives of the log-likelihood, the prior's included: slope-slope, slope-offset, offset-offset.
         self._ss, self._so, self._oo = self.PRIOR, 0.0, self.PRIOR / 4
 

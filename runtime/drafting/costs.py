@@ -24,9 +24,9 @@ class Costs:
 
     Without a draft model ``segments`` and ``head`` are empty. ``verify_lanes`` and ``segment_lanes`` have, by number of
     lanes, the milliseconds that the rows of so many texts take more than as many rows of one. ``token`` is what a
-    committed token of a text adds to the target's call. ``steady`` says whether the rounds of the measurement agreed:
-    on a busy machine they do not, and the next start measures again. ``measurements`` counts the starts that
-    contributed.
+    committed token of a text adds to the target's call, ``segment_tokens`` what it adds to each segment's. ``steady``
+    says whether the rounds of the measurement agreed: on a busy machine they do not, and the next start measures again.
+    ``measurements`` counts the starts that contributed.
     """
 
     verify: tuple[Milliseconds, ...]
@@ -37,6 +37,7 @@ class Costs:
     token: Milliseconds = 0.0
     steady: bool = True
     measurements: Annotated[int, Meta(ge=1)] = 1
+    segment_tokens: tuple[Milliseconds, ...] = ()
 
     def verify_ms(self, rows: int, lanes: int = 1, context: int | None = None) -> float:
         """Milliseconds to verify ``rows`` rows in ``lanes`` lanes that hold ``context`` tokens in all."""
@@ -45,9 +46,20 @@ class Costs:
 
     def exit_ms(self, index: int, backlog: int, rows: int, lanes: int = 1) -> float:
         """Milliseconds to run ``backlog`` rows through segment ``index`` and ``rows`` rows through the head."""
-        calls, rest = divmod(backlog, MOST_ROWS)
+        return self.segment_ms(index, backlog, lanes) + self._head[rows]
+
+    def segment_ms(self, index: int, rows: int, lanes: int = 1, context: int | None = None) -> float:
+        """Milliseconds to run ``rows`` rows through segment ``index``, in lanes that hold ``context`` tokens in all."""
+        longer = 0.0
+        if context is not None and self.segment_tokens:
+            longer = self.segment_tokens[index] * max(0, context - CONTEXT * lanes)
+        calls, rest = divmod(rows, MOST_ROWS)
         full = calls * self._segments[index][-1]
-        return full + _in_calls(self._segments[index], self._segment_lanes, rest, lanes) + self._head[rows]
+        return full + _in_calls(self._segments[index], self._segment_lanes, rest, lanes) + longer
+
+    def head_ms(self, rows: int) -> float:
+        """Milliseconds of the head on ``rows`` rows."""
+        return self._head[min(rows, MOST_ROWS)]
 
     @cached_property
     def _verify(self) -> list[float]:
@@ -80,6 +92,7 @@ class Costs:
             min(self.token, other.token),
             self.steady,
             self.measurements + other.measurements,
+            _least(self.segment_tokens, other.segment_tokens),
         )
 
 

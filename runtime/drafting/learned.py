@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from runtime.drafting.averages import FadingMean
 from runtime.drafting.calibration import Calibration
 from runtime.drafting.costs import Costs
@@ -74,19 +76,43 @@ class Economy:
         return max(ratio, 1.0 / ratio)
 
 
+@dataclass(frozen=True, slots=True)
+class Priors:
+    """What statistics start from, where texts of this pair were seen before.
+
+    ``calibration`` has a slope and an offset for each exit's best candidate and for its others, ``deeper_gain`` a value
+    for each exit but the last and each bin of its confidence.
+    """
+
+    calibration: tuple[tuple[tuple[float, float], tuple[float, float]], ...]
+    deeper_gain: tuple[tuple[float, ...], ...]
+    next_level: float
+
+    @classmethod
+    def of_nothing(cls, exits: int) -> Priors:
+        """Trust in the draft; the gain is optimistic, so that each bin is tried a few times."""
+        trust = (1.0, 0.0)
+        return cls(((trust, trust),) * exits, ((0.1,) * CONFIDENCE_BINS,) * (exits - 1), 0.7)
+
+    def fits(self, exits: int) -> bool:
+        """Whether there is a prior for each of so many exits."""
+        bins = all(len(gains) == CONFIDENCE_BINS for gains in self.deeper_gain)
+        return len(self.calibration) == exits == len(self.deeper_gain) + 1 and bins
+
+
 class Learned:
     """Statistics of one draft on one target: shared by texts, or one text's own."""
 
-    def __init__(self, exits: int, costs: Costs) -> None:
+    def __init__(self, exits: int, costs: Costs, priors: Priors | None = None) -> None:
+        start = priors or Priors.of_nothing(exits)
         self.costs = costs
-        self.calibration = [(Calibration(), Calibration()) for _ in range(exits)]
+        self.calibration = [(Calibration(*best), Calibration(*others)) for best, others in start.calibration]
         """Per exit: of a node's best candidate, and of its others."""
-        # The prior is optimistic, so that each bin is tried a few times.
-        self.deeper_gain = [[FadingMean(0.1, 2.0, 64.0) for _ in range(CONFIDENCE_BINS)] for _ in range(exits - 1)]
+        self.deeper_gain = [[FadingMean(gain, 2.0, 64.0) for gain in gains] for gains in start.deeper_gain]
         """Per exit and bin of its confidence: what the next exit added to the confidence."""
         self.depths_since_answer = [0] * (exits - 1)
         """Per exit: depths that ran to a deeper exit since this one answered."""
-        self.next_level = FadingMean(0.7, 4.0, 128.0)
+        self.next_level = FadingMean(start.next_level, 4.0, 128.0)
         """Probability that a level's node is accepted, given that one of the level above was."""
         self._economies: dict[int, Economy] = {}
 
@@ -100,6 +126,15 @@ class Learned:
                 self.costs.verify_ms(lanes, lanes) / lanes, None if lighter is None else self._economies[lighter]
             )
         return self._economies[size]
+
+    @property
+    def priors(self) -> Priors:
+        """What was learned, for statistics that start later."""
+        return Priors(
+            tuple(((best.slope, best.offset), (other.slope, other.offset)) for best, other in self.calibration),
+            tuple(tuple(gain.value for gain in gains) for gains in self.deeper_gain),
+            self.next_level.value,
+        )
 
     @property
     def disagreement(self) -> float:
@@ -116,19 +151,27 @@ class PairStatistics:
         self.exits, self.costs = exits, costs
         self._learned: dict[float, Learned] = {}
 
-    def new(self) -> Learned:
+    def new(self, priors: Priors | None = None) -> Learned:
         """Statistics without any observation."""
         assert self.costs is not None
-        return Learned(len(self.exits), self.costs)
+        return Learned(len(self.exits), self.costs, priors)
 
-    def learned(self, temperature: float) -> Learned:
+    def learned(self, temperature: float, priors: Priors | None = None) -> Learned:
         """The statistics of a temperature. At another one the draft ranks by other scores, so it has others."""
-        near = round(temperature, 1)
+        near = rounded(temperature)
         if near not in self._learned:
-            self._learned[near] = self.new()
+            self._learned[near] = self.new(priors)
         return self._learned[near]
 
     @property
     def disagreement(self) -> float:
         """The largest of ``Learned.disagreement``."""
-        return max((learned.disagreement for learned in self._learned.values()), default=1.0)
+        return max((learned.disagreement for learned in list(self._learned.values())), default=1.0)
+
+
+def rounded(temperature: float) -> float:
+    """The temperature whose statistics serve this one: clients may ask for any number of different ones.
+
+    Greedy is apart, and all above 2 are alike.
+    """
+    return min(max(round(temperature, 1), 0.1), 2.0) if temperature else 0.0

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -103,7 +104,7 @@ def measure(target: TargetModel, draft: SortedDraft | None, *, exact: bool = Fal
         timed.add("verify lanes", [partial(_verified, target, texts[:count]) for count in verify_lanes[1:]])
         timed.add("verify long", [partial(_verified, target, texts[-1:])])
         if draft is not None:
-            drafting = [draft.empty_sequence() for _ in range(segment_lanes[-1])]
+            drafting = [draft.empty_sequence() for _ in range(1 + segment_lanes[-1])]
             for sequence in drafting:
                 leased.callback(sequence.release)
             for name, calls in _draft_calls(draft, drafting, segment_lanes):
@@ -114,13 +115,23 @@ def measure(target: TargetModel, draft: SortedDraft | None, *, exact: bool = Fal
     costs = Costs(timed.milliseconds("verify"), segments, head, steady=timed.steady)
     longer = (timed.milliseconds("verify long")[0] - costs.verify[0]) / max(1, contexts[1] - contexts[0])
     in_lanes = timed.milliseconds("segment lanes") if draft else ()
+    long_segments = [timed.milliseconds(f"segment {index} long")[0] for index in range(len(segments))]
+    further = max(1, _long_draft(draft) - 1 - min(CONTEXT, draft.max_length // 2)) if draft else 1
     return replace(
         costs,
         head=head if draft else (),
         verify_lanes=_extra(verify_lanes, timed.milliseconds("verify lanes"), costs.verify_ms),
         segment_lanes=_extra(segment_lanes, in_lanes, lambda rows: costs.exit_ms(0, rows, 0)),
         token=max(0.0, longer),
+        segment_tokens=tuple(
+            max(0.0, (long - short[0]) / further) for long, short in zip(long_segments, segments, strict=True)
+        ),
     )
+
+
+def _long_draft(draft: SortedDraft) -> int:
+    """Tokens before the one row whose calls show what a longer text costs the draft."""
+    return min(LONG_CONTEXT, draft.max_length - 1)
 
 
 def _extra(
@@ -189,19 +200,21 @@ def _draft_calls(
 ) -> Iterator[tuple[str, list[Callable[[], float]]]]:
     # Enough tokens for the head's widest call, and room after them for the segments' calls.
     context = min(CONTEXT, draft.max_length // 2)
+    *sequences, longest = sequences
     for sequence in sequences:
         sequence.prefill([0] * context)
+    longest.prefill([0] * _long_draft(draft))
     first, noise = sequences[0], Noise(0, 0.0, draft.vocab_size).row(0)
 
-    def run(segment: int, rows: int, texts: int = 1) -> float:
-        for sequence in sequences[:texts]:
+    def run(segment: int, rows: int, texts: Sequence[DraftSequence] = (first,), context: int = context) -> float:
+        for sequence in texts:
             sequence.truncate(context)
             sequence.enqueue([0] * min(rows, draft.max_length - context))
             for before in range(segment):
                 sequence.flush(before)
         first.wait()
         began = time.perf_counter()
-        flush_together(sequences[:texts], segment)
+        flush_together(texts, segment)
         first.wait()
         return time.perf_counter() - began
 
@@ -213,7 +226,9 @@ def _draft_calls(
     for index in range(len(draft.exits)):
         yield f"segment {index}", [partial(run, index, rows) for rows in WIDTHS]
     yield "head", [partial(answer, rows) for rows in WIDTHS]
-    yield "segment lanes", [partial(run, 0, 1, count) for count in lanes[1:]]
+    yield "segment lanes", [partial(run, 0, 1, sequences[:count]) for count in lanes[1:]]
+    for index in range(len(draft.exits)):
+        yield f"segment {index} long", [partial(run, index, 1, [longest], _long_draft(draft) - 1)]
 
 
 def _cache_file(target: TargetModel, draft: SortedDraft | None, exact: bool) -> Path:
@@ -223,11 +238,19 @@ def _cache_file(target: TargetModel, draft: SortedDraft | None, exact: bool) -> 
 def _read(path: Path, draft: SortedDraft | None) -> Costs | None:
     """Kept costs, or None where there are none that can be used."""
     try:
-        costs = msgspec.convert(read_json(path), Costs)
+        return read_costs(read_json(path), len(draft.exits) if draft else 0)
     except (OSError, ValueError):
         return None
-    engines = (costs.verify, *costs.segments, *((costs.head,) if draft else ()))
-    complete = len(costs.segments) == (len(draft.exits) if draft else 0)
+
+
+def read_costs(data: Any, exits: int) -> Costs | None:
+    """Costs from their JSON; None where they cannot be used with a draft of so many exits."""
+    try:
+        costs = msgspec.convert(data, Costs)
+    except msgspec.ValidationError:
+        return None
+    engines = (costs.verify, *costs.segments, *((costs.head,) if exits else ()))
+    complete = len(costs.segments) == len(costs.segment_tokens) == exits
     usable = all(len(times) == len(WIDTHS) and min(times) > 0 for times in engines)
     lanes = [[count for count, _ in extra] for extra in (costs.verify_lanes, costs.segment_lanes)]
     return costs if complete and usable and all(counts == sorted(set(counts)) for counts in lanes) else None

@@ -14,6 +14,7 @@ from typing import Literal
 
 from runtime.drafting.learned import PairStatistics
 from runtime.drafting.proposal import Outcome
+from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
 
 Confidence = Literal["mean", "max"]
@@ -61,6 +62,10 @@ class StepBudget:
 
     predicted_ms: float = 0.0
     """What the text's share of the draft's calls should take by the measured costs; 0 where nothing is priced."""
+
+    def grow(self, root_token: int, shape: TreeShape) -> TreeBuilder:
+        """The tree of this step, so far its root."""
+        return TreeBuilder(root_token, shape, self.floor)
 
     def calibrated(self, exit_index: int, logprobs: list[list[float]]) -> list[list[float]]:
         """For each frontier node's candidates, the log-probability that the target accepts them, given the exit's

@@ -103,7 +103,7 @@ class DraftSequence:
 
     def __init__(self, draft: SortedDraft) -> None:
         capacity = draft.max_length + SCRATCH_ROWS
-        self._draft, self._engines, self._context = draft, draft.engines, draft.engines.context()
+        self._draft, self._engines, self.context = draft, draft.engines, draft.engines.context()
         self._chunk = min(PREFILL_CHUNK, draft.engines.max_rows)
         self._ids = np.zeros(capacity, np.int64)
         self._positions = np.zeros(capacity, np.int64)
@@ -118,7 +118,7 @@ class DraftSequence:
     def reset(self) -> None:
         """Forget the text, and the numbers that it left in the caches."""
         self.truncate(0)
-        self._context.reset()
+        self.context.reset()
 
     @property
     def backlogs(self) -> list[int]:
@@ -211,7 +211,7 @@ class DraftSequence:
 
     def _lane(self, start: int, stop: int) -> Lane:
         base, visible = self._visible_rows(start, stop)
-        return Lane(self._context, self._ids[start:stop], self._positions[start:stop], start, base, visible)
+        return Lane(self.context, self._ids[start:stop], self._positions[start:stop], start, base, visible)
 
     def _visible_rows(self, start: int, stop: int) -> tuple[int, np.ndarray]:
         """A row ``base`` before which each of rows start .. stop reads every row, and which of base .. stop it reads.
@@ -257,7 +257,7 @@ class DraftSequence:
 
     def _expand(self, builder: TreeBuilder, noise: DraftNoise, row: np.ndarray, budget: StepBudget) -> Calls[int]:
         """Add the candidates of every frontier node; returns the exit that gave them."""
-        paths, cascade = builder.frontier_logprobs, self._context.cascade
+        paths, cascade = builder.frontier_logprobs, self.context.cascade
         if cascade is not None and isinstance(budget, FixedBudget) and self._fits_one_launch():
             tokens, logprobs, answered = self._cascade_on_device(cascade, row, paths, budget)
             tokens, logprobs = noise.restrict(tokens, logprobs)
@@ -301,7 +301,7 @@ class DraftSequence:
         return self._engines.candidates([self._head_lane(segment, rows, noise)])[0]
 
     def _head_lane(self, segment: int, rows: int, noise: np.ndarray) -> HeadLane:
-        return HeadLane(self._context, segment, self.rows - rows, self.rows, noise)
+        return HeadLane(self.context, segment, self.rows - rows, self.rows, noise)
 
     def wait(self) -> None:
         """Wait until every call is done; only a measurement needs it."""

@@ -10,7 +10,6 @@ from runtime.drafting.drafter import DrafterSequence
 from runtime.drafting.policy import ALONE, Load, Prospect, StepBudget, StepPlanner
 from runtime.drafting.proposal import Outcome, Proposal
 from runtime.sampling.noise import DraftNoise
-from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
 
@@ -42,7 +41,7 @@ class TextDrafting:
         self.budget = self.planner.plan(Prospect(backlogs[0] if backlogs else None, copied), load)
         if not copied and not (backlogs and self.budget.drafts):
             return Proposal(Tree.chain([root_token]))
-        builder = TreeBuilder(root_token, self.shape, self.budget.floor)
+        builder = self.budget.grow(root_token, self.shape)
         exits: list[int] = []
         for sequence, prospect in zip(self.sequences, prospects, strict=True):
             if not (behind and prospect.backlog is not None):

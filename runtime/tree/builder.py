@@ -47,7 +47,7 @@ class TreeBuilder:
         origins = []
         for index, (node, path) in enumerate(zip(self._frontier, self.frontier_logprobs, strict=True)):
             for rank, (token, logprob) in enumerate(zip(tokens[index][: self.top_k], logprobs[index], strict=False)):
-                cumulative = path + min(logprob, 0.0)
+                cumulative = self._cumulative(node, rank, path + min(logprob, 0.0))
                 if cumulative > self._floor:
                     self._add(token, node, depth, cumulative, own[index][rank], rank)
                     origins.append(index)
@@ -100,6 +100,10 @@ class TreeBuilder:
             [self._draft_logprobs[node] for node in kept],
             [self._ranks[node] for node in kept],
         )
+
+    def _cumulative(self, parent: int, rank: int, logprob: float) -> float:
+        """The cumulative log-probability of a candidate, given what the draft says."""
+        return logprob
 
     def _by_logprob(self) -> list[int]:
         # The sort is stable: of equal log-probabilities the parent, which is older, comes first.

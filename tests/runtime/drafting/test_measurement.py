@@ -23,7 +23,7 @@ from runtime.machine import cache as cache_module
 from runtime.targets.target import Target
 
 FLAT = (1.0,) * len(WIDTHS)
-COSTS = Costs(FLAT, (FLAT,) * 3, FLAT)
+COSTS = Costs(FLAT, (FLAT,) * 3, FLAT, segment_tokens=(0.0,) * 3)
 Start = Callable[..., Costs]
 
 
@@ -38,7 +38,8 @@ def scaled(factor: float, **changes: object) -> Costs:
 @pytest.mark.parametrize("exact", [False, True])
 def test_measured_costs_are_positive_and_grow_with_the_rows(target: Target, draft: SortedDraft, exact: bool) -> None:
     costs = measure(target, draft, exact=exact)
-    assert len(costs.segments) == len(draft.exits)
+    assert len(costs.segments) == len(costs.segment_tokens) == len(draft.exits)
+    assert min(costs.token, *costs.segment_tokens) >= 0
     for times in (costs.verify, *costs.segments, costs.head):
         assert len(times) == len(WIDTHS)
         assert times[0] > 0
@@ -89,8 +90,8 @@ def test_a_measurement_gives_back_what_it_leased(target: Target, draft: SortedDr
     drafting.release()
 
 
-CALLS = 5 * len(WIDTHS) + 1
-"""Of one round: the target, three segments and the head, at each width; and the target behind a longer text."""
+CALLS = 5 * len(WIDTHS) + 4
+"""Of one round: the target, three segments and the head, at each width; target and segments behind a longer text."""
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_rounds_that_agree_are_steady(target: Target, draft: SortedDraft, clock)
 def test_of_each_call_the_fastest_round_counts(target: Target, draft: SortedDraft, clock) -> None:
     clock(lambda index, call: 1.0 + (index + call) % 3)
     costs = measure(target, draft)
-    assert [*costs.verify, *sum(costs.segments, ()), *costs.head] == pytest.approx([1.0] * (CALLS - 1))
+    assert [*costs.verify, *sum(costs.segments, ()), *costs.head] == pytest.approx([1.0] * 5 * len(WIDTHS))
 
 
 def test_a_burst_of_other_load_spoils_nothing(target: Target, draft: SortedDraft, clock) -> None:

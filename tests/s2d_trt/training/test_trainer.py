@@ -77,6 +77,32 @@ def test_a_stopped_and_resumed_run_gives_the_same_bits(tmp_path: Path, vocabular
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.parametrize("stop", [1, 2])
+def test_windows_grow_and_a_resumed_run_gives_the_same_bits(tmp_path: Path, vocabulary: Vocabulary, stop: int) -> None:
+    recipe = dataclasses.replace(RECIPE, stretch=2, stretch_from=0.5, precision="bf16", objective=Objective((1.0, 1.0)))
+    assert [recipe.stretch_at(step) for step in range(recipe.steps)] == [1, 1, 2, 2]
+    whole = trainer(tmp_path / "whole", vocabulary, recipe)
+    shapes = []
+    run_pass = whole._pass
+
+    def record(inputs: torch.Tensor, labels: torch.Tensor, counted: int) -> torch.Tensor:
+        shapes.append(tuple(inputs.shape))
+        return run_pass(inputs, labels, counted)
+
+    whole._pass = record  # type: ignore[method-assign]
+    whole.train(progress=False)
+    assert shapes == [(2, 16)] * 4 + [(1, 32)] * 4
+    stop_after(trainer(tmp_path / "parts", vocabulary, recipe), stop)
+    resumed = trainer(tmp_path / "parts", vocabulary, recipe)
+    resumed.train(progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
+
+
+def test_windows_that_cannot_grow_evenly_are_refused() -> None:
+    with pytest.raises(OptionError, match="windows 4 times as long do not share out"):
+        dataclasses.replace(RECIPE, stretch=4)
+
+
 def test_a_finished_run_is_not_trained_further(tmp_path: Path, vocabulary: Vocabulary) -> None:
     first = trainer(tmp_path / "state", vocabulary)
     first.train(progress=False)
