@@ -1,10 +1,13 @@
-# make demo   build the demo bundles and generate with the sorted draft, without torch
-# make test   lint, type check and test everything
-# Both set themselves up in .venv; the second time nothing is installed again.
+# make demo        build the demo bundles and generate with the sorted draft, without torch
+# make observe     serve the demo bundles, with Prometheus and Alertmanager beside the server (Debian's packages)
+# make embed-demo  build the C library, and run its examples in C and C++ over the demo bundles
+# make test        lint, type check and test everything
+# All set themselves up in .venv; the second time nothing is installed again.
 
 PYTHON ?= python3
 VENV   ?= .venv
 DEMO   := engines/demo
+SERVE_ARGS ?= --target target-17m --target target-6m
 RUN_ARGS ?= --target target-17m --prompt-file runtime/evaluation/prompts/demo.txt --baseline
 
 BIN  := $(VENV)/bin
@@ -12,7 +15,11 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check install --quiet --const
 DRAFT   := engines/draft.engine/manifest.json
 TARGETS := engines/target-17m.engine/manifest.json engines/target-6m.engine/manifest.json
 
-.PHONY: demo test lint format clean
+EXAMPLES := runtime/embedding/examples
+STRICT   := -O2 -pedantic -Wall -Wextra -Werror
+S2D      := -Idist -Ldist -ls2d -Wl,-rpath,'$$ORIGIN'
+
+.PHONY: demo observe embed-demo test lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(DRAFT) $(TARGETS)
@@ -21,6 +28,19 @@ demo: $(DRAFT) $(TARGETS)
 	@echo
 	@echo "== temperature 1: the same seed gives the target's own text"
 	@$(BIN)/python -m runtime.run $(RUN_ARGS) --temperature 1 --seed 7
+
+observe: $(DRAFT) $(TARGETS) $(VENV)/serve.stamp
+	@$(BIN)/python -m runtime.observe $(OBSERVE_ARGS) -- $(SERVE_ARGS)
+
+embed-demo: $(DRAFT) $(TARGETS) | $(VENV)/embed.stamp
+	@echo "== building the C library in dist, and the examples"
+	@$(BIN)/python -m runtime.embedding.build --out dist
+	@$(CC) $(STRICT) -std=c99 $(EXAMPLES)/stream.c $(S2D) -o dist/stream_c
+	@$(CXX) $(STRICT) -std=c++11 $(EXAMPLES)/stream.cpp $(S2D) -pthread -o dist/stream_cpp
+	@echo "== C: two targets over one draft"
+	@dist/stream_c draft target-17m target-6m "def read(self, size=-1):"
+	@echo "== C++: each target in a thread of its own, temperature 1, seed 7"
+	@dist/stream_cpp draft target-17m target-6m "def read(self, size=-1):" 1 7
 
 test: $(VENV)/test.stamp
 	@echo "== ruff: style"
@@ -42,7 +62,7 @@ format: $(VENV)/test.stamp
 
 clean:
 	@echo "== removing .venv, built bundles and caches; demo checkpoints stay"
-	@rm -rf $(VENV) engines/*.engine build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) engines/*.engine build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find s2d_trt export runtime tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(DRAFT): $(wildcard $(DEMO)/draft/*) | $(VENV)/demo.stamp
@@ -61,10 +81,19 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) --editable '.[export]'
 	@touch $@
 
+$(VENV)/serve.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== installing what the server needs into $(VENV)"
+	@$(PIP) --editable '.[serve]'
+
+$(VENV)/embed.stamp: pyproject.toml constraints.txt | $(VENV)/demo.stamp
+	@echo "== installing what builds the C library"
+	@$(PIP) --editable '.[export,embed]'
+	@touch $@
+
 $(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "== installing what the tests need into $(VENV), torch and TensorRT-RTX included (minutes the first time)"
-	@$(PIP) --editable '.[export,tensorrt,gpu,train,serve,grammar,evaluate,dev]'
-	@touch $@ $(VENV)/demo.stamp
+	@$(PIP) --editable '.[export,tensorrt,gpu,train,serve,grammar,evaluate,embed,dev]'
+	@touch $@ $(VENV)/demo.stamp $(VENV)/serve.stamp $(VENV)/embed.stamp
 
 $(BIN)/python:
 	@echo "== creating $(VENV)"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from s2d_trt.bundle import MANIFEST, FileEntry, Manifest, file_sha256
 from s2d_trt.cli import byte_size
 from s2d_trt.errors import OptionError
+from s2d_trt.reading import read_json
 
 PARTIAL_PREFIX = ".partial-"
 ID_LENGTH = 12
@@ -143,8 +143,8 @@ def _locked(directory: Path) -> Iterator[None]:
 def _sweep(out: Path) -> None:
     """Remove what builds left behind: staging directories and own files that no manifest names."""
     try:
-        data = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        kept = {MANIFEST, *data["files"]}
+        data = read_json(out / MANIFEST)
+        kept = {MANIFEST, *dict(data["files"])}
     except FileNotFoundError:
         kept = set()
     except (OSError, ValueError, KeyError, TypeError):
@@ -164,7 +164,7 @@ def _is_ours(path: Path) -> bool:
 def _is_bundle(directory: Path) -> bool:
     """Whether a build made this directory; its manifest may since have been damaged."""
     try:
-        data = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        data = read_json(directory / MANIFEST)
     except OSError:
         return False
     except ValueError:

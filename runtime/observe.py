@@ -23,6 +23,7 @@ from types import FrameType
 
 from runtime.observability.stack import ALERTS, DASHBOARD, alertmanager_command, program, prometheus_command, stack
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
+from s2d_trt.errors import OptionError
 
 PROG = "python -m runtime.observe"
 LOADING_SECONDS = 600.0
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("serve", nargs=argparse.REMAINDER, metavar="-- OPTIONS", help="of runtime.serve")
     arguments = parser.parse_args(argv)
     options = arguments.serve[1:] if arguments.serve[:1] == ["--"] else arguments.serve
-    server = f"127.0.0.1:{_port(options)}"
+    server = f"127.0.0.1:{_server_port(options)}"
     prometheus, alertmanager = (
         f"127.0.0.1:{port}" for port in (arguments.prometheus_port, arguments.alertmanager_port)
     )
@@ -72,11 +73,21 @@ def main(argv: Sequence[str]) -> None:
             time.sleep(0.5)
 
 
-def _port(options: Sequence[str]) -> int:
-    """The port among the options of the server."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--port", type=int, default=8000)
-    port: int = parser.parse_known_args(options)[0].port
+def _server_port(options: Sequence[str]) -> int:
+    """The port among the options of the server. Raises OptionError where Prometheus could not ask it there."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--port", default="8000")
+    for name in ("--unix-socket", "--ssl-certfile"):
+        parser.add_argument(name)
+    try:
+        known = parser.parse_known_args(options)[0]
+        port = int(known.port)
+    except (argparse.ArgumentError, ValueError):
+        port = 0
+    if not 0 < port < 65536:
+        raise OptionError("Prometheus must know the server's port; give --port a number from 1 to 65535 after --")
+    if known.unix_socket or known.ssl_certfile:
+        raise OptionError("this Prometheus asks over HTTP; leave --unix-socket and --ssl-certfile out")
     return port
 
 

@@ -10,7 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from s2d_trt.errors import BundleError
+from s2d_trt.reading import read_object
+from s2d_trt.schema import (
+    Bytes,
+    Candidates,
+    Digest,
+    FileName,
+    Kind,
+    Lanes,
+    Layers,
+    Layout,
+    Positions,
+    Precision,
+    Rows,
+    Slots,
+    Text,
+    TokenId,
+    WeightFormat,
+    contradictions,
+)
 from s2d_trt.spec import ModelSpec
 
 SCHEMA = 2
@@ -25,8 +46,8 @@ SCRATCH_ROWS = 256
 class FileEntry:
     """Size in bytes and SHA-256 of one file."""
 
-    bytes: int
-    sha256: str
+    bytes: Bytes
+    sha256: Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +58,19 @@ class CacheSpec:
     0 where S may change from call to call.
     """
 
-    layout: str
-    max_length: int
-    slots: int = 0
+    layout: Layout
+    max_length: Positions
+    slots: Slots = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSpec:
     """The tokenizer's file, its fingerprint (``s2d_trt.tokenizer``), and the ids that begin and end a text."""
 
-    file: str
-    fingerprint: str
-    bos_token_id: int | None
-    eos_token_ids: tuple[int, ...]
+    file: FileName
+    fingerprint: Digest
+    bos_token_id: TokenId | None
+    eos_token_ids: tuple[TokenId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +80,9 @@ class QueryProfile:
     They count the rows of all texts in a call.
     """
 
-    min: int
-    opt: int
-    max: int
+    min: Rows
+    opt: Rows
+    max: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +96,17 @@ class PlanEntry:
     of the weights, and ``activation_bytes`` that of each execution context on top.
     """
 
-    file: str
-    graph: str
-    flavor: str
-    builder_version: str
-    compute_capabilities: tuple[str, ...]
+    file: FileName
+    graph: Text
+    flavor: Text
+    builder_version: Text
+    compute_capabilities: tuple[Text, ...]
     profiles: tuple[QueryProfile, ...]
-    bytes: int
-    memory_bytes: int
-    activation_bytes: int
-    weight_format: str
+    bytes: Bytes
+    memory_bytes: Bytes
+    activation_bytes: Bytes
+    weight_format: Text
     weight_streaming: bool
-
-    @classmethod
-    def from_mapping(cls, data: Mapping[str, Any]) -> PlanEntry:
-        """Build from parsed JSON. Raises TypeError, KeyError or ValueError if a field is missing or malformed."""
-        fields = dict(data)
-        fields["compute_capabilities"] = tuple(data["compute_capabilities"])
-        fields["profiles"] = tuple(QueryProfile(**profile) for profile in data["profiles"])
-        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +120,21 @@ class Manifest:
     many texts one call may take, rising from 1; older bundles take one.
     """
 
-    kind: str
-    name: str
+    kind: Kind
+    name: Text
     model: ModelSpec
-    exits: tuple[int, ...]
-    precision: str
-    weight_format: str
+    exits: tuple[Layers, ...]
+    precision: Precision
+    weight_format: WeightFormat
     cache: CacheSpec
-    head_top_k: int
+    head_top_k: Candidates
     tokenizer: TokenizerSpec
-    graphs: dict[str, str]
-    weights: str
-    files: dict[str, FileEntry]
-    built_with: dict[str, str]
+    graphs: dict[Text, FileName]
+    weights: FileName
+    files: dict[FileName, FileEntry]
+    built_with: dict[Text, Text]
     plans: tuple[PlanEntry, ...] = ()
-    lanes: tuple[int, ...] = (1,)
+    lanes: tuple[Lanes, ...] = (1,)
     schema: int = SCHEMA
 
     @property
@@ -139,26 +152,23 @@ class Manifest:
         """Build from parsed JSON.
 
         Raises:
-            BundleError: the schema is another one, or a field is missing or malformed.
+            BundleError: the schema is another one, a field is missing, malformed or out of range, or two contradict
+                each other.
         """
-        schema = data.get("schema") if isinstance(data, dict) else None
-        if schema != SCHEMA:
-            raise BundleError(f"{source} has schema {schema}, this version reads {SCHEMA}; build the bundle again")
+        if data.get("schema") != SCHEMA:
+            raise BundleError(
+                f"{source} has schema {data.get('schema')!r:.40}, this version reads {SCHEMA}; build the bundle again"
+            )
         try:
-            fields = dict(data)
-            fields.pop("profiles", None)  # older bundles of this schema have it; nothing reads it
-            fields["model"] = ModelSpec(**data["model"])
-            fields["exits"] = tuple(data["exits"])
-            fields["cache"] = CacheSpec(**data["cache"])
-            tokenizer = dict(data["tokenizer"])
-            tokenizer["eos_token_ids"] = tuple(tokenizer["eos_token_ids"])
-            fields["tokenizer"] = TokenizerSpec(**tokenizer)
-            fields["files"] = {name: FileEntry(**entry) for name, entry in data["files"].items()}
-            fields["plans"] = tuple(PlanEntry.from_mapping(plan) for plan in data.get("plans", ()))
-            fields["lanes"] = tuple(map(int, data.get("lanes", (1,))))
-            return cls(**fields)
-        except (KeyError, TypeError, ValueError, AttributeError) as cause:
+            # Older bundles of this schema have profiles; nothing reads them.
+            if unknown := data.keys() - {"profiles", *(field.name for field in dataclasses.fields(cls))}:
+                raise msgspec.ValidationError(f"unknown field {min(unknown):.40}")
+            manifest = msgspec.convert(data, cls)
+        except msgspec.ValidationError as cause:
             raise BundleError(f"{source} is damaged ({cause}); build the bundle again") from cause
+        for contradiction in contradictions(manifest, SCRATCH_ROWS):
+            raise BundleError(f"{source} contradicts itself: {contradiction}; build the bundle again")
+        return manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +193,9 @@ class Bundle:
         path = directory / MANIFEST
         if not directory.is_dir():
             raise BundleError(f"no bundle at {directory}; build one with python -m export.build or export.target")
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise BundleError(f"{directory} has no {MANIFEST}, so it is not a bundle; build it again") from None
-        except (OSError, ValueError) as cause:
-            raise BundleError(f"{path} cannot be read ({cause}); build the bundle again") from cause
+        if not path.exists():
+            raise BundleError(f"{directory} has no {MANIFEST}, so it is not a bundle; build it again")
+        data = read_object(path, BundleError, "build the bundle again")
         bundle = cls(directory, Manifest.from_mapping(data, path), verify)
         if kind is not None and bundle.manifest.kind != kind:
             raise BundleError(f"{directory} is a {bundle.manifest.kind} bundle where a {kind} is needed; name another")

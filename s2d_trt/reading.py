@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from s2d_trt.errors import S2DError
 MOST_BYTES = 2**28
 """Of a file that is read as a whole. Published tokenizers have up to 40 MB."""
 BLOCK = 2**20
+DIGITS = 24
+"""Of a whole number; seeds have up to 20."""
 DEEPEST = 64
 """Levels of nested JSON. Tokenizers and configs have about ten."""
 
@@ -83,12 +86,14 @@ def parse_json(content: str | bytes) -> Any:
 
     Raises:
         ValueError: it is no JSON, it is nested deeper than ``DEEPEST``, an object names a key twice, or a number is
-            NaN or infinite.
+            NaN, infinite or longer than ``DIGITS``.
     """
     text = content if isinstance(content, str) else _decoded(content)
     too_deep = f"it is nested deeper than {DEEPEST} levels"
     try:
-        data = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        data = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_float, parse_int=_int
+        )
     except RecursionError:
         raise ValueError(too_deep) from None
     except json.JSONDecodeError as cause:
@@ -112,6 +117,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice[:40]!r} comes twice")
     return found
+
+
+def _int(text: str) -> int:
+    if len(text) > DIGITS:
+        raise ValueError(f"{text[:DIGITS]}... has too many digits")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text[:DIGITS]} is too large a number")
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s2d_trt.errors import OptionError
+from s2d_trt.schema import Channels, Epsilon, Heads, Layers, Theta, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,15 +16,15 @@ class ModelSpec:
     normalised before the rotary embedding.
     """
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
-    vocab_size: int
-    rms_norm_eps: float
-    rope_theta: float
+    hidden_size: Channels
+    num_hidden_layers: Layers
+    num_attention_heads: Heads
+    num_key_value_heads: Heads
+    head_dim: Channels
+    intermediate_size: Channels
+    vocab_size: Vocabulary
+    rms_norm_eps: Epsilon
+    rope_theta: Theta
     tie_word_embeddings: bool
     qkv_bias: bool = False
     output_bias: bool = False

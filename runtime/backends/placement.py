@@ -11,6 +11,7 @@ from runtime.backends.cpu.backend import OnnxRuntime
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import OptionError
 from s2d_trt.fields import check_fields
+from s2d_trt.memory import check_memory
 
 BackendName = Literal["auto", "onnxruntime", "tensorrt"]
 BACKENDS: tuple[str, ...] = get_args(BackendName)
@@ -104,6 +105,8 @@ class Placement:
         """
         name, device = self.choose(bundle)
         if device == CPU:
+            weights = bundle.manifest.files[bundle.manifest.weights]
+            check_memory(weights.bytes, f"bundle {bundle.manifest.name}")
             return OnnxRuntime(self.threads)
         # Only the extra [gpu] installs what these modules import.
         from runtime.backends.cuda.device import open_gpu

@@ -159,8 +159,8 @@ def drafting_policy(arguments: argparse.Namespace) -> Policy:
     """Who decides, and within which tree."""
     sizes = {"depth": arguments.tree_depth, "top_k": arguments.tree_top_k, "nodes": arguments.tree_nodes}
     if arguments.profile is not None:
-        others = ("policy", "thresholds", "confidence", "tree", "lookup", "tree_depth", "tree_top_k", "tree_nodes")
-        if any(getattr(arguments, name) is not None for name in others):
+        chosen = (arguments.policy, arguments.thresholds, arguments.confidence, arguments.tree, arguments.lookup)
+        if any(option is not None for option in (*chosen, *sizes.values())):
             raise OptionError("--profile holds the policy, tree and lookup; leave their options out, or the profile")
         return Profile.read(arguments.profile).policy
     return choose_policy(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from runtime.decoding.options import Options
 from runtime.drafting.costs import Costs
-from runtime.drafting.learned import DISAGREEMENT, PairStatistics
+from runtime.drafting.learned import DISAGREEMENT, PairStatistics, rounded
 from runtime.drafting.measurement import distrust, measured_costs
 from runtime.drafting.ngram import NgramLookup
 from runtime.drafting.policy import DraftingPolicy, StepPlanner
@@ -74,7 +74,7 @@ class Preparation:
 
     def lookup(self, temperature: float) -> NgramLookup:
         """The n-gram drafter of a temperature: a greedy text repeats itself more than a sampled one."""
-        return self._lookups.setdefault(round(temperature, 1), NgramLookup())
+        return self._lookups.setdefault(rounded(temperature), NgramLookup())
 
     def _is_exact(self, progress: Progress, texts: int) -> bool:
         if self._checked < texts and self._inexact is None:

@@ -32,7 +32,7 @@ class Step:
     """What one step added: ``tokens``, of which the first ``drafted`` were proposed by a drafter.
 
     ``pieces`` is the text released with each token; ``logprobs`` has an entry for each token where they were asked for.
-    A token that ends the text has no piece. The last step of a cancelled request has no token, and one piece
+    The text of a stop token is left out. The last step of a cancelled request has no token, and one piece
     with the text that was held back for a stop string.
     """
 

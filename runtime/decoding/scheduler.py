@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 from runtime.decoding.batch import CallReport, Steps, TargetBatch, draft_together
 from runtime.decoding.memory import CacheMemory
 from runtime.decoding.pace import Pace
 from runtime.decoding.request import Request, Step
+from runtime.decoding.turns import turns
 from runtime.targets.interface import TargetModel
 from s2d_trt.errors import OptionError
 
@@ -60,7 +60,7 @@ class Scheduler:
         An error of an engine ends the texts of its call, with finish reason ``error`` and ``request.error``; the texts
         of other targets go on.
         """
-        with self._turn():
+        with turns(request.decoder for request in (*self.waiting, *self.running)):
             return self._step()
 
     def _step(self) -> Steps:
@@ -97,20 +97,6 @@ class Scheduler:
                 watch(report)
             except Exception:  # a fault of those who watch ends no text
                 logging.getLogger(__name__).exception("a watcher of the scheduler failed")
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Keep the engines from other schedulers' threads; all take them in the same order."""
-        decoders = {request.decoder for request in (*self.waiting, *self.running)}
-        engines = {engine for decoder in decoders for engine in (decoder.target, decoder.draft) if engine}
-        turns = [engine.turn for engine in sorted(engines, key=id)]
-        for turn in turns:
-            turn.acquire()
-        try:
-            yield
-        finally:
-            for turn in turns:
-                turn.release()
 
     def close(self) -> None:
         """End all texts as cancelled."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of rows that are measured."""
 MOST_ROWS = 256
 CONTEXT = 64
 """Tokens before the measured rows."""
+Milliseconds = Annotated[float, Meta(ge=0, le=1e7)]
+Lanes = Annotated[int, Meta(ge=2, le=64)]
 
 
 @dataclass(frozen=True)
@@ -25,15 +29,15 @@ class Costs:
     ``measurements`` counts the starts that contributed.
     """
 
-    verify: tuple[float, ...]
-    segments: tuple[tuple[float, ...], ...] = ()
-    head: tuple[float, ...] = ()
-    verify_lanes: tuple[tuple[int, float], ...] = ()
-    segment_lanes: tuple[tuple[int, float], ...] = ()
-    token: float = 0.0
+    verify: tuple[Milliseconds, ...]
+    segments: tuple[tuple[Milliseconds, ...], ...] = ()
+    head: tuple[Milliseconds, ...] = ()
+    verify_lanes: tuple[tuple[Lanes, Milliseconds], ...] = ()
+    segment_lanes: tuple[tuple[Lanes, Milliseconds], ...] = ()
+    token: Milliseconds = 0.0
     steady: bool = True
-    measurements: int = 1
-    segment_tokens: tuple[float, ...] = ()
+    measurements: Annotated[int, Meta(ge=1)] = 1
+    segment_tokens: tuple[Milliseconds, ...] = ()
 
     def verify_ms(self, rows: int, lanes: int = 1, context: int | None = None) -> float:
         """Milliseconds to verify ``rows`` rows in ``lanes`` lanes that hold ``context`` tokens in all."""

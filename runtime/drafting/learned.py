@@ -158,7 +158,7 @@ class PairStatistics:
 
     def learned(self, temperature: float, priors: Priors | None = None) -> Learned:
         """The statistics of a temperature. At another one the draft ranks by other scores, so it has others."""
-        near = round(temperature, 1)
+        near = rounded(temperature)
         if near not in self._learned:
             self._learned[near] = self.new(priors)
         return self._learned[near]
@@ -166,4 +166,12 @@ class PairStatistics:
     @property
     def disagreement(self) -> float:
         """The largest of ``Learned.disagreement``."""
-        return max((learned.disagreement for learned in self._learned.values()), default=1.0)
+        return max((learned.disagreement for learned in list(self._learned.values())), default=1.0)
+
+
+def rounded(temperature: float) -> float:
+    """The temperature whose statistics serve this one: clients may ask for any number of different ones.
+
+    Greedy is apart, and all above 2 are alike.
+    """
+    return min(max(round(temperature, 1), 0.1), 2.0) if temperature else 0.0

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from runtime.backends import lanes_for
@@ -25,6 +26,7 @@ from runtime.machine.cache import cache_file, exclusive, write_cache
 from runtime.sampling.noise import Noise
 from runtime.targets.interface import TargetModel, TargetSequence
 from runtime.tree.tree import Tree
+from s2d_trt.reading import read_json
 
 LONG_CONTEXT = 320
 """Tokens before the one row whose call shows what a longer text costs."""
@@ -236,7 +238,7 @@ def _cache_file(target: TargetModel, draft: SortedDraft | None, exact: bool) -> 
 def _read(path: Path, draft: SortedDraft | None) -> Costs | None:
     """Kept costs, or None where there are none that can be used."""
     try:
-        return read_costs(json.loads(path.read_text(encoding="utf-8")), len(draft.exits) if draft else 0)
+        return read_costs(read_json(path), len(draft.exits) if draft else 0)
     except (OSError, ValueError):
         return None
 
@@ -244,20 +246,11 @@ def _read(path: Path, draft: SortedDraft | None) -> Costs | None:
 def read_costs(data: Any, exits: int) -> Costs | None:
     """Costs from their JSON; None where they cannot be used with a draft of so many exits."""
     try:
-        costs = Costs(
-            tuple(map(float, data["verify"])),
-            tuple(tuple(map(float, segment)) for segment in data["segments"]),
-            tuple(map(float, data["head"])),
-            tuple((int(lanes), float(extra)) for lanes, extra in data["verify_lanes"]),
-            tuple((int(lanes), float(extra)) for lanes, extra in data["segment_lanes"]),
-            float(data["token"]),
-            bool(data["steady"]),
-            int(data["measurements"]),
-            tuple(map(float, data["segment_tokens"])),
-        )
-    except (ValueError, KeyError, TypeError):
+        costs = msgspec.convert(data, Costs)
+    except msgspec.ValidationError:
         return None
     engines = (costs.verify, *costs.segments, *((costs.head,) if exits else ()))
     complete = len(costs.segments) == len(costs.segment_tokens) == exits
-    usable = all(len(times) == len(WIDTHS) and min(times) > 0 and np.isfinite(times).all() for times in engines)
-    return costs if complete and usable else None
+    usable = all(len(times) == len(WIDTHS) and min(times) > 0 for times in engines)
+    lanes = [[count for count, _ in extra] for extra in (costs.verify_lanes, costs.segment_lanes)]
+    return costs if complete and usable and all(counts == sorted(set(counts)) for counts in lanes) else None

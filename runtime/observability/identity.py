@@ -14,6 +14,7 @@ from runtime.decoding.service import TextService
 from runtime.evaluation.comparison import same_bits, with_seed
 from runtime.serving.generation import Generation
 from runtime.serving.observer import Observer
+from s2d_trt.errors import OptionError
 
 MOST_WAITING = 64
 """Texts that wait for a check; of more, the oldest is forgotten."""
@@ -81,12 +82,13 @@ class IdentityCheck(Observer):
                 self._waiting.appendleft(generation)
             else:
                 self._compare(generation, alone)
+        except OptionError:  # the service is closed
+            self._service = None
         except Exception:
             _log.exception("an identity check failed")
             self._count(generation.target, "failed")
-        finally:
-            self._check = None
-            self._check_next()
+        self._check = None
+        self._check_next()
 
     def _compare(self, generation: Generation, alone: Request) -> None:
         same = same_bits(generation.request, alone)

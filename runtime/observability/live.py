@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -56,7 +55,7 @@ class LiveAnswer(Answer[CompletionBody]):
         """The step's pieces."""
         return LivePart(step.pieces, min(step.drafted, len(step.pieces))) if step.text else None
 
-    def end(self, generation: Generation, **extra: Any) -> LiveEnd:
+    def end(self, generation: Generation) -> LiveEnd:
         """The figures."""
         request = generation.request
         stats, last, started = request.stats, generation.last_token, generation.started
@@ -71,10 +70,6 @@ class LiveAnswer(Answer[CompletionBody]):
             exact=request.exact,
             finish_reason=self.finish_reason(generation),
         )
-
-    def last(self, usage: Usage, metrics: Metrics) -> Struct:
-        """The usage."""
-        return usage
 
     def whole(self, usage: Usage, metrics: Metrics) -> Struct:
         """Of a stream there is none."""

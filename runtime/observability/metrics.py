@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import get_args
 from weakref import WeakSet
 
@@ -121,6 +122,8 @@ class Metrics(Observer):
         self._names: dict[int, str] = {}
         self._speedups: dict[str, SpeedUp] = {}
         self._last_tokens: dict[Generation, float] = {}
+        # A step looks up about twenty series; ``labels`` would take longer than all the rest.
+        self._of: Callable[..., Counter] = cache(lambda metric, *labels: metric.labels(*labels))
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
@@ -186,13 +189,13 @@ class Metrics(Observer):
         if model is None or all(request in self.unseen for request in report.texts):
             return
         self._count_tokens(model, report)
-        instruments.steps.labels(model).inc()
+        self._of(instruments.steps, model).inc()
         parts = (times.draft, times.verify, max(0.0, times.total - times.draft - times.verify))
         for part, seconds in zip(PARTS, parts, strict=True):
-            instruments.seconds.labels(model, part).inc(seconds)
+            self._of(instruments.seconds, model, part).inc(seconds)
         if (estimate := self._speedups[model].observe(report)) is not None:
-            instruments.decode_seconds.labels(model).inc(estimate.seconds)
-            instruments.plain_seconds.labels(model).inc(estimate.plain_seconds)
+            self._of(instruments.decode_seconds, model).inc(estimate.seconds)
+            self._of(instruments.plain_seconds, model).inc(estimate.plain_seconds)
         self._count_costs(model, report)
 
     def _count_tokens(self, model: str, report: CallReport) -> None:
@@ -202,17 +205,17 @@ class Metrics(Observer):
             if request not in self.unseen:
                 counted.record(outcome.proposal, exits, len(outcome.path), outcome.times)
         tokens = sum(len(step.tokens) for request, step in report.steps if request not in self.unseen)
-        instruments.tokens.labels(model).inc(tokens)
-        instruments.drafts.labels(model).inc(counted.drafts)
-        instruments.draft_tokens.labels(model).inc(counted.draft_tokens)
-        instruments.accepted.labels(model).inc(counted.accepted_tokens)
+        self._of(instruments.tokens, model).inc(tokens)
+        self._of(instruments.drafts, model).inc(counted.drafts)
+        self._of(instruments.draft_tokens, model).inc(counted.draft_tokens)
+        self._of(instruments.accepted, model).inc(counted.accepted_tokens)
         for counter, counts in (
             (instruments.drafted_at, counted.drafted_at_depth),
             (instruments.accepted_at, counted.accepted_at_depth),
             (instruments.exits, counted.exit_counts),
         ):
             for label, count in counts.items():
-                counter.labels(model, label).inc(count)
+                self._of(counter, model, label).inc(count)
 
     def _count_costs(self, model: str, report: CallReport) -> None:
         """Only of calls without prompts: catching up with them is not priced."""
@@ -223,5 +226,5 @@ class Metrics(Observer):
         if report.predicted_draft_ms:
             pairs.append(("draft", report.predicted_draft_ms / 1e3, times.draft))
         for part, predicted, measured in pairs:
-            self.instruments.predicted.labels(model, part).inc(predicted)
-            self.instruments.measured.labels(model, part).inc(measured)
+            self._of(self.instruments.predicted, model, part).inc(predicted)
+            self._of(self.instruments.measured, model, part).inc(measured)

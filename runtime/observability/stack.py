@@ -16,7 +16,8 @@ from s2d_trt.errors import OptionError
 
 FOLDER = Path(__file__).parent
 ALERTS, DASHBOARD = FOLDER / "alerts.yml", FOLDER / "dashboard.json"
-STOP_SECONDS = 10.0
+STOP_SECONDS = 45.0
+"""A server lets its texts end first."""
 PACKAGES = {"prometheus": "prometheus", "prometheus-alertmanager": "prometheus-alertmanager"}
 
 
@@ -31,7 +32,10 @@ class Stack:
         """Start a process; without ``log`` its output goes where this process's goes."""
         path = self.folder / f"{name}.log"
         with path.open("wb") if log else contextlib.nullcontext() as file:
-            self.processes[name] = subprocess.Popen(command, stdout=file, stderr=file and subprocess.STDOUT)
+            # Ctrl-C reaches this process alone, which then ends the others once.
+            self.processes[name] = subprocess.Popen(
+                command, stdout=file, stderr=file and subprocess.STDOUT, start_new_session=True
+            )
 
     def check(self) -> None:
         """Raise OptionError where a process has ended."""
@@ -52,13 +56,14 @@ class Stack:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Ask all to end, and end those that do not."""
+        """Ask all to end; end those that do not within a while, or at a second Ctrl-C."""
         for process in self.processes.values():
             process.terminate()
-        for process in self.processes.values():
-            try:
+        try:
+            for process in self.processes.values():
                 process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            for process in self.processes.values():
                 process.kill()
                 process.wait()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from s2d_trt.errors import OptionError
+from s2d_trt.reading import parse_json
 
 Kind = Literal["json_schema", "regex", "lark", "choice"]
 
@@ -28,7 +29,7 @@ class Constraint:
             raise OptionError(f"the {self.title} is empty; write one")
         if self.kind in ("json_schema", "choice"):
             try:
-                value = json.loads(self.text)
+                value = parse_json(self.text)
             except ValueError as cause:
                 raise OptionError(f"the {self.title} is not valid JSON ({cause}); correct it") from cause
             if self.kind == "choice" and not _are_texts(value):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import numpy as np
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 KEPT = 32
 """Compiled constraints that are kept for later texts."""
 LONGEST_REASON = 300
+_FAILED = "the constraint cannot be followed any further: "
 
 
 class Grammars:
@@ -44,7 +47,8 @@ class Grammars:
 
     def rule(self, constraint: Constraint) -> GrammarRule:
         """The rule at the beginning of a text. Raises OptionError where no text can match."""
-        return GrammarRule(self._compiled(constraint).deep_copy())
+        walk = _Walk(self._compiled(constraint))
+        return GrammarRule(walk, walk.root)
 
     def _compile(self, constraint: Constraint) -> LLMatcher:
         matcher = self._matcher(self._tokenizer, self._grammar(constraint), log_level=0)
@@ -68,46 +72,130 @@ class Grammars:
         return matcher.grammar_from_lark(text)
 
 
-class GrammarRule(Rule):
-    """Only tokens after which the text can still match; ``ended`` once nothing can follow."""
+class _State:
+    """A place in a text: the tokens from the beginning to it. Masks are computed once, for draft and target."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+    __slots__ = ("__weakref__", "_parent", "banned", "children", "depth", "ended", "error", "token")
+
+    def __init__(self, parent: _State | None = None, token: int = -1) -> None:
+        # Weak, so that the masks of paths that were not taken go at once.
+        self._parent, self.token = ref(parent or self), token
+        self.depth: int = parent.depth + 1 if parent else 0
+        self.children: dict[int, _State] = {}
+        self.banned: np.ndarray | None = None
+        self.ended, self.error = False, ""
+
+    @property
+    def parent(self) -> _State:
+        """The state before the last token; there is none behind the end of the text."""
+        parent = self._parent()
+        assert parent is not None
+        return parent
+
+    def after(self, token: int) -> _State:
+        """The state behind ``token``; an end is its own."""
+        if self.ended:
+            return self
+        return self.children.get(token) or self.children.setdefault(token, _State(self, token))
+
+
+class _Walk:
+    """One matcher that goes from state to state of one text: back by rollback, which takes the same time however long
+    the text is, unlike a copy of the matcher.
+    """
+
+    def __init__(self, compiled: LLMatcher) -> None:
+        self._compiled, self.matcher = compiled, compiled.deep_copy()
+        self._tokens: list[int] = []
+        self._root = self._at = _State()
+
+    @property
+    def root(self) -> _State:
+        """Where the text is."""
+        return self._root
+
+    def go(self, state: _State) -> LLMatcher:
+        """The matcher at ``state``, whose ``ended`` is known then. Raises OptionError where it cannot get there."""
+        back, tokens, here, there = 0, list[int](), self._at, state
+        while here is not there:
+            if here.depth >= there.depth:
+                here, back = here.parent, back + 1
+            else:
+                tokens.append(there.token)
+                there = there.parent
+        if not state.error:
+            if back:
+                self.matcher.rollback(back)
+            if tokens:
+                self.matcher.consume_tokens(tokens[::-1])
+            self._at, state.ended = state, self.matcher.is_stopped()
+            self.check(state)
+        if state.error:
+            raise OptionError(_FAILED + state.error)
+        return self.matcher
+
+    def check(self, state: _State) -> None:
+        """Where the matcher failed at ``state``, note why, and begin again at the root: it does not recover."""
+        if self.matcher.is_error():
+            state.error, state.ended = _reason(self.matcher), True
+            self.matcher, self._at = self._compiled.deep_copy(), self._root
+            self.matcher.consume_tokens(self._tokens)
+
+    def commit(self, state: _State) -> None:
+        """The text goes on at ``state``, a child of the root; other paths are forgotten. Raises OptionError."""
+        self.go(state)
+        if state is not self._root:
+            self._tokens.append(state.token)
+            self._root = state
+
+
+class GrammarRule(Rule):
+    """Only tokens after which the text can still match; ``ended`` once nothing can follow. Forks share what they find;
+    where one fails, only its path ends.
+    """
+
+    def __init__(self, walk: _Walk, state: _State, forked: bool = False) -> None:
+        self._walk, self._state, self._forked = walk, state, forked
 
     @property
     def ended(self) -> bool:
         """Whether the text matches and no token can follow."""
-        return self._matcher.is_stopped()
+        return self._state.ended
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Ban the other tokens. Raises OptionError where the library's limits end the matching."""
-        # A byte for each token, 0 where it is banned.
-        allowed = np.frombuffer(self._matcher.compute_logit_bias(), np.uint8)[: len(scores)]
-        self._check()
-        np.copyto(scores, np.float32(-np.inf), where=allowed == 0)
+        state = self._state
+        if state.banned is None:
+            matcher = self._walk.go(state)
+            # A byte for each token, 0 where it is banned.
+            state.banned = np.frombuffer(matcher.compute_logit_bias(), np.uint8)[: len(scores)] == 0
+            self._walk.check(state)
+        if state.error and not self._forked:
+            raise OptionError(_FAILED + state.error)
+        np.copyto(scores, np.float32(-np.inf), where=state.banned)
         return scores
 
     def follow(self, token: int) -> None:
-        """Go on behind ``token``."""
-        if not self.ended:
-            self._matcher.consume_token(token)
-            self._check()
+        """Go on behind ``token``. Raises OptionError where the library's limits end the matching."""
+        state = self._state.after(token)
+        if not self._forked:
+            self._walk.commit(state)
+        else:
+            with suppress(OptionError):  # the state has ended then
+                self._walk.go(state)
+        self._state = state
 
     def fork(self) -> GrammarRule:
-        """Another matcher in the same state."""
-        return GrammarRule(self._matcher.deep_copy())
+        """A rule for another path."""
+        return GrammarRule(self._walk, self._state, forked=True)
 
     def admitted(self, tokens: Sequence[int]) -> int:
         """How many of ``tokens`` may follow."""
-        return self._matcher.validate_tokens([*tokens])
+        return 0 if self.ended else self._walk.go(self._state).validate_tokens([*tokens])
 
     def forced(self) -> list[int]:
         """Tokens that follow if the tokenizer writes what the grammar leaves no choice about."""
-        return [] if self.ended else self._matcher.compute_ff_tokens()
-
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise OptionError(f"the constraint cannot be followed any further: {_reason(self._matcher)}")
+        return [] if self.ended else self._walk.go(self._state).compute_ff_tokens()
 
 
 def _reason(matcher: LLMatcher) -> str:

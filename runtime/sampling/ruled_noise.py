@@ -25,8 +25,8 @@ class RuledNoise:
     def row(self, position: int, paths: Paths) -> np.ndarray | None:
         """A token has the largest of its values below the ``paths``."""
         noise, level = self._noise.row(position), paths()
-        if level == [()]:
-            self._states = {}
+        if level == [()]:  # of a new step
+            self._states = {(): [rule.fork() for rule in self._rules]}
         states = [self._state(path) for path in level]
         self._rows = [None if any(rule.ended for rule in state) else _ruled(noise, state) for state in states]
         possible = [row for row in self._rows if row is not None]
@@ -51,10 +51,8 @@ class RuledNoise:
 
     def _state(self, path: Path) -> list[Rule]:
         """The rules behind ``path``; the path without its last token was asked for before."""
-        if not path:
-            return list(self._rules)
         if path not in self._states:
-            self._states[path] = [rule.fork() for rule in self._states.get(path[:-1], self._rules)]
+            self._states[path] = [rule.fork() for rule in self._states[path[:-1]]]
             for rule in self._states[path]:
                 rule.follow(path[-1])
         return self._states[path]

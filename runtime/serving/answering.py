@@ -13,9 +13,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from runtime.decoding.request import Request, Step
-from runtime.serving.answers import FinishReason, Metrics, PromptTokens, Usage
+from runtime.serving.answers import ChatChunk, Completion, FinishReason, Metrics, PromptTokens, Usage
 from runtime.serving.exchange import Exchange, body_of, exchange_of, json_response, while_connected
 from runtime.serving.fields import Generation as GenerationBody
+from runtime.serving.fields import StreamOptions
 from runtime.serving.generation import Generation
 from runtime.serving.requests import text_count
 from runtime.serving.speculation import metrics
@@ -25,6 +26,8 @@ from runtime.serving.targets import ServedTarget
 from runtime.serving.texts import TextEvents
 
 Body = TypeVar("Body", bound=GenerationBody)
+Measured = Completion | ChatChunk
+"""Parts that may have the usage and the metrics."""
 
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "capacity": "length"}
 
@@ -49,12 +52,11 @@ class Answer(ABC, Generic[Body]):
         """What a step adds to a stream; None where that is nothing."""
 
     @abstractmethod
-    def end(self, generation: Generation, **extra: Any) -> Struct:
+    def end(self, generation: Generation) -> Struct:
         """The part with a choice's finish reason."""
 
-    @abstractmethod
-    def last(self, usage: Usage, metrics: Metrics) -> Struct:
-        """The part with the usage."""
+    def last(self) -> Struct | None:
+        """A part without a choice, for the usage."""
 
     @abstractmethod
     def whole(self, usage: Usage, metrics: Metrics) -> Struct:
@@ -64,32 +66,36 @@ class Answer(ABC, Generic[Body]):
         """Why a text has ended."""
         return FINISH[generation.request.finish_reason or "length"]
 
-    def usage(self) -> Usage:
-        """Tokens of all texts; a prompt counts once, whatever the number of its choices."""
+    def usage(self, new: int | None = None) -> Usage:
+        """Tokens of all texts, or so many new ones; a prompt counts once, whatever the number of its choices."""
         choices = self.body.n or 1
         prompts = sum(len(generation.request.prompt) for generation in self.generations[::choices])
         cached = sum(generation.request.stats.restored for generation in self.generations[::choices])
-        new = sum(len(generation.request.tokens) for generation in self.generations)
+        if new is None:
+            new = sum(len(generation.request.tokens) for generation in self.generations)
         return Usage(prompts, new, prompts + new, PromptTokens(cached))
 
     async def parts(self, events: TextEvents, keep_alive: float) -> AsyncGenerator[Struct | None, None]:
         """All parts of a stream; None where nothing came for ``keep_alive`` seconds."""
-        wants_usage = bool(self.body.stream_options and self.body.stream_options.include_usage)
-        left = len(self.generations)
+        wanted = self.body.stream_options or StreamOptions()
+        left, new = len(self.generations), 0
         async for event in events.until_all_end(keep_alive):
             if event is None:
                 yield None
                 continue
             generation, step = event
-            if step is not None:
-                if (part := self.part(generation, step)) is not None:
-                    yield part
+            part = self.end(generation) if step is None else self.part(generation, step)
+            left, new = left - (step is None), new + (len(step.tokens) if step else 0)
+            if part is None:
                 continue
-            left -= 1
-            final = not left and not wants_usage
-            yield self.end(generation, **({"metrics": metrics(self.generations)} if final else {}))
-        if wants_usage:
-            yield self.last(self.usage(), metrics(self.generations))
+            if isinstance(part, Measured) and wanted.continuous_usage_stats:
+                part.usage = self.usage(new)
+            if isinstance(part, Measured) and not (left or wanted.include_usage):
+                part.metrics = metrics(self.generations)
+            yield part
+        if wanted.include_usage and isinstance(last := self.last(), Measured):
+            last.usage, last.metrics = self.usage(), metrics(self.generations)
+            yield last
 
     async def complete(self, events: TextEvents) -> Struct:
         """The whole answer."""

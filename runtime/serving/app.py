@@ -39,10 +39,10 @@ def create_app(
     ``routes`` come beside the usual ones, and ``operations`` describe them in /openapi.json. With ``keys``, requests
     must have one of them, except for the paths that are open. Pages from ``origins`` may ask from a browser.
     """
-    described = msgspec.json.encode(document(operations, keys=bool(keys)))
 
     async def openapi(request: Request) -> Response:
-        return Response(described, media_type="application/json")
+        described = document(operations, bool(keys), [*state.targets])
+        return Response(msgspec.json.encode(described), media_type="application/json")
 
     def route(path: str, handler: Handler, method: str) -> Route:
         async def endpoint(request: Request) -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec import UNSET
 from starlette.requests import Request
@@ -55,16 +54,14 @@ class ChatAnswer(Answer[ChatBody]):
         delta = Delta("assistant" if first else UNSET, step.text)
         return self._chunk([ChunkChoice(index, delta, logprobs, None)])
 
-    def end(self, generation: Generation, **extra: Any) -> ChatChunk:
+    def end(self, generation: Generation) -> ChatChunk:
         """The finish reason, the seed, and whether the text is exact."""
         request, reason = generation.request, self.finish_reason(generation)
-        return self._chunk(
-            [ChunkChoice(generation.choice, Delta(), None, reason, request.seed, request.exact)], **extra
-        )
+        return self._chunk([ChunkChoice(generation.choice, Delta(), None, reason, request.seed, request.exact)])
 
-    def last(self, usage: Usage, metrics: Metrics) -> ChatChunk:
-        """The usage and the metrics, and no choice."""
-        return self._chunk([], usage, metrics)
+    def last(self) -> ChatChunk:
+        """A part without a choice."""
+        return self._chunk([])
 
     def whole(self, usage: Usage, metrics: Metrics) -> ChatCompletion:
         """All choices."""
@@ -81,16 +78,8 @@ class ChatAnswer(Answer[ChatBody]):
         ]
         return ChatCompletion(object="chat.completion", choices=choices, usage=usage, metrics=metrics, **self.head)
 
-    def _chunk(
-        self, choices: list[ChunkChoice], usage: Usage | None = None, metrics: Metrics | None = None
-    ) -> ChatChunk:
-        return ChatChunk(
-            object="chat.completion.chunk",
-            choices=choices,
-            usage=usage or UNSET,
-            metrics=metrics or UNSET,
-            **self.head,
-        )
+    def _chunk(self, choices: list[ChunkChoice]) -> ChatChunk:
+        return ChatChunk(object="chat.completion.chunk", choices=choices, **self.head)
 
 
 async def chat(http: Request, state: ServerState) -> Response:

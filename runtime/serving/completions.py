@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -53,38 +51,29 @@ class CompletionAnswer(Answer[CompletionBody]):
             return None
         return self._answer([CompletionChoice(index, text, logprobs, None)])
 
-    def end(self, generation: Generation, **extra: Any) -> Completion:
+    def end(self, generation: Generation) -> Completion:
         """The finish reason, the seed, and whether the text is exact."""
-        return self._answer([self._ended(generation, "", None)], **extra)
+        return self._answer([self._ended(generation, "", None)])
 
-    def last(self, usage: Usage, metrics: Metrics) -> Completion:
-        """The usage and the metrics, and no choice."""
-        return self._answer([], usage=usage, metrics=metrics)
+    def last(self) -> Completion:
+        """A part without a choice."""
+        return self._answer([])
 
     def whole(self, usage: Usage, metrics: Metrics) -> Completion:
         """All choices."""
         choices = [
             self._ended(each, self._texts[each.choice], self._logprobs[each.choice]) for each in self.generations
         ]
-        return self._answer(choices, usage=usage, metrics=metrics)
+        answer = self._answer(choices)
+        answer.usage, answer.metrics = usage, metrics
+        return answer
 
     def _ended(self, generation: Generation, text: str, logprobs: TextLogprobs | None) -> CompletionChoice:
         request, reason = generation.request, self.finish_reason(generation)
         return CompletionChoice(generation.choice, text, logprobs, reason, request.seed, request.exact)
 
-    def _answer(
-        self,
-        choices: list[CompletionChoice],
-        usage: Usage | None = None,
-        metrics: Metrics | None = None,
-    ) -> Completion:
-        return Completion(
-            object="text_completion",
-            choices=choices,
-            usage=usage or UNSET,
-            metrics=metrics or UNSET,
-            **self.head,
-        )
+    def _answer(self, choices: list[CompletionChoice]) -> Completion:
+        return Completion(object="text_completion", choices=choices, **self.head)
 
     def _prompt(self, generation: Generation) -> str:
         prompt = prompts_of(self.body)[generation.choice // (self.body.n or 1)]

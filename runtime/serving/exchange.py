@@ -20,6 +20,9 @@ from runtime.serving.generation import Generation
 Result = TypeVar("Result")
 LARGE_BODY = 2**16
 """Bytes from which a body is decoded in a thread."""
+PATIENCE = 16
+"""A body of up to so many times the limit is read to its end, and forgotten: a client that still sends would not see
+why it is refused."""
 
 
 @dataclass(slots=True)
@@ -49,25 +52,27 @@ async def body_of(request: Request, kind: type[Body], limit: int, seconds: float
     """
     too_large = ApiError(413, f"the body is larger than {limit} bytes; shorten the prompt", code="body_too_large")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > limit:
+    if length.isdecimal() and int(length[:20]) > PATIENCE * limit:
         raise too_large
     parts, size = [], 0
     try:
         async with asyncio.timeout(seconds):
-            while True:
+            more = True
+            while more and size <= PATIENCE * limit:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
+                part, more = message.get("body", b""), message.get("more_body", False)
+                size += len(part)
+                parts.append(part)
                 if size > limit:
-                    raise too_large
-                if not message.get("more_body"):
-                    break
+                    parts.clear()
     except TimeoutError as cause:
         raise ApiError(
             408, f"the body did not come within {seconds:g} s; send it faster", code="body_timeout"
         ) from cause
+    if size > limit:
+        raise too_large
     data = b"".join(parts)
     return await asyncio.to_thread(read_body, data, kind) if size > LARGE_BODY else read_body(data, kind)
 

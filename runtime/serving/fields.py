@@ -33,6 +33,11 @@ Prompts = Annotated[
     Meta(min_length=1, extra_json_schema=_ONE_KIND),
 ]
 
+Biases = Annotated[
+    dict[str, Annotated[float, Meta(ge=-100, le=100)]],
+    Meta(max_length=4096, extra_json_schema={"propertyNames": {"pattern": "^[0-9]{1,9}$"}}),
+]
+
 
 class Tree(Struct, forbid_unknown_fields=True):
     """The largest tree that a step may draft."""
@@ -63,6 +68,9 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
     """What a stream holds besides the text."""
 
     include_usage: bool | None = None
+    """A last part with the usage and no choice."""
+    continuous_usage_stats: bool | None = None
+    """The usage so far in every part (vLLM's)."""
 
 
 class PlainText(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
@@ -112,7 +120,7 @@ class Generation(Struct, forbid_unknown_fields=True, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=4096)] | None = None
+    logit_bias: Biases | None = None
     seed: Annotated[int, Meta(ge=0, extra_json_schema={"maximum": 2**64 - 1})] | None = None
     stop: StopText | Annotated[list[StopText], Meta(max_length=4)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=1024)] | None = None

@@ -62,12 +62,15 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-def document(others: Sequence[Operation] = (), keys: bool = False) -> dict[str, Any]:
-    """The OpenAPI 3.1 document; ``others`` come beside the usual operations."""
+def document(others: Sequence[Operation] = (), keys: bool = False, models: Sequence[str] = ()) -> dict[str, Any]:
+    """The OpenAPI 3.1 document; ``others`` come beside the usual operations, and ``models`` can be asked for."""
     operations = (*OPERATIONS, *others)
     kinds = [kind for each in operations for kind in (each.body, each.answer, each.streams) if kind is not None]
     kinds = list(dict.fromkeys([*kinds, answers.ErrorBody]))
     _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    for kind in kinds:
+        if models and "model" in kind.__struct_fields__ and kind.__struct_config__.forbid_unknown_fields:
+            _name_models(components[kind.__name__], models)
     paths: dict[str, dict[str, Any]] = {}
     for each in operations:
         paths.setdefault(each.path, {})[each.method or ("post" if each.body else "get")] = _operation(each)
@@ -87,14 +90,22 @@ def document(others: Sequence[Operation] = (), keys: bool = False) -> dict[str, 
     return result
 
 
+def _name_models(body: dict[str, Any], models: Sequence[str]) -> None:
+    """A body may leave the model out where there is one."""
+    named = {"type": "string", "enum": [*models]}
+    body["properties"]["model"] = {"anyOf": [named, {"type": "null"}]} if len(models) == 1 else named
+    body["required"] = [*body["required"], *(["model"] if len(models) > 1 else [])]
+
+
 def _operation(each: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if each.answer or not each.streams:
         kind = "object" if each.media_type == "application/json" else "string"
         content[each.media_type] = {"schema": _schema(each.answer) if each.answer else {"type": kind}}
     if each.streams:
-        text = f"With `stream`: events whose data is a {each.streams.__name__}, an error, or [DONE]"
-        content["text/event-stream"] = {"schema": {"type": "string", "description": text}}
+        text = f"With `stream`: each event's data is a {each.streams.__name__}, an ErrorBody, or [DONE]"
+        event = {"type": "object", "properties": {"data": {"type": "string", "description": text}}}
+        content["text/event-stream"] = {"schema": {**event, "required": ["data"]}}
     responses: dict[str, Any] = {"200": {"description": "The answer", "content": content}}
     error = {"application/json": {"schema": _schema(answers.ErrorBody)}}
     responses |= {str(status): {"description": _WHY[status], "content": error} for status in sorted(each.errors)}

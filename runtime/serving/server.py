@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import socket
 import stat
@@ -16,6 +17,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from runtime.serving.protocol import TimedProtocol
 from runtime.serving.state import ServerState
 from s2d_trt.errors import OptionError
 
@@ -37,7 +39,7 @@ class Server(uvicorn.Server):
                 app,
                 lifespan="off",
                 ws="none",
-                http="h11",
+                http=functools.partial(TimedProtocol, head_seconds=state.limits.body_seconds),  # type: ignore[arg-type]
                 loop="asyncio",
                 log_config=None,
                 log_level="warning",

@@ -21,7 +21,7 @@ class Limits:
     max_concurrent: int = 256
     """Requests that are read and answered at a time."""
     body_seconds: float = 30.0
-    """Until a body must have come."""
+    """Until the head of a request, and then its body, must have come."""
     request_seconds: float | None = 600.0
     """From a request's arrival to the end of its answer; None is no limit."""
     keep_alive_seconds: float = 15.0

@@ -16,6 +16,7 @@ from runtime.backends import Logits, TargetEngine, lanes_for
 from runtime.machine.cache import cache_file, write_cache
 from runtime.targets.interface import TargetModel
 from runtime.tree.tree import Tree
+from s2d_trt.reading import read_json
 
 WIDTHS = (2, 3, 5, 9, 17)
 """Rows that are computed together; each row is compared with itself computed alone."""
@@ -45,7 +46,7 @@ def exact_lanes(target: TargetModel, texts: int, progress: Callable[[str], None]
     path = cache_file("exactness", target.identity)
     kept = _read(path)
     lanes = kept.get("lanes")
-    agree: dict[str, bool] = lanes if isinstance(lanes, dict) else {}
+    agree: dict[str, bool] = dict(lanes) if isinstance(lanes, dict) else {}
     while True:
         usable = tuple(count for count in target.lanes if agree.get(str(count), True))
         missing = [count for count in lanes_for(usable, texts) if count > 1 and str(count) not in agree]
@@ -59,7 +60,7 @@ def exact_lanes(target: TargetModel, texts: int, progress: Callable[[str], None]
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = read_json(path)
     except (OSError, ValueError):
         return {}
     return kept if isinstance(kept, dict) else {}

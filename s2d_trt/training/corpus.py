@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from s2d_trt.errors import OptionError
+from s2d_trt.files import replacing_file
 
 END_OF_TEXT = "<|endoftext|>"
 """Token 0: it precedes every document and prompt, and ends a text."""
@@ -79,6 +80,24 @@ def read_text(path: Path) -> str:
         raise OptionError(f"{path} cannot be read ({cause.strerror}); mend it or leave it out") from cause
 
 
+def drop_copies(paths: Iterable[Path], novel: float = 0.6, largest: int = 300_000) -> tuple[Path, ...]:
+    """Leave out files that mostly repeat earlier ones, and generated ones.
+
+    A file is kept if at least the share ``novel`` of its runs of three lines is new, and if it has at most ``largest``
+    characters: larger sources are tables.
+    """
+    seen: set[int] = set()
+    kept = []
+    for path in paths:
+        text = read_text(path)
+        lines = [line for line in map(str.strip, text.splitlines()) if len(line) > 20]
+        runs = {hash(run) for run in zip(lines, lines[1:], lines[2:], strict=False)}
+        if len(text) <= largest and len(runs - seen) >= novel * len(runs):
+            kept.append(path)
+        seen |= runs
+    return tuple(kept)
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE tokenizer that puts ``END_OF_TEXT`` before every text."""
     tokenizer = Tokenizer(models.BPE())
@@ -103,3 +122,14 @@ def tokenize(tokenizer: Tokenizer, paths: Sequence[Path]) -> np.ndarray:
     """The token ids of all files in one array, int32 ``[n]``; the tokenizer's special tokens precede each file."""
     encoded = tokenizer.encode_batch([read_text(path) for path in paths])
     return np.concatenate([np.asarray(item.ids, dtype=np.int32) for item in encoded] or [np.zeros(0, np.int32)])
+
+
+def cached(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array in the file ``path``; if there is none, ``make`` makes it. Raises OptionError if it is no array."""
+    if not path.exists():
+        with replacing_file(path) as scratch, scratch.open("wb") as file:
+            np.save(file, make())
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as cause:
+        raise OptionError(f"{path} cannot be read ({cause}); delete it to make it again") from cause

@@ -23,7 +23,8 @@ Card = Callable[[PreTrainedModel, evaluate.Evaluation | None], str]
 class Run:
     """How a checkpoint is trained and evaluated, where it is written, and the file that holds a stopped run.
 
-    ``length`` is the number of tokens in a window; ``save_every`` counts steps.
+    ``length`` is the number of tokens in a window, ``held_out_length`` that of the evaluation if it is another;
+    ``save_every`` counts steps.
     """
 
     recipe: Recipe
@@ -34,6 +35,7 @@ class Run:
     save_every: int = 100
     held_out_windows: int = 256
     """Most windows that the evaluation uses."""
+    held_out_length: int | None = None
 
 
 def make_checkpoint(
@@ -55,7 +57,9 @@ def make_checkpoint(
     """
     exits = run.recipe.exits
     windows = Windows(text.train, run.length, run.recipe.seed)
-    held_out = held_out_windows(text.held_out, run.length, run.held_out_windows) if len(text.held_out) else None
+    held_out = None
+    if len(text.held_out):
+        held_out = held_out_windows(text.held_out, run.held_out_length or run.length, run.held_out_windows)
     trainer = Trainer(model, run.recipe, windows, run.state, teacher, run.compile_layers)
     trainer.train(run.save_every)
     trainer.close()

@@ -30,11 +30,19 @@ class Recipe:
     """Number of first steps that train only the last exit, with the language-model loss."""
     distill_from: float = 0.0
     """Share of the steps without the teacher, whose forward pass can cost more than the draft's whole step."""
+    stretch: int = 1
+    stretch_from: float = 1.0
+    """From this share of the steps on, windows are ``stretch`` times as long, and a step has as many fewer of them."""
 
     def __post_init__(self) -> None:
         if self.batch_windows % self.micro_windows:
             raise OptionError(
                 f"a batch of {self.batch_windows} windows is no multiple of the micro-batch {self.micro_windows}"
+            )
+        if self.batch_windows % self.stretch or self.micro_windows % self.stretch:
+            raise OptionError(
+                f"windows {self.stretch} times as long do not share out a batch of {self.batch_windows} windows"
+                f" and a micro-batch of {self.micro_windows}"
             )
         if len(self.objective.exit_weights) != len(self.exits):
             raise OptionError(f"{len(self.objective.exit_weights)} exit weights for {len(self.exits)} exits")
@@ -48,6 +56,10 @@ class Recipe:
             return self.lr * (step + 1) / warmup
         progress = (step - warmup) / max(1, self.steps - warmup)
         return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def stretch_at(self, step: int) -> int:
+        """How many times as long the windows of a step are."""
+        return self.stretch if step >= self.stretch_from * self.steps else 1
 
     def objective_at(self, step: int) -> Objective:
         """The loss of a step: first pre-training, then without the teacher, then the full objective."""

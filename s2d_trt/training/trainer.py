@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from s2d_trt.errors import OptionError
 from s2d_trt.files import replacing_file
+from s2d_trt.training import attention
 from s2d_trt.training.model import Exits
 from s2d_trt.training.muon import Muon
 from s2d_trt.training.recipe import Recipe
@@ -28,12 +29,10 @@ from s2d_trt.training.student import Student
 from s2d_trt.training.windows import IGNORED, Windows
 
 
-def autocast(precision: str, where: torch.device) -> contextlib.AbstractContextManager[None]:
-    """bf16 autocast with ``bf16``, and with ``auto`` if the processor multiplies bf16 natively (emulation is slow)."""
+def uses_bf16(precision: str, where: torch.device) -> bool:
+    """Whether passes are bf16: with ``bf16``, and with ``auto`` if bf16 products are native (emulation is slow)."""
     native = where.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if precision == "bf16" or (precision == "auto" and native):
-        return torch.autocast(where.type, torch.bfloat16)
-    return contextlib.nullcontext()
+    return precision == "bf16" or (precision == "auto" and native)
 
 
 class Trainer:
@@ -48,7 +47,8 @@ class Trainer:
         teacher: PreTrainedModel | None = None,
         compile_layers: bool = True,
     ) -> None:
-        self.recipe, self.windows, self.state_file = recipe, windows, state_file
+        self.recipe, self.state_file = recipe, state_file
+        self._windows = {times: windows.stretched(times) for times in (1, recipe.stretch)}
         self._fingerprint = _fingerprint(recipe, model, windows, teacher)
         projects = teacher is not None and recipe.objective.align > 0
         # The projection has no gradient in steps without the teacher.
@@ -57,14 +57,16 @@ class Trainer:
             mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle)]
         )
         _check_processes(self.accelerator)
-        if recipe.batch_windows % self.accelerator.num_processes:
-            raise OptionError(
-                f"{recipe.batch_windows} windows do not share out over {self.accelerator.num_processes} processes"
-            )
+        fewest = recipe.batch_windows // recipe.stretch
+        if fewest % self.accelerator.num_processes:
+            raise OptionError(f"{fewest} windows do not share out over {self.accelerator.num_processes} processes")
         self._is_main = bool(self.accelerator.is_main_process)
         device = self.accelerator.device
+        self._bf16 = uses_bf16(recipe.precision, device)
         self.exits = Exits(model.to(device), recipe.exits)
         self.teacher = None if teacher is None else Exits.last(teacher.to(device).eval())
+        fast = self._bf16 and device.type == "cpu"
+        self._attention = attention.use(model, attention.NAME if fast else model.config._attn_implementation)
         if compile_layers:
             self.exits.compile_layers()
             if self.teacher is not None:
@@ -90,8 +92,9 @@ class Trainer:
         if recipe.optimizer == "adamw":
             groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
             return [torch.optim.AdamW(groups, **adamw)]
+        dtype = torch.bfloat16 if self._bf16 else torch.float32
         return [
-            Muon(matrices, lr=recipe.lr, weight_decay=recipe.weight_decay),
+            Muon(matrices, recipe.lr, weight_decay=recipe.weight_decay, dtype=dtype),
             torch.optim.AdamW(rest, weight_decay=0.0, **adamw),
         ]
 
@@ -131,6 +134,7 @@ class Trainer:
     def close(self) -> None:
         """Remove the hooks, release the teacher and leave the process group."""
         self.exits.close()
+        attention.use(self.exits.model, self._attention)
         self.teacher = None
         self.accelerator.wait_for_everyone()
         # Delete the wrapper first: if it held the last reference to the process group, freeing it could deadlock.
@@ -142,14 +146,16 @@ class Trainer:
     def train_step(self) -> list[float]:
         """Train on the next batch; returns each exit's loss in nats. Only ``train`` advances ``step``."""
         recipe, accelerator = self.recipe, self.accelerator
-        share = recipe.batch_windows // accelerator.num_processes
-        first = self.step * recipe.batch_windows + accelerator.process_index * share
-        batch = self.windows.batch(first, share)
+        stretch = recipe.stretch_at(self.step)
+        share = recipe.batch_windows // stretch // accelerator.num_processes
+        first = self.step * recipe.batch_windows // stretch + accelerator.process_index * share
+        batch = self._windows[stretch].batch(first, share)
         inputs, labels = (torch.from_numpy(part).to(accelerator.device) for part in batch)
         # Divide by the tokens of the whole batch, so that each counts the same in every pass and process.
         counted = int(accelerator.reduce((labels != IGNORED).sum(), "sum").clamp(min=1))
         losses = torch.zeros(len(recipe.exits), device=accelerator.device)
-        passes = list(zip(inputs.split(recipe.micro_windows), labels.split(recipe.micro_windows), strict=True))
+        micro_windows = recipe.micro_windows // stretch
+        passes = list(zip(inputs.split(micro_windows), labels.split(micro_windows), strict=True))
         for index, micro in enumerate(passes):
             last = index == len(passes) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.student):
@@ -167,7 +173,7 @@ class Trainer:
         objective = self.recipe.objective_at(self.step)
         chosen = labels != IGNORED
         teacher = None
-        with autocast(self.recipe.precision, self.accelerator.device):
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._bf16):
             if self.teacher is not None and objective.asks_teacher:
                 with torch.no_grad():
                     teacher = self.teacher.rows(inputs, chosen)[0]
@@ -210,7 +216,7 @@ class Trainer:
         if not self.state_file.exists():
             return
         try:
-            state: dict[str, Any] = torch.load(self.state_file, map_location=self.accelerator.device, weights_only=True)
+            state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
             fingerprint = state["fingerprint"]
         except Exception as cause:  # torch raises many types for a damaged file
             raise OptionError(f"{self.state_file} is no saved run; delete it or choose another --state") from cause
@@ -241,14 +247,14 @@ def _check_processes(accelerator: Accelerator) -> None:
 def _fingerprint(recipe: Recipe, model: PreTrainedModel, windows: Windows, teacher: PreTrainedModel | None) -> str:
     parts = {
         "recipe": dataclasses.asdict(recipe),
-        "model": [model.config.to_dict(), _weights_digest(model)],
-        "teacher": None if teacher is None else _weights_digest(teacher),
+        "model": [model.config.to_dict(), weights_digest(model)],
+        "teacher": None if teacher is None else weights_digest(teacher),
         "windows": windows.digest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _weights_digest(model: PreTrainedModel) -> str:
+def weights_digest(model: PreTrainedModel) -> str:
     """SHA-256 of about a thousand numbers of every tensor, enough to tell two models apart."""
     digest = hashlib.sha256()
     for parameter in model.parameters():

@@ -78,6 +78,10 @@ class Windows:
         """Windows number ``first`` to ``first + count - 1`` of the endless sequence."""
         return self._stream.cut(np.array([self._start(first + index) for index in range(count)]), self._length)
 
+    def stretched(self, times: int) -> Windows:
+        """Windows that are ``times`` as long, from the same stream and seed."""
+        return Windows(self._stream, self._length * times, self._seed) if times > 1 else self
+
     def digest(self) -> str:
         """A SHA-256 of the stream, the window length and the seed."""
         digest = hashlib.sha256(f"{self._length} {self._seed} {len(self._stream)} ".encode())

@@ -26,7 +26,7 @@ from typing import Any
 
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError
-from s2d_trt.training.demo import EXCLUDE, HELD_OUT
+from s2d_trt.training.sources import LIBRARY_EXCLUDE, LIBRARY_HELD_OUT
 
 PROG = "python -m tests.benchmarks.ablation"
 TREES = ("chain", "paper")
@@ -174,8 +174,8 @@ def _data(options: Namespace) -> list[object]:
     if options.data:
         return ["--data", options.data]
     words: list[object] = ["--data", sysconfig.get_paths()["stdlib"], "--suffix", ".py"]
-    words += [word for pattern in EXCLUDE for word in ("--exclude", pattern)]
-    return words + [word for pattern in HELD_OUT for word in ("--held-out", pattern)]
+    words += [word for pattern in LIBRARY_EXCLUDE for word in ("--exclude", pattern)]
+    return words + [word for pattern in LIBRARY_HELD_OUT for word in ("--held-out", pattern)]
 
 
 def _run(work: Path, name: str, module: str, *arguments: object) -> None:

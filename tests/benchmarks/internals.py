@@ -7,11 +7,14 @@ from runtime.bench import run_prompts
 from runtime.drafting.calls import run_together
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.measurement import measure
-from runtime.evaluation.comparison import generate, same_bits, same_bits_so_far
+from runtime.evaluation.comparison import generate, same_bits, same_bits_so_far, warm_up
 from runtime.evaluation.prompts import Prompt, load_prompts
 from runtime.machine.cache import cache_directory
 from runtime.machine.processor import physical_cores, processor_identity
+from runtime.sampling.chooser import Chooser
+from runtime.sampling.grammar import Grammars
 from runtime.sampling.noise import Noise
+from runtime.sampling.ruled_noise import RuledNoise
 from runtime.targets.target import BundleSequence
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.tree import Tree
@@ -21,11 +24,14 @@ __all__ = [
     "CUDA",
     "WIDTHS",
     "BundleSequence",
+    "Chooser",
     "Costs",
     "Device",
+    "Grammars",
     "Noise",
     "Placement",
     "Prompt",
+    "RuledNoise",
     "Tree",
     "TreeBuilder",
     "cache_directory",
@@ -41,4 +47,5 @@ __all__ = [
     "run_together",
     "same_bits",
     "same_bits_so_far",
+    "warm_up",
 ]

@@ -18,6 +18,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def schemas(archive: Path) -> Iterator[Any]:
 def is_valid(schema: Any, text: str) -> bool:
     """Whether ``text`` is JSON that ``schema`` allows."""
     try:
-        return bool(jsonschema_rs.validator_for(schema).is_valid(json.loads(text)))
+        # A number may be larger than any float.
+        return bool(jsonschema_rs.validator_for(schema).is_valid(json.loads(text, parse_float=Decimal)))
     except ValueError:
         return False
 

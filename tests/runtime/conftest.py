@@ -12,6 +12,7 @@ from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.targets.target import Target
+from tests.runtime.decoding.served import COSTS
 
 settings.register_profile("runtime", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("runtime")
@@ -22,6 +23,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is measured of the tests' engines stays out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def known_costs() -> Iterator[None]:
+    """Nothing is measured: how fast a text is, and what it drafts, does not matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runtime.decoding.preparation.measured_costs", lambda *_, **__: COSTS)
         yield
 
 

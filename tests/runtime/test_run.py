@@ -319,7 +319,7 @@ def change_manifest(bundle: Path, **changes: object) -> None:
         (lambda bundle: flip(next(bundle.glob("tokenizer-*.json"))), "does not match its hash"),
         (lambda bundle: weights(bundle).unlink(), "is missing from the bundle"),
         (lambda bundle: (bundle / MANIFEST).unlink(), "not a bundle"),
-        (lambda bundle: (bundle / MANIFEST).write_text("{", encoding="utf-8"), "cannot be read"),
+        (lambda bundle: (bundle / MANIFEST).write_text("{", encoding="utf-8"), "is damaged"),
         (lambda bundle: change_manifest(bundle, schema=99), "has schema 99"),
         (lambda bundle: change_manifest(bundle, model={}), "is damaged"),
         (lambda bundle: change_manifest(bundle, graphs={}), "build the bundle again"),

@@ -13,6 +13,7 @@ from runtime.backends import Candidates, Cascade, Clock, HeadLane, Lane, TargetL
 from runtime.backends.cpu.kv import BUCKET, KVCache
 from runtime.backends.cpu.lanes import LayerEngine
 from runtime.backends.cpu.session import Engine
+from runtime.backends.cpu.signature import head_signature
 from runtime.machine.processor import physical_cores
 from s2d_trt import names
 from s2d_trt.bundle import SCRATCH_ROWS, Bundle, Manifest
@@ -57,7 +58,7 @@ class OnnxDraft:
             for index, layers in enumerate(self.layers)
         ]
         self.lanes = self._segments[0].lanes
-        self._head = Engine(bundle, names.HEAD, self.clock, threads)
+        self._head = Engine(bundle, names.HEAD, head_signature(self.manifest), self.clock, threads)
         self._noise: list[np.ndarray] = []
         # Heads of earlier bundles add one row of noise to all rows.
         self._one_noise = self._head.shapes[names.NOISE][0] == 1

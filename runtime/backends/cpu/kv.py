@@ -9,6 +9,9 @@ import sys
 import numpy as np
 import onnxruntime as ort
 
+from s2d_trt.cli import byte_size
+from s2d_trt.errors import CapacityError
+
 BUCKET = 64
 """Prefixes grow by this many slots, so that the cost of a call follows the used length."""
 
@@ -79,4 +82,10 @@ _GIVES_BACK = sys.platform == "linux"
 
 
 def _zeroed(size: int) -> mmap.mmap:
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if _GIVES_BACK else mmap.mmap(-1, size)
+    try:
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if _GIVES_BACK else mmap.mmap(-1, size)
+    except (OSError, ValueError, OverflowError) as cause:
+        raise CapacityError(
+            f"there is not enough memory for a cache of {byte_size(size)}; run fewer texts, or build the bundle with a"
+            " smaller --max-length"
+        ) from cause

@@ -11,6 +11,7 @@ import numpy as np
 from runtime.backends import Clock, Lane, lanes_for
 from runtime.backends.cpu.kv import BUCKET, KVCache
 from runtime.backends.cpu.session import Engine
+from runtime.backends.cpu.signature import layers_signature
 from s2d_trt import names
 from s2d_trt.bundle import Bundle
 
@@ -29,7 +30,8 @@ class LayerEngine:
         self._orders: dict[int, list[object]] = {}
 
     def _open(self, lanes: int) -> Engine:
-        return Engine(self._bundle, names.in_lanes(self._graph, lanes), self._clock, self._threads)
+        signature = layers_signature(self._bundle.manifest, self._graph, self._layers, lanes)
+        return Engine(self._bundle, names.in_lanes(self._graph, lanes), signature, self._clock, self._threads)
 
     def open_lanes(self, texts: int) -> None:
         """Open the forms that calls of up to so many texts need."""

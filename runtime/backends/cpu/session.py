@@ -13,6 +13,7 @@ import onnxruntime as ort
 from runtime.backends import Clock
 from runtime.backends.cpu.kv import KVCache
 from runtime.backends.cpu.prepacked import PrepackedWeights
+from runtime.backends.cpu.signature import Signature, check_signature
 from runtime.machine.byte_products import byte_products_overflow
 from runtime.machine.processor import physical_cores
 from s2d_trt import names
@@ -39,7 +40,7 @@ def session_options(threads: int | None = None, int8: bool = False) -> ort.Sessi
     # The threads of idle sessions would otherwise spin on the cores that the running session needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry(UNSIGNED_WEIGHTS, "1" if int8 and byte_products_overflow() else "0")
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # errors are raised, which is enough
     return options
 
 
@@ -65,7 +66,9 @@ class Engine:
 
     MOST_BUFFERS = 4096
 
-    def __init__(self, bundle: Bundle, graph: str, clock: Clock, threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, graph: str, signature: Signature, clock: Clock, threads: int | None = None
+    ) -> None:
         path = graph_path(bundle, graph)
         make_options = partial(session_options, threads, multiplies_8_bits(bundle.manifest))
         form = make_options().get_session_config_entry(UNSIGNED_WEIGHTS)
@@ -73,6 +76,8 @@ class Engine:
             self._session = PrepackedWeights(bundle, graph, form).session(path, make_options)
         except Exception as cause:  # ONNX Runtime raises classes of its own that share no public base
             raise BundleError(f"{path} cannot be loaded ({cause}); build the bundle again") from cause
+        check_signature(self._session, signature, str(path))
+        self._path = path
         self._clock, self._io = clock, self._session.io_binding()
         inputs = self._session.get_inputs()
         self._inputs = frozenset(node.name for node in inputs)
@@ -104,9 +109,12 @@ class Engine:
             self._bind(names.present(layer, part, lane), view)
 
     def run(self) -> None:
-        """Run the graph."""
+        """Run the graph. Raises BundleError."""
         started = time.perf_counter()
-        self._session.run_with_iobinding(self._io)
+        try:
+            self._session.run_with_iobinding(self._io)
+        except Exception as cause:
+            raise BundleError(f"{self._path} cannot run ({cause}); build the bundle again") from cause
         self._clock.seconds += time.perf_counter() - started
 
     def _bind(self, name: str, value: ort.OrtValue) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from s2d_trt.bundle import TokenizerSpec
 from s2d_trt.errors import BundleError
+from s2d_trt.reading import read_json, read_object
 from s2d_trt.tokenizer import tokenizer_fingerprint
 
 CONFIG = "config.json"
@@ -78,7 +78,7 @@ class EngineDirectory:
 def is_engine_directory(path: Path) -> bool:
     """Whether a directory's ``config.json`` describes an engine and not a checkpoint."""
     try:
-        return "build_config" in json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        return "build_config" in read_json(path / CONFIG)
     except (OSError, ValueError, TypeError):
         return False
 
@@ -125,10 +125,4 @@ def _read_tokenizer(path: Path) -> TokenizerSpec:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
-        raise BundleError(f"{path} cannot be read ({cause}); copy or build the engine again") from cause
-    if not isinstance(data, dict):
-        raise BundleError(f"{path} is no JSON object; copy or build the engine again")
-    return data
+    return read_object(path, BundleError, "copy or build the engine again")

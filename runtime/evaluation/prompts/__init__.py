@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from s2d_trt.errors import OptionError
+from s2d_trt.reading import parse_json, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,14 @@ def load_prompts(source: str, limit: int | None = None) -> list[Prompt]:
     Raises:
         OptionError: the file cannot be read, or a line is neither form.
     """
-    path = resources.files(__name__) / "demo.jsonl" if source == "demo" else Path(source)
+    path = Path(str(resources.files(__name__) / "demo.jsonl")) if source == "demo" else Path(source)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: JSON strings may hold other line separators unescaped.
+        lines = read_text(path).split("\n")
     except OSError as cause:
         raise OptionError(f"{source} cannot be read ({cause.strerror}); name a file of JSON lines, or demo") from cause
-    except UnicodeDecodeError as cause:
-        raise OptionError(f"{source} is not UTF-8 (byte {cause.start}); convert it to UTF-8") from cause
+    except ValueError as cause:
+        raise OptionError(f"{source}: {cause}; convert it to UTF-8") from cause
     prompts = [_parse(line, f"{source} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
         raise OptionError(f'{source} holds no prompt; write one {{"prompt": "..."}} on a line')
@@ -40,7 +41,7 @@ def load_prompts(source: str, limit: int | None = None) -> list[Prompt]:
 
 def _parse(line: str, where: str) -> Prompt:
     try:
-        data = json.loads(line)
+        data = parse_json(line)
         category = str(data.get("category", ""))
         turns = [data["prompt"]] if "prompt" in data else data["turns"]
         question_id = data.get("question_id")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -12,15 +12,7 @@ from runtime.drafting.sorted_draft import SortedDraft
 from runtime.evaluation.comparison import target_alone
 from runtime.sampling.options import Sampling
 from runtime.targets.target import Target
-from tests.runtime.decoding.served import COSTS, PROMPTS, Text
-
-
-@pytest.fixture(scope="module")
-def known_costs() -> Iterator[None]:
-    """Nothing is measured: what a text drafts does not matter here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runtime.decoding.preparation.measured_costs", lambda *_, **__: COSTS)
-        yield
+from tests.runtime.decoding.served import PROMPTS, Text
 
 
 @pytest.fixture(scope="module")

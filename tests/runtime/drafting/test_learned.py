@@ -93,6 +93,12 @@ def test_the_temperature_that_disagrees_most_counts(pair: PairStatistics) -> Non
     assert PairStatistics(EXITS, COSTS).disagreement == 1.0
 
 
+def test_any_number_of_temperatures_share_a_few_statistics(pair: PairStatistics) -> None:
+    seen = {id(pair.learned(number / 1000)) for number in range(100_000)}
+    assert len(seen) == 21
+    assert pair.learned(0.0) is not pair.learned(0.01) is pair.learned(0.1)
+
+
 def test_a_load_that_was_never_seen_starts_from_what_drafting_earned_under_a_lighter_one() -> None:
     learned = Learned(1, COSTS)
     for _ in range(200):

@@ -15,16 +15,7 @@ from runtime.drafting.sorted_draft import SortedDraft
 from runtime.observability.monitor import Monitor
 from runtime.serving.targets import ServedTarget
 from runtime.targets.target import Target
-from tests.runtime.decoding.served import COSTS
 from tests.runtime.observability.live_server import LiveServer, live_server
-
-
-@pytest.fixture(scope="session")
-def known_costs() -> Iterator[None]:
-    """Nothing is measured: how fast a text is does not matter here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runtime.decoding.preparation.measured_costs", lambda *_, **__: COSTS)
-        yield
 
 
 @pytest.fixture

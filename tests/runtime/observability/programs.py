@@ -32,7 +32,7 @@ def free_address() -> str:
         return f"127.0.0.1:{listening.getsockname()[1]}"
 
 
-def wait_for(find: Callable[[], Found], seconds: float = 30.0) -> Found:
+def wait_for(find: Callable[[], Found], seconds: float = 120.0) -> Found:
     """What ``find`` returns once that is true; fails after so many seconds."""
     deadline = time.monotonic() + seconds
     while not (found := find()):

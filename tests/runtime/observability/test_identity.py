@@ -90,6 +90,23 @@ def test_a_check_gives_way_to_a_text_and_begins_anew(server: LiveServer) -> None
     assert [request.finish_reason for request in checking].count("cancelled") == 1
 
 
+def test_a_server_that_ends_during_a_check_counts_and_logs_nothing(
+    targets: list[ServedTarget], caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor, began = Monitor(check_identity=1.0), threading.Event()
+    with live_server(targets, monitor) as server:
+        server.scheduler.watchers.append(
+            lambda report: None if report.texts[0].options.draft else began.set(),
+        )
+        for _ in range(3):
+            server.complete(max_tokens=200)
+        assert began.wait(30)
+    checked = monitor.metrics.registry.get_sample_value
+    labels = {"model": "target", "result": "failed"}
+    assert checked("s2d_identity_checks_total", labels) == 0
+    assert not caplog.records
+
+
 def test_a_share_of_the_texts_is_checked(targets: list[ServedTarget]) -> None:
     with live_server(targets, Monitor(check_identity=1e-9)) as server:
         server.complete()

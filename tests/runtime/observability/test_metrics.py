@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -135,6 +136,14 @@ def test_vllms_names_hold_the_same_values(targets: list[ServedTarget]) -> None:
     )
     assert value(series, "vllm:request_success_total", finished_reason="length", model_name="target") == 1
     assert ("vllm:kv_cache_usage_perc", (("engine", "0"), ("model_name", "target"))) in series
+
+
+@pytest.mark.parametrize("admin", [True, False])
+def test_the_description_names_the_routes_that_are_there(targets: list[ServedTarget], admin: bool) -> None:
+    with live_server(targets, Monitor(admin=admin)) as server:
+        paths = json.loads(server.ask("GET", "/openapi.json")[1])["paths"]
+    assert {"/", "/metrics", "/live/text"} <= set(paths)
+    assert sorted(paths.get("/admin/policy", {})) == (["get", "put"] if admin else [])
 
 
 def test_metrics_answer_while_the_targets_load() -> None:

@@ -56,6 +56,14 @@ def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyP
         observe.main(["--", "--target", "none"])
 
 
+@pytest.mark.parametrize(
+    "options", [["--port", "0"], ["--port", "high"], ["--port"], ["--unix-socket", "s"], ["--ssl-certfile", "c"]]
+)
+def test_a_server_that_prometheus_could_not_ask_is_refused(options: list[str]) -> None:
+    with pytest.raises(OptionError, match="Prometheus"):
+        observe.main(["--", "--target", "none", *options])
+
+
 def test_a_process_that_ends_ends_the_others_with_its_last_words(tmp_path: Path) -> None:
     with stack(tmp_path) as running:
         running.start("steady", [sys.executable, "-c", "import signal; signal.pause()"], log=False)

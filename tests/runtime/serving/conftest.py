@@ -13,7 +13,6 @@ from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.targets.target import Target
-from tests.runtime.decoding.served import COSTS
 
 NEEDED = ("msgspec", "starlette", "uvicorn", "httpx")
 TEMPLATE = """\
@@ -31,12 +30,9 @@ def _packages() -> None:
         pytest.importorskip(name, reason=f"{name} is not installed: pip install 's2d-trt[serve,dev]'")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _known_costs() -> Iterator[None]:
-    """Nothing is measured: how fast texts come does not matter here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runtime.decoding.preparation.measured_costs", lambda *_, **__: COSTS)
-        yield
+@pytest.fixture(scope="module", autouse=True)
+def _known_costs(known_costs: None) -> None:
+    """How fast texts come does not matter here."""
 
 
 @pytest.fixture(scope="session")

@@ -193,6 +193,14 @@ def test_a_stream_ends_with_the_usage_where_that_is_asked_for(client: Any, serve
     assert "speculative_decoding" in last.metrics
 
 
+def test_a_stream_may_have_the_usage_so_far_in_every_part(client: Any) -> None:
+    fields = {"model": "target", "prompt": PROMPT, "max_tokens": 12, "seed": 7, "stream": True}
+    parts = list(client.completions.create(**fields, stream_options={"continuous_usage_stats": True}))
+    counts = [part.usage.completion_tokens for part in parts]
+    assert (counts, counts[-1]) == (sorted(counts), 12)
+    assert {part.usage.prompt_tokens for part in parts} == {5}
+
+
 def test_drafting_can_be_switched_off_and_chosen_for_a_request(client: Any) -> None:
     def metrics(**speculative: Any) -> Any:
         fields = {"model": "target", "prompt": PROMPT, "max_tokens": 24, "seed": 7}

@@ -167,6 +167,19 @@ def test_a_body_beyond_the_limit_is_too_large(server: Any, size: int) -> None:
     assert (response.status_code, error_of(response)["code"]) == (413, "body_too_large")
 
 
+def test_a_client_that_closes_behind_a_large_body_still_sees_why_it_is_refused(server: Any) -> None:
+    from tests.runtime.serving.running import read_all
+
+    with server.send(COMPLETIONS, b"x" * (20 * 2**20), "Connection: close\r\n") as connection:
+        assert read_all(connection).startswith(b"HTTP/1.1 413")
+
+
+def test_a_body_that_is_far_too_large_is_not_read(server: Any) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: here\r\nContent-Length: 99999999999\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413")
+
+
 def test_a_body_of_unknown_length_is_counted(server: Any) -> None:
     def parts() -> Any:
         yield from [b"x" * 2**20] * 6
@@ -182,6 +195,22 @@ def test_a_body_that_comes_too_slowly_is_given_up(served: dict[str, Decoder]) ->
     with RunningServer([served["target"]], limits=Limits(body_seconds=0.05)) as server, server.connect() as connection:
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n{")
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
+        assert server.post(COMPLETIONS, GOOD).status_code == 200
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first request", "second request"])
+def test_a_head_that_comes_too_slowly_is_given_up(served: dict[str, Decoder], first: bool) -> None:
+    from tests.runtime.serving.running import RunningServer
+
+    limits = Limits(body_seconds=0.1)
+    with RunningServer([served["target"]], limits=limits) as server, server.connect() as connection:
+        if not first:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b'"ready"}'):
+                answer += connection.recv(4096)
+        connection.sendall(b"POST /v1/compl")
+        assert connection.recv(4096) == b""
         assert server.post(COMPLETIONS, GOOD).status_code == 200
 
 

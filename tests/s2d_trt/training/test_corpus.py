@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from s2d_trt.errors import OptionError
-from s2d_trt.training.corpus import END_OF_TEXT, Files, tokenize
+from s2d_trt.training.corpus import END_OF_TEXT, Files, cached, drop_copies, tokenize
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +85,24 @@ def test_no_files_give_an_empty_stream(tokenizer: Tokenizer) -> None:
 def test_bytes_that_are_no_utf8_do_not_stop_the_reading(tokenizer: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     assert tokenizer.decode(tokenize(tokenizer, [tmp_path / "latin.txt"])) == "caf\ufffd"
+
+
+def test_files_that_mostly_repeat_others_and_very_large_ones_are_left_out(tmp_path: Path) -> None:
+    lines = [f"this is line number {number} of the first file" for number in range(40)]
+    new = [f"this is another line, number {number}" for number in range(40)]
+    texts = {"a": lines, "copy": lines[:-4], "half": lines[:10] + new, "large": new * 100}
+    for name, text in texts.items():
+        (tmp_path / name).write_text("\n".join(text), encoding="utf-8")
+    kept = drop_copies((tmp_path / name for name in texts), largest=5000)
+    assert [path.name for path in kept] == ["a", "half"]
+
+
+def test_an_array_is_made_once(tmp_path: Path) -> None:
+    made = [cached(tmp_path / "x.npy", lambda: np.arange(3)), cached(tmp_path / "x.npy", lambda: np.arange(4))]
+    assert [len(array) for array in made] == [3, 3]
+
+
+def test_a_damaged_array_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(b"no array")
+    with pytest.raises(OptionError, match="delete it to make it again"):
+        cached(tmp_path / "x.npy", lambda: np.arange(3))

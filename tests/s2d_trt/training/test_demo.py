@@ -1,46 +1,58 @@
-"""The demo's recipe: what it holds out exists and is never trained on; without torch it says so."""
+"""The demo's recipe from the text to the checkpoints, at a small size; without torch it says so."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 
 from s2d_trt.cli import run_command
-from s2d_trt.training import demo
+from s2d_trt.training import checkpoint, demo, sources
 from s2d_trt.training.corpus import Files
+from s2d_trt.training.model import Exits
 
-LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 WITHOUT_TORCH = (
     "import runpy, sys; sys.modules.update(torch=None, transformers=None); "
     "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 )
 
 
-@pytest.fixture(scope="module")
-def files() -> Files:
-    """What the demo reads on this machine."""
-    return demo.scan_library(LIBRARY)
+@pytest.fixture
+def tiny(texts: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[demo.Plan, ...]:
+    """The whole recipe at a size of seconds, on a folder of text."""
+    monkeypatch.setattr(Exits, "compile_layers", lambda _: None)
+    files = Files.scan(texts, (".txt",), held_out=("held/*",))
+    monkeypatch.setattr(sources, "library", lambda: files)
+    monkeypatch.setattr(sources, "training_files", lambda: files.train)
+    monkeypatch.setattr(sources, "held_out_files", lambda: {"standard library": files.held_out})
+    sizes = {"VOCABULARY": 300, "CONTEXT": 16, "WINDOW": 8, "BATCH": 4, "MICRO": 2, "SAMPLES": 6, "PROMPT": 2}
+    for name, size in {**sizes, "HELD_OUT_WINDOW": 8, "HELD_OUT_WINDOWS": 4, "GREEDY_TEXTS": 3}.items():
+        monkeypatch.setattr(demo, name, size)
+    plans = (
+        demo.Plan("large", 16, 3, 2, 1, 24, (3,), (1.0,), steps=4, lr=1e-2),
+        demo.Plan("draft", 16, 2, 2, 1, 24, (1, 2), (0.5, 1.0), steps=4, lr=1e-2, teacher="large"),
+    )
+    monkeypatch.setattr(demo, "PLANS", plans)
+    return plans
 
 
-@pytest.mark.parametrize("pattern", demo.HELD_OUT)
-def test_a_held_out_module_exists_in_this_interpreter(pattern: str) -> None:
-    assert any(path.is_file() for path in LIBRARY.glob(pattern))
+@pytest.mark.usefixtures("tiny")
+def test_one_command_trains_the_targets_and_a_draft_that_learns_from_them(tmp_path: Path) -> None:
+    arguments = ["--out", str(tmp_path / "out"), "--state", str(tmp_path / "state")]
+    demo.main(arguments)
+    large, draft = ((tmp_path / "out" / name / "README.md").read_text() for name in ("large", "draft"))
+    assert "before it repeats a run of 16" in large
+    assert "agreement with large" in draft
+    assert "| standard library |" in draft
+    model = checkpoint.load(tmp_path / "out/draft")
+    assert model.config.exits == [1, 2]
+    assert model.config.max_position_embeddings == 16
 
-
-def test_held_out_modules_are_not_in_the_training_list(files: Files) -> None:
-    held_out = {path for pattern in demo.HELD_OUT for path in LIBRARY.glob(pattern)}
-    assert held_out == set(files.held_out)
-    assert not held_out & set(files.train)
-    assert len(files.train) > 10 * len(files.held_out)
-
-
-def test_other_peoples_packages_and_tests_are_not_read(files: Files) -> None:
-    names = [path.relative_to(LIBRARY).as_posix() for path in (*files.train, *files.held_out)]
-    assert not [name for name in names if name.startswith(("site-packages/", "test/", "encodings/"))]
+    demo.main(["--out", str(tmp_path / "more"), "--state", str(tmp_path / "state"), "--begin", str(tmp_path / "out")])
+    tokenizers = [tmp_path / folder / "draft/tokenizer.json" for folder in ("out", "more")]
+    assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
 
 
 def test_every_plan_comes_after_its_teacher_and_ends_at_its_last_layer() -> None:

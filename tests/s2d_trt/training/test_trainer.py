@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel
 
 from s2d_trt.errors import OptionError
@@ -75,6 +76,47 @@ def test_a_stopped_and_resumed_run_gives_the_same_bits(tmp_path: Path, vocabular
     assert resumed.step == whole.step == RECIPE.steps
     ours, theirs = weights(resumed), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_resumes_on_a_numbered_device_as_processes_on_a_cpu_have(
+    tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(trainer(tmp_path / "state", vocabulary), 2)
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu:0")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        resumed = trainer(tmp_path / "state", vocabulary)
+        assert resumed.accelerator.device == torch.device("cpu:0")
+        resumed.train(progress=False)
+        assert resumed.step == RECIPE.steps
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_windows_grow_and_a_resumed_run_gives_the_same_bits(tmp_path: Path, vocabulary: Vocabulary, stop: int) -> None:
+    recipe = dataclasses.replace(RECIPE, stretch=2, stretch_from=0.5, precision="bf16", objective=Objective((1.0, 1.0)))
+    assert [recipe.stretch_at(step) for step in range(recipe.steps)] == [1, 1, 2, 2]
+    whole = trainer(tmp_path / "whole", vocabulary, recipe)
+    shapes = []
+    run_pass = whole._pass
+
+    def record(inputs: torch.Tensor, labels: torch.Tensor, counted: int) -> torch.Tensor:
+        shapes.append(tuple(inputs.shape))
+        return run_pass(inputs, labels, counted)
+
+    whole._pass = record  # type: ignore[method-assign]
+    whole.train(progress=False)
+    assert shapes == [(2, 16)] * 4 + [(1, 32)] * 4
+    stop_after(trainer(tmp_path / "parts", vocabulary, recipe), stop)
+    resumed = trainer(tmp_path / "parts", vocabulary, recipe)
+    resumed.train(progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
+
+
+def test_windows_that_cannot_grow_evenly_are_refused() -> None:
+    with pytest.raises(OptionError, match="windows 4 times as long do not share out"):
+        dataclasses.replace(RECIPE, stretch=4)
 
 
 def test_a_finished_run_is_not_trained_further(tmp_path: Path, vocabulary: Vocabulary) -> None:

@@ -117,3 +117,9 @@ def test_a_split_loses_nothing(count: int, tail: int) -> None:
 
 def test_joining_nothing_gives_an_empty_stream() -> None:
     assert len(Stream.join([])) == 0
+
+
+def test_stretched_windows_are_longer_ones_of_the_same_stream() -> None:
+    windows = Windows(positions(200), 4, 1)
+    assert windows.stretched(1) is windows
+    assert (windows.stretched(3).batch(0, 5).inputs == Windows(positions(200), 12, 1).batch(0, 5).inputs).all()

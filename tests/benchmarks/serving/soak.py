@@ -1,0 +1,176 @@
+"""A soak: clients that finish, leave and err at random; then the server's counters against the clients' own count."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from tests.benchmarks.serving.client import Reply, post
+from tests.benchmarks.serving.process import ServerProcess, server
+from tests.benchmarks.tables import Row
+
+CLIENTS = 12
+WARM_UP = 0.2
+"""Share of the time before memory must be flat."""
+BAD: tuple[bytes, ...] = (
+    b"{",
+    b"[" * 10_000,
+    b'{"model": "%s", "prompt": [999999999]}',
+    b'{"model": "%s", "prompt": "a", "temperature": -1}',
+    b'{"model": "%s", "prompt": "a", "suffix": "b"}',
+    b'{"model": "%s", "prompt": "a", "n": 100000}',
+    b'{"model": "gone", "prompt": "a"}',
+    b'{"model": "%s", "prompt": "' + b"a" * 5_000_000 + b'"}',
+)
+WORDS = ["def", "read", "self", "return", "import", "class", "value", "for", "in", "range", "if", "else", "None"]
+COMPARED = {
+    "s2d_prompt_tokens_total": "prompt_tokens",
+    "s2d_generated_tokens_total": "completion_tokens",
+    "s2d_drafts_total": "num_spec_steps",
+    "s2d_draft_tokens_total": "num_draft_tokens",
+    "s2d_accepted_tokens_total": "num_accepted_draft_tokens",
+}
+
+
+class Soak:
+    """Clients of ``whole`` read all that they ask for, so that they know every token; those of ``broken`` leave."""
+
+    def __init__(self, running: ServerProcess, whole: str, broken: str, new: int, room: int, seed: int) -> None:
+        self._running, self._whole, self._broken, self._new = running, whole, broken, new
+        self._longest = room // (1 + max(map(len, WORDS)))
+        self._rng = random.Random(seed)
+        self.sums: Counter[str] = Counter()
+        self.statuses: Counter[int] = Counter()
+        self.wrong: list[str] = []
+
+    async def run(self, seconds: float) -> list[tuple[float, int]]:
+        """Ask until the time is over; (seconds, resident bytes) all along."""
+        began = time.monotonic()
+        until = began + seconds
+        memory: list[tuple[float, int]] = []
+
+        async def watch() -> None:
+            while time.monotonic() < until:
+                memory.append((time.monotonic() - began, self._running.resident_bytes()))
+                line = f"\r{memory[-1][0]:.0f}/{seconds:.0f} s, {sum(self.statuses.values())} answers "
+                print(line, end="", file=sys.stderr, flush=True)
+                await asyncio.sleep(min(1.0, seconds / 20))
+
+        async def client() -> None:
+            while time.monotonic() < until:
+                await self._rng.choice((self._ask, self._ask, self._leave, self._err))()
+
+        await asyncio.gather(watch(), *(client() for _ in range(CLIENTS)))
+        print(file=sys.stderr)
+        return memory
+
+    def _body(self, model: str, **fields: Any) -> bytes:
+        rng = self._rng
+        prompt = " ".join(rng.choices(WORDS, k=rng.randint(1, self._longest)))
+        speculative = rng.choice(({}, {"enabled": False}, {"policy": "fixed"}))
+        asked = {"max_tokens": rng.randint(1, self._new), "temperature": rng.choice((0, 1))}
+        return json.dumps({"model": model, "prompt": prompt, "speculative": speculative, **asked, **fields}).encode()
+
+    async def _post(self, body: bytes, **how: Any) -> Reply:
+        reply = await post(self._running.host_and_port, "/v1/completions", body, **how)
+        self.statuses[reply.status] += bool(reply.status)
+        return reply
+
+    async def _ask(self) -> None:
+        stream = {"stream": True, "stream_options": {"include_usage": True}}
+        reply = await self._post(self._body(self._whole, **self._rng.choice(({}, stream))))
+        if reply.status == 429:
+            return
+        if reply.status != 200 or "usage" not in reply.final:
+            self.wrong.append(f"status {reply.status}: {reply.body[:200]!r}")
+            return
+        self.sums["texts"] += 1
+        self._count(reply.final)
+
+    def _count(self, answer: Any) -> None:
+        drafts = answer["metrics"]["speculative_decoding"] or {}
+        for name in COMPARED.values():
+            self.sums[name] += answer["usage"].get(name, drafts.get(name, 0))
+
+    async def _leave(self) -> None:
+        stream = self._rng.random() < 0.7
+        body = self._body(self._broken, stream=stream, ignore_eos=True, max_tokens=self._new)
+        if self._rng.random() < 0.2:
+            await self._post(body, send=self._rng.randint(0, len(body) - 1))
+        else:
+            await self._post(body, leave_after=self._rng.randint(0, 5) if stream else 0)
+
+    async def _err(self) -> None:
+        body = self._rng.choice(BAD)
+        reply = await self._post(body % self._broken.encode() if b"%s" in body else body)
+        if not 400 <= reply.status < 500:
+            self.wrong.append(f"status {reply.status} for {body[:60]!r}")
+
+
+def measure(
+    targets: Sequence[str], draft: str, minutes: float, new: int, seed: int, options: Sequence[str]
+) -> list[Row]:
+    """One row: what came of it."""
+    with server(targets, draft, options) as running:
+        whole, broken, length = _models(running)
+        soak = Soak(running, whole, broken, new, length - new - 1, seed)
+        memory = asyncio.run(soak.run(minutes * 60))
+        counters = asyncio.run(_settled(running))
+    different = {
+        name: [counters.get(f'{name}{{model="{whole}"}}', -1.0), soak.sums[ours]]
+        for name, ours in COMPARED.items()
+        if counters.get(f'{name}{{model="{whole}"}}') != soak.sums[ours]
+    }
+    ended = _sum(counters, "s2d_requests_total", whole)
+    if ended != soak.sums["texts"]:
+        different["texts"] = [ended, soak.sums["texts"]]
+    warm = [size for seconds, size in memory if seconds >= WARM_UP * minutes * 60] or [memory[-1][1]]
+    half = len(warm) // 2 or 1
+    first, last = sum(warm[:half]) / half, sum(warm[-half:]) / half
+    return [
+        {
+            "minutes": minutes,
+            "answers": sum(soak.statuses.values()),
+            "by status": [f"{status}: {count}" for status, count in sorted(soak.statuses.items()) if count],
+            "whole texts": soak.sums["texts"],
+            "tokens of whole texts": soak.sums["completion_tokens"],
+            "cancelled": int(_sum(counters, "s2d_requests_total", broken, "cancelled")),
+            "wrong answers": len(soak.wrong),
+            "counters that differ": len(different),
+            "texts left": int(_sum(counters, "s2d_requests_running", "") + _sum(counters, "s2d_requests_waiting", "")),
+            "resident MiB": last / 2**20,
+            "drift %": 100 * (last - first) / first,
+            **({"what differs": json.dumps(different)} if different else {}),
+            **({"first wrong answer": soak.wrong[0]} if soak.wrong else {}),
+        }
+    ]
+
+
+def _models(running: ServerProcess) -> tuple[str, str, int]:
+    """The first target and the last one, and how many tokens both hold."""
+    with urllib.request.urlopen(f"{running.url}/v1/models") as answer:
+        models = json.load(answer)["data"]
+    return models[0]["id"], models[-1]["id"], min(model["max_model_len"] for model in models)
+
+
+async def _settled(running: ServerProcess) -> dict[str, float]:
+    """The counters once the texts of clients that left have ended."""
+    while True:
+        counters = await asyncio.to_thread(running.counters)
+        if not _sum(counters, "s2d_requests_running", "") + _sum(counters, "s2d_requests_waiting", ""):
+            return counters
+        await asyncio.sleep(0.1)
+
+
+def _sum(counters: dict[str, float], name: str, model: str, reason: str = "") -> float:
+    wanted = [f'model="{model}"'] * bool(model) + [f'finish_reason="{reason}"'] * bool(reason)
+    return sum(
+        value for key, value in counters.items() if key.startswith(f"{name}{{") and all(part in key for part in wanted)
+    )
