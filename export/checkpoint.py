@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from export.config import Config, read_json
+from export.config import Config, read_json, refuse_foreign_link
 from export.rotary import Float32Array
 from export.tensors import LM_HEAD, checkpoint_shapes, query_head_axis
 from s2d_trt.errors import CheckpointError
@@ -279,6 +279,7 @@ def check_tokenizer(path: Path, spec: ModelSpec) -> None:
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; copy the tokenizer that the model was trained with")
+    refuse_foreign_link(path)
     vocabulary = load_tokenizer(path, CheckpointError).get_vocab(with_added_tokens=True)
     largest = max(vocabulary.values(), default=0)
     if largest >= spec.vocab_size:
@@ -300,7 +301,7 @@ def _list_tensors(directory: Path) -> dict[str, str]:
     """Tensor name -> file name, from the index of a sharded checkpoint or from the single file."""
     index = directory / INDEX_FILE
     if (directory / SINGLE_FILE).is_file():
-        _refuse_foreign_link(directory / SINGLE_FILE)
+        refuse_foreign_link(directory / SINGLE_FILE)
         with open_safetensors(directory / SINGLE_FILE) as tensors:
             return dict.fromkeys(tensors.keys(), SINGLE_FILE)
     if not index.is_file():
@@ -316,13 +317,5 @@ def _list_tensors(directory: Path) -> dict[str, str]:
     for file in sorted(set(files.values())):
         if Path(file).name != file or not (directory / file).is_file():
             raise CheckpointError(f"{directory / file} is missing though {INDEX_FILE} names it; copy it again")
-        _refuse_foreign_link(directory / file)
+        refuse_foreign_link(directory / file)
     return files
-
-
-def _refuse_foreign_link(path: Path) -> None:
-    """Refuse a link, unless it leads to a file beside it or from a Hugging Face snapshot to that cache's blobs."""
-    home, real = path.parent.resolve(), path.resolve()
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    if real.parent not in (home, blobs):
-        raise CheckpointError(f"{path} is a link out of its directory, to {real}; copy the file itself there")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from export.rotary import Rotary
 from s2d_trt.errors import CheckpointError
 from s2d_trt.families import FAMILIES, SCALINGS, Family, supported
 from s2d_trt.reading import read_object
 from s2d_trt.spec import ModelSpec
+
+MOST, LARGEST = 2**27, 1e12
+"""Of a whole number and of any number in a config; models have a hundredth of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class Config:
             spec=spec,
             rotary=rotary,
             exits=_read_exits(fields, spec),
-            max_length=rotary.reach(fields.positive("max_position_embeddings")),
+            max_length=min(MOST, rotary.reach(fields.positive("max_position_embeddings"))),
             window=_read_window(fields, family),
             bos_token_id=bos[0] if bos else None,
             eos_token_ids=tuple(dict.fromkeys(eos)),
@@ -61,7 +66,20 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, or no JSON object in it.
     """
+    refuse_foreign_link(path)
     return read_object(path, CheckpointError, "give --checkpoint a complete Hugging Face directory")
+
+
+def refuse_foreign_link(path: Path) -> None:
+    """Refuse a link, unless it leads to a file beside it or from a Hugging Face snapshot to that cache's blobs.
+
+    Raises:
+        CheckpointError: a bundle would hold a file of this machine that is no part of the checkpoint.
+    """
+    home, real = path.parent.resolve(), path.resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    if real.parent not in (home, blobs):
+        raise CheckpointError(f"{path} is a link out of its directory, to {real}; copy the file itself there")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +94,22 @@ class Fields:
         found = self.data.get(name)
         return default if found is None else found
 
-    def positive(self, name: str, default: int | None = None) -> int:
-        """A whole number of at least 1. Raises CheckpointError."""
+    def positive(self, name: str, default: int | None = None, most: int = MOST) -> int:
+        """A whole number from 1 to ``most``. Raises CheckpointError."""
         value = self.value(name, default)
         if value is None:
             raise CheckpointError(f"{self.path} has no {name}; take the config.json that belongs to the weights")
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise CheckpointError(f"{self.path}: {name} is {value!r}; it must be a whole number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise CheckpointError(f"{self.path}: {name} is {value!r:.40}; it must be a whole number from 1 to {most}")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
         """A number above 0. Raises CheckpointError."""
         value = self.value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise CheckpointError(f"{self.path}: {name} is {value!r}; it must be a number above 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST:
+            raise CheckpointError(
+                f"{self.path}: {name} is {value!r:.40}; it must be a number above 0, up to {LARGEST:g}"
+            )
         return float(value)
 
     def token_ids(self, name: str, spec: ModelSpec) -> tuple[int, ...]:
@@ -131,7 +151,7 @@ def _read_spec(fields: Fields, family: Family) -> ModelSpec:
     if head_dim % 2:
         raise fields.refuse("head_dim", head_dim, "an even number, which rotary positions need")
     bias = bool(fields.value("attention_bias", False)) if family.qkv_bias is None else False
-    return ModelSpec(
+    spec = ModelSpec(
         hidden_size=hidden,
         num_hidden_layers=fields.positive("num_hidden_layers"),
         num_attention_heads=heads,
@@ -147,6 +167,12 @@ def _read_spec(fields: Fields, family: Family) -> ModelSpec:
         mlp_bias=bool(fields.value("mlp_bias", False)),
         qk_norm=family.qk_norm,
     )
+    try:
+        return msgspec.convert(asdict(spec), ModelSpec)
+    except msgspec.ValidationError as cause:
+        raise CheckpointError(
+            f"{fields.path} is out of range ({cause}); take the one that belongs to the weights"
+        ) from cause
 
 
 def _read_rotary(fields: Fields) -> Rotary:

@@ -13,6 +13,7 @@ import onnx
 
 from export.bundle import BundleWriter, check_space, write_bundle
 from export.checkpoint import Checkpoint, check_tokenizer
+from export.config import read_json, refuse_foreign_link
 from export.encoding import FP32_WEIGHTS, Encoding
 from export.graph import GraphBuilder, head_top_k
 from export.lanes import Lanes
@@ -28,6 +29,7 @@ from s2d_trt import __version__, names
 from s2d_trt.bundle import SCRATCH_ROWS, CacheSpec, FileEntry, Manifest, TokenizerSpec
 from s2d_trt.cli import byte_size
 from s2d_trt.errors import CheckpointError, OptionError
+from s2d_trt.reading import read_bytes, reading
 from s2d_trt.tokenizer import tokenizer_fingerprint
 
 TOKENIZER = "tokenizer.json"
@@ -76,6 +78,10 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
         CompileError: TensorRT refuses a graph, or memory ran out.
     """
     began = time.perf_counter()
+    if request.out.resolve().is_relative_to(checkpoint.directory.resolve()):
+        raise OptionError(f"--out {request.out} is inside the checkpoint; name a directory elsewhere")
+    if not checkpoint.config.eos_token_ids:
+        log("note     the configs name no end-of-text token: texts end by their length or a stop string")
     max_length = _checked_max_length(request, checkpoint, log)
     check_tokenizer(checkpoint.directory / TOKENIZER, checkpoint.spec)
     fingerprint = tokenizer_fingerprint(checkpoint.directory / TOKENIZER, CheckpointError)
@@ -102,6 +108,7 @@ def build(request: BuildRequest, checkpoint: Checkpoint, log: Log = print) -> Ma
         if len(request.lanes) > 1:
             log(f"lanes    {', '.join(map(str, request.lanes))}: texts in one call")
         log(f"weights  {byte_size(weights.bytes)}, {len(weights.tensors)} tensors")
+        log(f"capacity {max_length} tokens in a text, the prompt included")
         manifest = Manifest(
             kind=request.kind,
             name=request.out.name.removesuffix(".engine"),
@@ -228,6 +235,11 @@ def _checked_max_length(request: BuildRequest, checkpoint: Checkpoint, log: Log)
 def _with_companions(writer: BundleWriter, directory: Path) -> dict[str, FileEntry]:
     """Copy the checkpoint's small files that the runtime reads; returns every file of the build."""
     for name in COMPANIONS:
-        if (directory / name).is_file():
-            writer.add(name, (directory / name).read_bytes())
+        path = directory / name
+        if path.exists():
+            if path.suffix == ".json":
+                read_json(path)
+            refuse_foreign_link(path)
+            with reading(path, CheckpointError, "copy it again, or remove it"):
+                writer.add(name, read_bytes(path))
     return writer.files

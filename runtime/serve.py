@@ -40,6 +40,7 @@ from runtime.decoding.memory import CacheMemory
 from runtime.decoding.options import Options
 from runtime.decoding.scheduler import Scheduler
 from runtime.decoding.service import TextService
+from runtime.machine.memory import memory_in_use
 from s2d_trt.cli import ArgumentParser, byte_size, positive_int, run_command
 from s2d_trt.errors import OptionError
 
@@ -198,7 +199,7 @@ class _Serving:
         return served
 
     def _begin(self, targets: list[ServedTarget], address: str) -> None:
-        from runtime.serving.loading import cache_bytes, resident_bytes
+        from runtime.serving.loading import cache_bytes
         from runtime.serving.texts import ServedTexts
 
         arguments = self.arguments
@@ -215,7 +216,7 @@ class _Serving:
             f" {arguments.sequences} texts at a time, {arguments.max_queue} wait"
         )
         _say(
-            f"memory: {byte_size(resident_bytes())} now, up to {byte_size(caches)} for running texts,"
+            f"memory: {byte_size(memory_in_use())} now, up to {byte_size(caches)} for running texts,"
             f" {byte_size(arguments.prefix_cache * MIB)} for prefixes,"
             f" {byte_size(arguments.max_concurrent * self.state.limits.max_body)} for requests' bodies"
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -34,12 +34,16 @@ from s2d_trt.schema import (
 )
 from s2d_trt.spec import ModelSpec
 
+Loaded = TypeVar("Loaded")
+
 SCHEMA = 2
 MANIFEST = "manifest.json"
 ALWAYS_HASH_BELOW = 256 * 2**20
 """Bytes of a bundle from which its files are hashed only when ``verify`` asks for it, since hashing takes seconds."""
 SCRATCH_ROWS = 256
 """Cache slots after the longest text, for the rows of a tree and the padding of a call."""
+REPLACED = 4
+"""How often a bundle may be replaced while it is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +240,32 @@ class Bundle:
             for name, entry in entries.items():
                 if file_sha256(self.path(name)) != entry.sha256:
                     raise BundleError(f"{self.path(name)} does not match its hash; copy or build the bundle again")
+
+
+def load_bundle(directory: str | Path, kind: str, verify: bool, load: Callable[[Bundle], Loaded]) -> Loaded:
+    """Open a bundle and ``load`` its files; again where a build has replaced it meanwhile, which takes the old files
+    away.
+
+    Raises:
+        BundleError: as ``Bundle.open`` and ``load``.
+    """
+    manifest = Path(directory) / MANIFEST
+    for _ in range(REPLACED):
+        before = _stamp(manifest)
+        try:
+            return load(Bundle.open(directory, kind, verify))
+        except BundleError:
+            if _stamp(manifest) == before:
+                raise
+    return load(Bundle.open(directory, kind, verify))
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def file_sha256(path: Path) -> str:

@@ -16,8 +16,8 @@ from s2d_trt.errors import S2DError
 MOST_BYTES = 2**28
 """Of a file that is read as a whole. Published tokenizers have up to 40 MB."""
 BLOCK = 2**20
-DIGITS = 24
-"""Of a whole number; seeds have up to 20."""
+DIGITS = 64
+"""Of a whole number; seeds have up to 20, and configs of tokenizers have 31 for a length without a limit."""
 DEEPEST = 64
 """Levels of nested JSON. Tokenizers and configs have about ten."""
 
@@ -121,13 +121,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _int(text: str) -> int:
     if len(text) > DIGITS:
-        raise ValueError(f"{text[:DIGITS]}... has too many digits")
+        raise ValueError(f"{text[:20]}... has too many digits")
     return int(text)
 
 
 def _float(text: str) -> float:
     if math.isinf(value := float(text)):
-        raise ValueError(f"{text[:DIGITS]} is too large a number")
+        raise ValueError(f"{text[:20]} is too large a number")
     return value
 
 

@@ -93,6 +93,12 @@ def test_runtime_imports_no_framework_and_not_export() -> None:
     assert not violations(sources("runtime"), ("torch", "transformers", "onnx", "export"))
 
 
+def test_only_the_server_imports_the_packages_of_the_server() -> None:
+    rooms = [ROOT / "runtime" / name for name in ("serving", "observability", "serve.py", "observe.py")]
+    others = [path for folder in PACKAGES for path in sources(folder) if not any(path.is_relative_to(r) for r in rooms)]
+    assert not violations(others, ("starlette", "uvicorn", "msgspec", "prometheus_client", "runtime.serving"))
+
+
 def test_no_package_imports_the_tests_or_the_benchmarks_beside_them() -> None:
     assert not violations([path for folder in PACKAGES for path in sources(folder)], ("tests",))
 

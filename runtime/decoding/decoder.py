@@ -25,7 +25,7 @@ from runtime.sampling.options import Sampling
 from runtime.sampling.ruled_noise import RuledNoise
 from runtime.targets import open_target
 from runtime.targets.interface import TargetModel
-from runtime.text.chat import ChatTemplate, Message
+from runtime.text.chat import ChatTemplate, Message, TemplateSource
 from s2d_trt.bundle import find_bundle
 from s2d_trt.errors import BundleError, OptionError, TokenizerMismatchError
 from s2d_trt.tokenizer import is_unicode, load_tokenizer, tokenizer_errors
@@ -46,7 +46,8 @@ class Decoder:
         self.tokenizer = load_tokenizer(target.tokenizer_path, BundleError)
         self._preparation = Preparation(target, draft)
         self._forced_odds = ForcedOdds()
-        self._template: ChatTemplate | None = None
+        # Read now, since a bundle that is built anew takes its old files away.
+        self._template_source = TemplateSource.of(target)
         if draft is not None:
             ours, theirs = (part.tokenizer.fingerprint for part in (target, draft))
             if ours != theirs:
@@ -128,10 +129,13 @@ class Decoder:
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, up to the target's own next turn. Raises as ``chat_request``."""
-        if self._template is None:
-            self._template = ChatTemplate.of(self.target)
         # The template writes the special tokens itself.
-        return self.encode(self._template.render(messages), special_tokens=False)
+        return self.encode(self.chat_template.render(messages), special_tokens=False)
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The target's. Raises BundleError where there is none."""
+        return ChatTemplate(self._template_source)
 
     def prepare(
         self,

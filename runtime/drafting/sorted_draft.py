@@ -22,7 +22,7 @@ from runtime.drafting.policy import Prospect, StepBudget
 from runtime.sampling.noise import DraftNoise
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
-from s2d_trt.bundle import SCRATCH_ROWS, Bundle
+from s2d_trt.bundle import SCRATCH_ROWS, Bundle, load_bundle
 from s2d_trt.errors import CapacityError, OptionError
 
 
@@ -44,7 +44,7 @@ class SortedDraft:
     @classmethod
     def open(cls, directory: str | Path, placement: Placement | None = None, verify: bool = False) -> SortedDraft:
         """Load a draft bundle. Raises BundleError."""
-        return cls(Bundle.open(directory, "draft", verify), placement)
+        return load_bundle(directory, "draft", verify, lambda bundle: cls(bundle, placement))
 
     @property
     def token_bytes(self) -> int:

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 import s2d_trt
 from runtime.decoding.scheduler import Scheduler
-from runtime.machine.memory import memory_limit
+from runtime.machine.memory import memory_limit, memory_used
 from runtime.observability.speedup import SpeedUp
 from runtime.serving.targets import ServedTarget
 
@@ -26,6 +26,7 @@ class StateCollector(Collector):
         memory = self._scheduler.memory
         yield GaugeMetricFamily("s2d_cache_limit_bytes", "Most bytes of running texts in caches", self._cache_limit)
         yield GaugeMetricFamily("s2d_prefix_cache_bytes", "Bytes kept of earlier texts", memory.prefixes_bytes)
+        yield GaugeMetricFamily("s2d_memory_bytes", "Memory that this process takes", memory_used())
         yield GaugeMetricFamily("s2d_memory_limit_bytes", "Memory that this process may use", self._memory_limit)
         info = GaugeMetricFamily(
             "s2d_target_info", "What is served", labels=["model", "draft", "fingerprint", "version"]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
@@ -66,15 +64,6 @@ def cache_bytes(served: Sequence[ServedTarget], sequences: int) -> int:
     drafts = {id(each.decoder.draft): each.decoder.draft for each in served}.values()
     a_token = sum(each.decoder.target.token_bytes * each.decoder.target.max_length for each in served)
     return sequences * (a_token + sum(draft.token_bytes * draft.max_length for draft in drafts if draft))
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM; 0 where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _description(decoder: Decoder, exact: bool) -> str:

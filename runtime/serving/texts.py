@@ -28,7 +28,7 @@ class ServedTexts:
     def __init__(self, service: TextService, sequences: int, max_queue: int, observer: Observer) -> None:
         self._service, self.sequences, self.max_queue, self._observer = service, sequences, max_queue, observer
         self._present: set[Generation] = set()
-        self._closing: ApiError | None = None
+        self._closing: str | None = None
         self.idle = asyncio.Event()
         """Set while there is no text."""
         self.idle.set()
@@ -46,7 +46,7 @@ class ServedTexts:
     def check_room(self, texts: int) -> None:
         """Raise ApiError where so many more texts cannot be taken."""
         if self._closing is not None:
-            raise self._closing
+            raise unavailable(self._closing, "shutting_down")
         if texts > self.sequences + self.max_queue:
             raise bad_request(
                 f"the request asks for {texts} texts and this server takes {self.sequences + self.max_queue} at a time;"
@@ -79,7 +79,7 @@ class ServedTexts:
 
     def close(self, reason: str) -> None:
         """Take no more texts; those that are there go on."""
-        self._closing = unavailable(reason, "shutting_down")
+        self._closing = reason
 
     def cancel_all(self, reason: str) -> None:
         """End all texts before their next step; their clients are told the ``reason``."""

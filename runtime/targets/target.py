@@ -15,7 +15,7 @@ from runtime.targets.exactness import exact_lanes, rows_are_exact
 from runtime.targets.interface import Chunk, Part
 from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
-from s2d_trt.bundle import Bundle
+from s2d_trt.bundle import Bundle, load_bundle
 from s2d_trt.errors import CapacityError, OptionError, S2DError
 
 
@@ -40,7 +40,7 @@ class Target:
     @classmethod
     def open(cls, directory: str | Path, placement: Placement | None = None, verify: bool = False) -> Target:
         """Load a target bundle. Raises BundleError."""
-        return cls(Bundle.open(directory, "target", verify), placement)
+        return load_bundle(directory, "target", verify, lambda bundle: cls(bundle, placement))
 
     def companion(self, name: str) -> Path | None:
         """A file copied from the checkpoint, or None."""

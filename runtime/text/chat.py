@@ -1,39 +1,72 @@
-"""Conversations as the text that a chat model was trained on, rendered by the checkpoint's own Jinja template.
-
-The environment is the one that transformers documents for chat templates, so the text is the same: a sandbox that trims
-blocks, with ``raise_exception``, ``strftime_now``, ``tojson``, loop controls and the ``generation`` tag.
-"""
+"""Conversations as the text that a chat model was trained on, rendered by the checkpoint's own Jinja template."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, NoReturn
-
-from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import Any
 
 from runtime.targets.interface import TargetModel
+from runtime.text.rendering import RenderingError, TemplateProcess
 from s2d_trt.errors import BundleError, OptionError
+from s2d_trt.reading import read_json, read_text, reading
 
 TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+MOST_BYTES = 2**20
+"""Of a template; published ones have up to 20 KB."""
 
 Message = Mapping[str, Any]
 """``role`` (system, user, assistant, tool), ``content``, and whatever else a template reads."""
 
 
 @dataclass(frozen=True, slots=True)
-class ChatTemplate:
-    """A compiled template and the special tokens that it may name."""
+class TemplateSource:
+    """A template's text, None where a target has none, and the special tokens that it may name."""
 
-    template: Template
+    target: str
+    text: str | None
     special_tokens: Mapping[str, str]
+
+    @classmethod
+    def of(cls, target: TargetModel, name: str = "default") -> TemplateSource:
+        """Read the template that came with the target; ``name`` chooses from a list of them.
+
+        Raises:
+            BundleError: a file is damaged.
+        """
+        config: Any = {}
+        if config_path := target.companion(TOKENIZER_CONFIG):
+            with reading(config_path, BundleError, "build the bundle again"):
+                config = read_json(config_path)
+        config = config if isinstance(config, dict) else {}
+        found = config.get("chat_template")
+        if template_path := target.companion(TEMPLATE_FILE):
+            with reading(template_path, BundleError, "build the bundle again"):
+                found = read_text(template_path, MOST_BYTES)
+        if isinstance(found, list):
+            named = [entry for entry in found if isinstance(entry, dict) and entry.get("name") == name]
+            found = named[0].get("template") if named else None
+        text = found if isinstance(found, str) and len(found) <= MOST_BYTES else None
+        return cls(target.name, text, _special_tokens(config))
+
+
+class ChatTemplate:
+    """A compiled template."""
+
+    def __init__(self, source: TemplateSource) -> None:
+        if source.text is None:
+            raise BundleError(
+                f"{source.target} has no chat template: its model was not trained on conversations; give plain text"
+            )
+        self._source, self._process = source, TemplateProcess(source.text)
+        try:
+            self._process.compile()
+        except RenderingError as cause:
+            raise BundleError(
+                f"target {source.target}: its chat template cannot be compiled as Jinja ({cause}); take the model's own"
+            ) from cause
 
     @classmethod
     def of(cls, target: TargetModel, name: str = "default") -> ChatTemplate:
@@ -42,21 +75,7 @@ class ChatTemplate:
         Raises:
             BundleError: there is none, or it is no valid Jinja.
         """
-        config_path, template_path = target.companion(TOKENIZER_CONFIG), target.companion(TEMPLATE_FILE)
-        try:
-            config = json.loads(config_path.read_text(encoding="utf-8")) if config_path else {}
-            source = template_path.read_text(encoding="utf-8") if template_path else config.get("chat_template")
-        except (OSError, ValueError) as cause:
-            raise BundleError(
-                f"target {target.name}: its chat template cannot be read ({cause}); rebuild it"
-            ) from cause
-        if isinstance(source, list):
-            source = {entry["name"]: entry["template"] for entry in source}.get(name)
-        if not isinstance(source, str):
-            raise BundleError(
-                f"{target.name} has no chat template: its model was not trained on conversations; give plain text"
-            )
-        return cls(compile_template(source, f"target {target.name}"), _special_tokens(config))
+        return cls(TemplateSource.of(target, name))
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, answer: bool = True
@@ -64,60 +83,19 @@ class ChatTemplate:
         """The conversation as text; with ``answer`` it ends where the model's next turn begins.
 
         Raises:
-            OptionError: the template does not take these messages.
+            OptionError: the template does not take these messages, or it takes too long or too much memory for them.
         """
+        variables = {"messages": list(messages), "tools": tools, "documents": None, "add_generation_prompt": answer}
         try:
-            return self.template.render(
-                messages=messages, tools=tools, documents=None, add_generation_prompt=answer, **self.special_tokens
-            )
-        except (TemplateError, TypeError, ValueError) as cause:
-            raise OptionError(f"the chat template does not take this conversation: {cause}") from cause
-
-
-def compile_template(source: str, origin: str) -> Template:
-    """Compile a chat template; messages say that it comes from ``origin``.
-
-    Raises:
-        BundleError: it is no valid Jinja.
-    """
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(source)
-    except TemplateSyntaxError as cause:
-        raise BundleError(f"{origin}: its chat template is no valid Jinja ({cause}); take the model's own") from cause
-
-
-class _GenerationTag(Extension):
-    """``{% generation %}`` marks the model's turns for training; here it changes nothing."""
-
-    tags = {"generation"}  # noqa: RUF012  so Jinja declares it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
-
-
-def _raise(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes for HTML.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+            return self._process.render(variables | dict(self._source.special_tokens))
+        except (RenderingError, TypeError, ValueError, RecursionError) as cause:
+            raise OptionError(
+                f"the chat template of {self._source.target} does not take this conversation: {cause}"
+            ) from cause
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     """Special tokens by name. The configuration has a token as text, or as an object with that text."""
-    tokens = {name: config[name] for name in SPECIAL_TOKENS if config.get(name) is not None}
-    return {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items()}
+    found = {name: config.get(name) for name in SPECIAL_TOKENS}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in found.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}

@@ -62,7 +62,7 @@ ROWS: dict[str, list[Panel]] = {
         stat("Waiting", "Texts in the queue.", "short", f"sum by (model) (s2d_requests_waiting{OF})"),
         stat(
             "Memory", "Resident memory, as a share of what the process may use.", "percentunit",
-            f"process_resident_memory_bytes{PROCESS} / on (instance, job) s2d_memory_limit_bytes{PROCESS}",
+            f"s2d_memory_bytes{PROCESS} / on (instance, job) s2d_memory_limit_bytes{PROCESS}",
         ),
     ],
     "Requests": [
@@ -153,7 +153,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Memory", "Resident, and the limit.", "bytes",
             {
-                "{{instance}} resident": f"process_resident_memory_bytes{PROCESS} and on (instance, job)"
+                "{{instance}} resident": f"s2d_memory_bytes{PROCESS} and on (instance, job)"
                 f" s2d_memory_limit_bytes{PROCESS}",
                 "{{instance}} limit": f"s2d_memory_limit_bytes{PROCESS}",
             },

@@ -123,11 +123,9 @@ def counted() -> Iterator[Spent]:
             setattr(owner, name, function)
 
 
-def measure(decoder: Decoder, rule: str, temperature: float, new: int, limit: int) -> Row:
+def measure(decoder: Decoder, rule: str, temperature: float, new: int, prompts: Sequence[list[int]]) -> Row:
     """Answer the prompts under one rule."""
     options, pairs, seconds = options_of(rule, temperature, new), [], 0.0
-    most, encode = decoder.target.max_length - new, decoder.tokenizer.encode
-    prompts = [list(encode(prompt.turns[0]).ids)[:most] for prompt in load_prompts("demo", limit)]
     warm_up(decoder, prompts[0], options)
     for number, prompt in enumerate(prompts):
         alone = generate(decoder, prompt, replace(options, draft=False)) if number % 2 else None
@@ -214,6 +212,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--temperature", type=comma_floats, default=(0.0, 1.0), help="like 0,1 (the default)")
     parser.add_argument("--limit", type=positive_int, default=48, help="prompts (%(default)s)")
     parser.add_argument("--new", type=positive_int, default=48, help="most new tokens of a text (%(default)s)")
+    parser.add_argument("--prompt-tokens", type=positive_int, default=512, help="the last of a prompt (%(default)s)")
     parser.add_argument("--masks", type=Path, metavar="FILE", help="only measure masks, with this tokenizer.json")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the report there")
     arguments = parser.parse_args(argv)
@@ -227,10 +226,15 @@ def main(argv: Sequence[str]) -> None:
     else:
         decoder = Decoder.open(arguments.target, arguments.draft)
         decoder.prepare()
+        most = min(arguments.prompt_tokens, decoder.target.max_length - arguments.new)
+        prompts = [
+            list(decoder.tokenizer.encode(prompt.turns[0]).ids)[-most:]
+            for prompt in load_prompts("demo", arguments.limit)
+        ]
         title, rows = f"Text under rules, {decoder.target.name}", []
         for rule in rules:
             for temperature in arguments.temperature:
-                rows.append(measure(decoder, rule, temperature, arguments.new, arguments.limit))
+                rows.append(measure(decoder, rule, temperature, arguments.new, prompts))
                 print("\n".join(table_lines(title, rows)[-1:]), flush=True)
     lines = table_lines(title, rows)
     print("\n".join(lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,15 @@ def test_rope_theta_may_stand_where_either_transformers_version_writes_it(checkp
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"rms_norm_eps": -1.0}, "rms_norm_eps is -1.0"),
+        ({"rms_norm_eps": 1e300}, r"rms_norm_eps is 1e\+300"),
+        ({"rms_norm_eps": 1e-300}, r"out of range .*rms_norm_eps"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
+        ({"num_hidden_layers": 5000}, r"out of range .*num_hidden_layers"),
+        ({"hidden_size": 10**12}, "hidden_size is 1000000000000"),
+        ({"max_position_embeddings": 10**18}, "max_position_embeddings is 1000000000000000000"),
+        ({"rope_theta": 1e300, "rope_parameters": None}, "rope_theta is 1e"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 1e300}}, "factor is 1e"),
+        ({"hidden_size": 10**60}, r"hidden_size is 1000.*must be a whole number from 1 to"),
         ({"num_key_value_heads": 3}, "num_key_value_heads is 3; supported is a divisor"),
         ({"num_attention_heads": 6, "head_dim": None}, "hidden_size is 64; supported is a multiple"),
         ({"head_dim": 15}, "head_dim is 15"),
@@ -263,4 +273,35 @@ def test_a_tokenizer_that_cannot_be_loaded_is_refused(checkpoint, text):
 def test_a_tensor_that_the_graphs_would_leave_out_is_refused(checkpoint, name):
     checkpoint.edit_tensors(lambda tensors: tensors | {name: np.zeros(64, np.float32)})
     with pytest.raises(CheckpointError, match=f"holds {name}"):
+        Checkpoint.open(checkpoint.directory)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json"])
+def test_no_file_of_a_checkpoint_may_be_a_link_out_of_it(checkpoint, tmp_path, name):
+    path = checkpoint.directory / name
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=f"{name} is a link out of its directory"):
+        check_tokenizer(checkpoint.directory / "tokenizer.json", Checkpoint.open(checkpoint.directory).spec)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (os.mkfifo, "is not a regular file"),
+        (Path.mkdir, "is not a regular file"),
+        (lambda path: path.write_text("[" * 100_000), "nested deeper"),
+        (lambda path: path.write_text('{"a": 1, "a": 2}'), "comes twice"),
+        (lambda path: path.write_text('{"a": Infinity}'), "Infinity is no number"),
+        (lambda path: path.write_bytes(b"\xff{}"), "not UTF-8"),
+    ],
+)
+def test_a_config_of_another_kind_or_form_is_one_error(checkpoint, name, make, reason):
+    path = checkpoint.directory / name
+    path.unlink()
+    make(path)
+    if name == "generation_config.json" and not path.is_file():
+        return  # a checkpoint may do without it
+    with pytest.raises(CheckpointError, match=rf"{name} .*{reason}"):
         Checkpoint.open(checkpoint.directory)

@@ -67,3 +67,35 @@ def test_both_paths_are_required(tmp_path, capsys, missing):
 def test_the_example_of_the_help_names_a_checkpoint_of_the_demo():
     first = next(line for line in (target.__doc__ or "").splitlines() if "--checkpoint" in line).split()
     assert (Path(__file__).resolve().parents[2] / first[first.index("--checkpoint") + 1] / "config.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja"])
+def test_a_file_that_only_the_runtime_reads_may_be_no_link_out_of_the_checkpoint(checkpoint, tmp_path, name):
+    (tmp_path / "secret").write_text("{}")
+    (checkpoint.directory / name).unlink(missing_ok=True)
+    (checkpoint.directory / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(CheckpointError, match=f"{name} is a link out of its directory"):
+        target.main(["--checkpoint", str(checkpoint.directory), "--out", str(tmp_path / "x.engine"), "--no-parity"])
+    assert not (tmp_path / "x.engine").exists()
+
+
+def test_a_tokenizer_configuration_that_is_no_object_is_refused(checkpoint, tmp_path):
+    (checkpoint.directory / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json is damaged"):
+        target.main(["--checkpoint", str(checkpoint.directory), "--out", str(tmp_path / "x.engine"), "--no-parity"])
+
+
+def test_a_bundle_is_not_written_into_its_checkpoint(checkpoint):
+    out = checkpoint.directory / "x.engine"
+    with pytest.raises(OptionError, match="inside the checkpoint"):
+        target.main(["--checkpoint", str(checkpoint.directory), "--out", str(out)])
+    assert not out.exists()
+
+
+def test_the_capacity_and_a_missing_end_of_text_are_printed(checkpoint, tmp_path, capsys):
+    checkpoint.edit_json(eos_token_id=None)
+    checkpoint.edit_json("generation_config.json", eos_token_id=[])
+    target.main(["--checkpoint", str(checkpoint.directory), "--out", str(tmp_path / "x.engine"), "--no-parity"])
+    out = capsys.readouterr().out
+    assert "capacity 256 tokens in a text" in out
+    assert "name no end-of-text token" in out

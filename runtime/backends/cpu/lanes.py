@@ -34,9 +34,19 @@ class LayerEngine:
         return Engine(self._bundle, names.in_lanes(self._graph, lanes), signature, self._clock, self._threads)
 
     def open_lanes(self, texts: int) -> None:
-        """Open the forms that calls of up to so many texts need."""
+        """Open the forms that calls of up to so many texts need; where the bundle was replaced, those that are open
+        must do.
+        """
         for count in lanes_for(self.lanes, texts):
+            if count not in self._forms and not self._is_there(count):
+                self.lanes = tuple(sorted(self._forms))
+                return
             self.form(count)
+
+    def _is_there(self, lanes: int) -> bool:
+        manifest = self._bundle.manifest
+        files = manifest.graphs[names.in_lanes(self._graph, lanes)], manifest.weights
+        return all(self._bundle.path(file).exists() for file in files)
 
     def form(self, lanes: int) -> Engine:
         """The form for so many lanes."""

@@ -14,6 +14,7 @@ import importlib
 import inspect
 from typing import Any
 
+from runtime.drafting.calls import run_together
 from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.sorted_draft import DraftSequence, SortedDraft
 from runtime.sampling.noise import Noise
@@ -45,7 +46,7 @@ class ChainDrafts:
         sequence.enqueue(text[common:])
         self._sequences[number] = sequence, list(text)
         builder = TreeBuilder(text[-1], self._shape)
-        sequence.propose(builder, self._budget, self._noise, most)
+        run_together([sequence.propose(builder, self._budget, self._noise, most)])
         tokens: list[int] = builder.finish().tokens[1:].tolist()
         return tokens
 

@@ -133,7 +133,7 @@ function draw() {
   }
   $("targets").replaceChildren(...models.map(card));
   const last = samples[samples.length - 1];
-  const resident = total(last, "process_resident_memory_bytes"), limit = total(last, "s2d_memory_limit_bytes");
+  const resident = total(last, "s2d_memory_bytes"), limit = total(last, "s2d_memory_limit_bytes");
   $("memory").textContent = `memory ${bytes(resident)} of ${bytes(limit)}`;
   if (!models.length) return;
   plot("plot-tokens", (model) => samples.map((sample, index) => {

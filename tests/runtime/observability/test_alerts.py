@@ -133,7 +133,7 @@ def test_a_fall_of_acceptance_reaches_the_operator_and_so_does_its_end(
         running.start("prometheus", prometheus_command(tmp_path, prometheus, server.address, alertmanager, rules, 0.2))
         running.wait_until_ready("alertmanager", alertmanager, "/-/ready", 30)
         running.wait_until_ready("prometheus", prometheus, "/-/ready", 30)
-        wait_for(lambda: query(prometheus, 's2d:acceptance:ratio_1h{model="target"} > 0.5'))
+        wait_for(lambda: query(prometheus, 's2d:acceptance:ratio_1h{model="target"} > 0.3'))
         draft_with(FIRST_EXIT)
         (alert,) = told("firing")["alerts"]
         assert alert["labels"]["severity"] == "warning"

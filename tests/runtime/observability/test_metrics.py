@@ -98,7 +98,7 @@ def test_nothing_waits_runs_or_fills_the_caches_once_all_texts_have_ended(server
     for name in ("s2d_requests_waiting", "s2d_requests_running", "s2d_cache_bytes"):
         assert value(series, name) == 0
     assert value(series, "s2d_cache_limit_bytes") > 0
-    assert 0 < value(series, "process_resident_memory_bytes") < value(series, "s2d_memory_limit_bytes")
+    assert 0 < value(series, "s2d_memory_bytes") < value(series, "s2d_memory_limit_bytes")
 
 
 def test_a_refused_request_is_counted_with_its_status(server: LiveServer) -> None:

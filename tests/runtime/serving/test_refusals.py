@@ -192,7 +192,7 @@ def test_a_body_of_unknown_length_is_counted(server: Any) -> None:
 def test_a_body_that_comes_too_slowly_is_given_up(served: dict[str, Decoder]) -> None:
     from tests.runtime.serving.running import RunningServer
 
-    with RunningServer([served["target"]], limits=Limits(body_seconds=0.05)) as server, server.connect() as connection:
+    with RunningServer([served["target"]], limits=Limits(body_seconds=0.5)) as server, server.connect() as connection:
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n{")
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
         assert server.post(COMPLETIONS, GOOD).status_code == 200
@@ -202,7 +202,7 @@ def test_a_body_that_comes_too_slowly_is_given_up(served: dict[str, Decoder]) ->
 def test_a_head_that_comes_too_slowly_is_given_up(served: dict[str, Decoder], first: bool) -> None:
     from tests.runtime.serving.running import RunningServer
 
-    limits = Limits(body_seconds=0.1)
+    limits = Limits(body_seconds=0.5)
     with RunningServer([served["target"]], limits=limits) as server, server.connect() as connection:
         if not first:
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +18,7 @@ from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
 from runtime.run import PROG, main
 from runtime.targets.target import Target
-from runtime.text import chat
-from runtime.text.chat import ChatTemplate
+from runtime.text.chat import ChatTemplate, TemplateSource
 from s2d_trt.cli import run_command
 from s2d_trt.errors import BundleError, OptionError
 
@@ -152,7 +155,7 @@ def test_the_tokens_of_a_conversation_are_those_of_its_text(chat_bundle: Any) ->
 
 def test_a_conversation_that_the_template_refuses_is_an_error_with_its_reason(chat_bundle: Any) -> None:
     template = ChatTemplate.of(Target.open(chat_bundle(BRACKETS)))
-    with pytest.raises(OptionError, match="does not take this conversation: roles must alternate"):
+    with pytest.raises(OptionError, match="template of chat does not take this conversation: roles must alternate"):
         template.render([{"role": "assistant", "content": "I begin."}])
 
 
@@ -164,17 +167,97 @@ def test_a_template_cannot_reach_out_of_its_sandbox(chat_bundle: Any, source: st
 
 
 def test_a_decoder_compiles_its_template_once(chat_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder, compiled = Decoder(Target.open(chat_bundle(HEADERS), Placement(threads=1))), []
-    compile_ = chat.compile_template
-    monkeypatch.setattr(chat, "compile_template", lambda *given: compiled.append(given) or compile_(*given))
+    decoder, started = Decoder(Target.open(chat_bundle(HEADERS), Placement(threads=1))), []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **named: started.append(given) or popen(*given, **named))
     for _ in range(2):
         decoder.chat_request([QUESTION])
-    assert len(compiled) == 1
+    assert len(started) == 1
+
+
+def test_a_decoder_chats_on_when_its_bundle_is_replaced(chat_bundle: Any) -> None:
+    decoder = Decoder(Target.open(chat_bundle(HEADERS), Placement(threads=1)))
+    before = decoder.chat_request([QUESTION]).prompt
+    decoder = Decoder(Target.open(chat_bundle(HEADERS), Placement(threads=1)))
+    chat_bundle(BRACKETS)
+    assert decoder.chat_request([QUESTION]).prompt == before
+
+
+DOUBLING = "{% set n = namespace(t='x') %}{% for i in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}"
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}"
+HOSTILE = {
+    "a division by zero": ("{{ 1 // 0 }}", "division"),
+    "an endless loop": (ENDLESS + 3 * "{% endfor %}", "takes more than 1 s or 512 MiB"),
+    "a loop inside the library": ("{{ 7 ** (7 ** (9 * messages|length)) }}", "takes more than 1 s or"),
+    "a text that doubles": (DOUBLING, "MemoryError|takes more than"),
+    "a text of gigabytes": ("{{ 'x' * 10 ** (10 * messages|length) }}", "MemoryError"),
+    "a text of megabytes": ("{{ 'x' * 20000000 }}", "makes a text of 20000000 characters"),
+    "a number of gigabytes": ("{{ 10 ** (10 ** (10 * messages|length)) }}", "MemoryError|takes more than|exponent"),
+    "a width of gigabytes": ("{{ 'x'.center(10 ** 10) }}", "MemoryError|takes more than"),
+    "recursion": ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
+    "an integer too long to print": ("{{ 10 ** (5000 * messages|length) }}", "digits"),
+    "an undefined function": ("{{ nothing() }}", "undefined"),
+    "an odd format of time": ("{{ strftime_now(7) }}", "str"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_template_is_one_line_in_two_seconds_and_the_next_text_is_rendered(kind: str) -> None:
+    source, reason = HOSTILE[kind]
+    template = ChatTemplate(
+        TemplateSource("bad", "{% if messages %}" + source + "{% else %}fine{% endif %}", {"bos_token": "<s>"})
+    )
+    began = time.perf_counter()
+    with pytest.raises(OptionError, match=f"the chat template of bad does not take this conversation: .*({reason})"):
+        template.render([QUESTION])
+    assert template.render([]) == "fine"
+    assert time.perf_counter() - began < 20  # two seconds on a machine that is not busy
+
+
+@pytest.mark.parametrize("source", ["{% for message in %}", "{{" + "(" * 100_000, "{% raw %}" * 9, "{{ '" + "x" * 99])
+def test_a_template_that_cannot_be_compiled_is_refused(source: str) -> None:
+    with pytest.raises(BundleError, match="target bad: its chat template cannot be compiled as Jinja"):
+        ChatTemplate(TemplateSource("bad", source, {}))
+
+
+@pytest.mark.parametrize("message", [{"role": 1j}, {"role": {1, 2}}, {"content": b"bytes"}])
+def test_a_message_that_is_no_json_is_refused(message: dict[str, object]) -> None:
+    template = ChatTemplate(TemplateSource("good", "{{ messages }}", {}))
+    with pytest.raises(OptionError, match="is no part of a conversation"):
+        template.render([message])
+
+
+def test_a_nested_message_beyond_all_depth_is_refused() -> None:
+    message: dict[str, Any] = {}
+    for _ in range(5000):
+        message = {"content": message}
+    with pytest.raises(OptionError, match="recursion"):
+        ChatTemplate(TemplateSource("good", "{{ messages }}", {})).render([message])
+
+
+def test_the_process_of_a_template_ends_with_the_template() -> None:
+    template = ChatTemplate(TemplateSource("good", "{{ messages }}", {}))
+    process = template._process._process
+    assert process is not None
+    assert process.poll() is None
+    del template
+    gc.collect()
+    assert process.poll() is not None
+
+
+@pytest.mark.parametrize(
+    "config", ["[]", '{"chat_template": 7}', '{"chat_template": [1, {"name": "x"}]}', '{"bos_token": [1]}']
+)
+def test_a_tokenizer_configuration_of_any_form_only_lacks_a_template(tmp_path: Path, config: str) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    found = {"tokenizer_config.json": tmp_path / "tokenizer_config.json"}
+    source = TemplateSource.of(SimpleNamespace(name="odd", companion=found.get))
+    assert (source.text, source.special_tokens) == (None, {})
 
 
 def test_a_template_that_is_no_jinja_is_refused(chat_bundle: Any) -> None:
     target = Target.open(chat_bundle("{% for message in %}"))
-    with pytest.raises(BundleError, match="no valid Jinja"):
+    with pytest.raises(BundleError, match="cannot be compiled as Jinja"):
         ChatTemplate.of(target)
 
 

@@ -61,6 +61,11 @@ def test_a_drafter_drafts_for_every_request_that_generates(
         assert set(vars(request)) <= set(RECORD["drafter"]["request_members"])
 
 
+def test_a_chain_is_as_long_as_was_asked_for(draft: SortedDraft) -> None:
+    chains = ChainDrafts(draft, 3)
+    assert [len(chains.after(0, PROMPT, most)) for most in (0, 1, 2, 10)] == [0, 1, 2, 3]
+
+
 def test_a_drafter_of_unknown_arguments_is_refused(draft: SortedDraft, monkeypatch: pytest.MonkeyPatch) -> None:
     with_drafter(monkeypatch, recorded_drafter(["max_draft_len", "spec_config"]))
     with pytest.raises(OptionError, match="wants spec_config"):

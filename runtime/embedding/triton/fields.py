@@ -1,0 +1,61 @@
+"""The tensors of the Triton model, and the options that a request's inputs stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.decoding.options import Options
+from runtime.sampling.options import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A tensor: its Triton type, and its one size, -1 for any."""
+
+    name: str
+    kind: str
+    size: int = 1
+
+
+PROMPT = Field("text_input", "TYPE_STRING")
+TARGET = Field("target", "TYPE_STRING")
+STREAM = Field("stream", "TYPE_BOOL")
+OPTIONS = (
+    Field("max_tokens", "TYPE_INT32"),
+    Field("min_tokens", "TYPE_INT32"),
+    Field("ignore_eos", "TYPE_BOOL"),
+    Field("stop", "TYPE_STRING", -1),
+    Field("stop_token_ids", "TYPE_INT32", -1),
+)
+# In 64 bits, so that 0.9 is the 0.9 of other ways in and gives the same text.
+SAMPLING = (
+    Field("temperature", "TYPE_FP64"),
+    Field("top_k", "TYPE_INT32"),
+    Field("top_p", "TYPE_FP64"),
+    Field("min_p", "TYPE_FP64"),
+    Field("repetition_penalty", "TYPE_FP64"),
+    Field("frequency_penalty", "TYPE_FP64"),
+    Field("presence_penalty", "TYPE_FP64"),
+    Field("seed", "TYPE_UINT64"),
+    Field("bad_words", "TYPE_STRING", -1),
+)
+OPTIONAL = (TARGET, STREAM, *OPTIONS, *SAMPLING)
+OUTPUTS = (
+    Field("text_output", "TYPE_STRING"),
+    Field("token_ids", "TYPE_INT32", -1),
+    Field("drafted", "TYPE_BOOL", -1),
+    Field("finish_reason", "TYPE_STRING"),
+    Field("seed", "TYPE_UINT64"),
+)
+"""Of each response; ``finish_reason`` is empty until the last one."""
+
+
+def options_of(given: Mapping[str, Any]) -> Options:
+    """Options from the inputs that a request has: values, or tuples where the size is not 1. Raises OptionError."""
+    sampling = Sampling(**{field.name: given[field.name] for field in SAMPLING if field.name in given})
+    others = {field.name: given[field.name] for field in OPTIONS if field.name in given}
+    if "max_tokens" in others:
+        others["max_new_tokens"] = others.pop("max_tokens")
+    return Options(sampling=sampling, **others)
