@@ -13,6 +13,7 @@ the lower end of the 95 % interval over files is above 1. With --policy fixed th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from runtime.sampling.options import Sampling
 from runtime.tree.shape import TreeShape
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError
+from s2d_trt.files import write_file
 
 PROG = "python -m runtime.tune"
 CHECKED = {
@@ -57,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--study", metavar="URL", help="with --trials: where optuna keeps them, like sqlite:///study.db (its dashboard)"
     )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure to a file")
     arguments = parser.parse_args(argv)
     if arguments.out is not None and (arguments.out.is_dir() or not arguments.out.resolve().parent.is_dir()):
         raise OptionError(f"{arguments.out} is a folder or lies in no existing folder; name a file to write")
@@ -77,6 +80,11 @@ def main(argv: Sequence[str]) -> int:
         tuning.trials.append(search(tuner, arguments.trials, arguments.study))
     recorded.keep()
     print("\n".join(report_lines(tuning)))
+    if arguments.json is not None:
+        try:
+            write_file(arguments.json, json.dumps(figures(tuning), indent=1) + "\n")
+        except OSError as cause:
+            raise OptionError(f"{arguments.json} cannot be written ({cause.strerror}); name another place") from cause
     if arguments.out is None:
         return 0
     if not tuning.adopted:
@@ -141,6 +149,30 @@ def describe(trial: Trial) -> str:
     if isinstance(policy.exit, FixedThresholds) and policy.exit.thresholds is not None:
         words.insert(0, "thresholds " + ",".join(f"{threshold:.3g}" for threshold in policy.exit.thresholds))
     return ", ".join([*words, "lookup" if policy.looks_up else "no lookup"])
+
+
+def figures(tuning: Tuning) -> dict[str, object]:
+    """Every trial on the texts that judge, and the speed-up by the first two thresholds at the best depth."""
+    held, alone = tuning.held_out, tuning.tokens[tuning.tuned].sum() / tuning.alone[tuning.tuned].sum()
+    settings, speeds = tuning.surface
+    deepest = settings.depths == settings.depths[speeds.argmax()]
+    rows = zip(settings.thresholds[deepest].tolist(), speeds[deepest].tolist(), strict=True)
+    return {
+        "trials": [
+            {
+                "policy": trial.name,
+                "speedup": tuning.speedup(trial, held),
+                "mean_accepted_tokens": tuning.accepted(trial, held),
+                "regret": tuning.regret(trial, held),
+            }
+            for trial in tuning.trials
+        ],
+        "knowing_the_text": float(tuning.alone[held].sum() / tuning.achievable[held].sum()),
+        "bound": float(tuning.alone[held].sum() / tuning.bound[held].sum()),
+        "surface": [
+            {"first": at[0], "second": at[1] if len(at) > 2 else 0.0, "speedup": speed / alone} for at, speed in rows
+        ],
+    }
 
 
 def evidence(tuning: Tuning) -> dict[str, object]:

@@ -24,19 +24,20 @@ from s2d_trt.errors import CapacityError, OptionError
 PROBED_PROMPTS = 4
 
 
-def add_recording_arguments(parser: ArgumentParser) -> None:
-    """Which pair is recorded on which prompts, and at what prices."""
+def add_recording_arguments(parser: ArgumentParser, policy_too: bool = False) -> None:
+    """Which pair is recorded on which prompts, at what prices; with ``policy_too`` --exact comes with the policy."""
     parser.add_argument("--target", required=True, help="target bundle, a path or a name under engines/")
     parser.add_argument("--prompts", required=True, help="JSON lines, or demo; a category is a source file")
-    parser.add_argument("--limit", type=positive_int, help="use only the first prompts")
+    parser.add_argument("--limit", type=positive_int, help="use only the first prompts, or texts of a recording")
     parser.add_argument("--temperature", type=comma_floats, default=(0.0,), help="one or several, like 0,1 (0)")
     parser.add_argument("--max-new-tokens", type=positive_int, default=96, help="of each text (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of sampled texts (%(default)s)")
-    parser.add_argument(
-        "--exact",
-        action=argparse.BooleanOptionalAction,
-        help="decode exactly, with chains (the default on a CPU); --no-exact allows trees",
-    )
+    if not policy_too:
+        parser.add_argument(
+            "--exact",
+            action=argparse.BooleanOptionalAction,
+            help="decode exactly, with chains (the default on a CPU); --no-exact allows trees",
+        )
     parser.add_argument("--recording", type=Path, metavar="FILE", help="read the recording; made if it is not there")
     parser.add_argument("--prices", type=Path, metavar="FILE", help="read what steps cost; measured if it is not there")
     add_engine_arguments(parser)
@@ -68,7 +69,8 @@ class Recorded:
             recordings = read_recordings(path)
             if recordings[0].pair != self.recorder.pair:
                 raise OptionError(f"{path} is of another pair, device or number of threads; name another file")
-            return recordings
+            limit = self.arguments.limit or len(recordings[0].texts)
+            return [each.subset(range(min(limit, len(each.texts)))) for each in recordings]
         prompts = self._prompts()
         recordings = []
         for temperature in self.arguments.temperature:
@@ -79,8 +81,9 @@ class Recorded:
 
     def keep(self, recordings: list[Recording] | None = None) -> None:
         """Write the recordings where the user asked for it; replays may have added to them."""
-        if self.arguments.recording is not None:
-            write_recordings(recordings or self.recordings, self.arguments.recording)
+        path = self.arguments.recording
+        if path is not None and (recordings is not None or self.arguments.limit is None):
+            write_recordings(recordings or self.recordings, path)
 
     def _prompts(self) -> list[tuple[str, Sequence[int]]]:
         prompts: list[tuple[str, Sequence[int]]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Tuning:
     labels: list[str]
     tuned: np.ndarray
     held_out: np.ndarray
-    surface: tuple[Settings, np.ndarray] | None = field(default=None)
+    surface: tuple[Settings, np.ndarray]
     """Every setting of thresholds and depth, with its tokens a millisecond over the tuned texts."""
 
     def gain(self, ours: Trial, theirs: Trial) -> Interval:

@@ -40,8 +40,11 @@ def kept(tmp_path_factory: pytest.TempPathFactory, engines_given: list[str], pro
     return [*engines_given, *given]
 
 
-def test_every_policy_is_reported_with_its_gain_and_regret(kept: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert tune.main(kept) == 0
+def test_every_policy_is_reported_with_its_gain_and_regret(
+    kept: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune.main([*kept, "--json", str(tmp_path / "t.json")]) == 0
+    assert {"first", "second", "speedup"} == set(json.loads((tmp_path / "t.json").read_text())["surface"][0])
     out = capsys.readouterr().out
     for words in ("published thresholds", "tuned thresholds", "adaptive, informed", "no policy of chains is above"):
         assert words in out

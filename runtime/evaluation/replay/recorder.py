@@ -20,6 +20,8 @@ from runtime.sampling.noise import Noise
 from s2d_trt.bundle import SCRATCH_ROWS
 from s2d_trt.errors import OptionError
 
+GENERATIONS = 3
+"""Nodes off the text are recorded with what follows their best candidates, so many tokens in all."""
 BEYOND = LONGEST_DRAFT + 2
 """Tokens that are recorded behind the end of a text which stopped early: its last step may draft so far."""
 
@@ -103,10 +105,19 @@ class Recorder:
             reader = _Reader(self.draft, sequence, noise, temperature)
             on_text = [node for node in wanted if node < length]
             reader.read(record, [(node, node) for node in on_text])
-            for rows in _batches(record, [node for node in wanted if node >= len(record.text)]):
-                reader.read(record, reader.place(record, rows, length))
+            wanted = [node for node in wanted if node >= len(record.text)]
+            for _ in range(GENERATIONS):
+                for rows in _batches(record, wanted):
+                    reader.read(record, reader.place(record, rows, length))
+                wanted = self._followed(record, wanted)
         finally:
             sequence.release()
+
+    def _followed(self, record: TextRecord, nodes: Sequence[int]) -> list[int]:
+        """Nodes that the best candidates of ``nodes`` lead to: chains ask for them next."""
+        best = {record.child(node, int(ids[0, 0])) for node in nodes for ids, _ in record.candidates[node]}
+        new = best - record.candidates.keys()
+        return sorted(node for node in new if record.position(node) < self.draft.max_length)
 
 
 class _Reader:

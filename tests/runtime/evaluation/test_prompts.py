@@ -24,7 +24,7 @@ def test_a_plain_line_is_a_prompt_of_one_turn(prompt_file: Path) -> None:
 
 def test_a_spec_bench_line_keeps_its_category_and_turns(prompt_file: Path) -> None:
     prompt_file.write_text('{"question_id": 81, "category": "writing", "turns": ["One.", "Two."]}\n')
-    assert load_prompts(str(prompt_file)) == [Prompt("writing", ("One.", "Two."))]
+    assert load_prompts(str(prompt_file)) == [Prompt("writing", ("One.", "Two."), 81)]
 
 
 def test_both_forms_may_stand_in_one_file_and_blank_lines_do_not_count(prompt_file: Path) -> None:

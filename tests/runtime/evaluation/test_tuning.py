@@ -12,6 +12,7 @@ from runtime.drafting.options import Policy
 from runtime.evaluation.replay.hindsight import hindsight
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording
+from runtime.evaluation.replay.sweep import Settings
 from runtime.evaluation.statistics import bootstrap, gain, spread
 from runtime.evaluation.study import search
 from runtime.evaluation.tuning import Trial, Tuner, Tuning, replayed, split
@@ -35,7 +36,6 @@ def test_whole_files_are_tuned_on_or_judge() -> None:
 def test_tuned_thresholds_are_at_least_as_fast_as_the_published_on_the_tuned_texts(tuning: Tuning) -> None:
     speeds = {trial.name: trial.speed(tuning.tokens, tuning.tuned) for trial in tuning.trials}
     assert speeds["tuned thresholds"] >= speeds["published thresholds"]
-    assert tuning.surface is not None
     settings, surface = tuning.surface
     assert len(settings) == len(surface)
     assert speeds["tuned thresholds"] >= surface.max() * (1 - 1e-9)
@@ -60,7 +60,9 @@ def invented(ours: list[float], theirs: list[float]) -> Tuning:
     other = Trial("other", Policy(), np.array(ours), np.ones(count, int))
     everything = np.arange(count)
     flat = np.ones(count)
-    return Tuning(default, [default, other], flat, flat, flat, flat, list("abcdefgh")[:count], everything, everything)
+    surface = Settings(np.zeros((1, 3)), np.zeros(1, int)), np.ones(1)
+    labels = list("abcdefgh")[:count]
+    return Tuning(default, [default, other], flat, flat, flat, flat, labels, everything, everything, surface)
 
 
 def test_a_gain_beyond_doubt_is_adopted() -> None:

@@ -1,0 +1,53 @@
+"""Forecasting load from recorded rates of requests, and when it reaches what a machine can serve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from s2d_trt.errors import OptionError
+
+
+def read_rates(path: Path) -> list[float]:
+    """Rates at even intervals, one number a line; of several columns the last. Raises OptionError."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        rates = [float(line.split(",")[-1]) for line in lines if line and not line.startswith("#")]
+    except (OSError, ValueError) as cause:
+        raise OptionError(f"{path} holds no rates ({cause}); write one number on a line") from cause
+    if min(rates, default=-1.0) < 0:
+        raise OptionError(f"{path} holds no rates (empty, or below 0); write one number on a line")
+    return rates
+
+
+def seasonal_naive(rates: Sequence[float], season: int, ahead: int) -> np.ndarray:
+    """The next ``ahead`` rates: those of the last season, moved by what a season grows on average.
+
+    Raises OptionError where there are fewer than two seasons.
+    """
+    if season < 1 or len(rates) < 2 * season:
+        raise OptionError(f"{len(rates)} rates are fewer than two seasons of {season}; record longer")
+    values = np.array(rates)
+    drift = (values[season:] - values[:-season]).mean()
+    steps = np.arange(ahead)
+    forecast: np.ndarray = np.maximum(0.0, values[-season:][steps % season] + drift * (1 + steps // season))
+    return forecast
+
+
+def intervals_to_saturation(rates: Sequence[float], season: int, capacity: float, ahead: int = 10_000) -> int | None:
+    """After how many intervals the forecast first exceeds ``capacity``; None where it does not within ``ahead``."""
+    over = np.flatnonzero(seasonal_naive(rates, season, ahead) > capacity)
+    return int(over[0]) + 1 if len(over) else None
+
+
+def backtest(rates: Sequence[float], season: int) -> float:
+    """Mean absolute error of forecasts one season ahead, as a share of the mean rate."""
+    if len(rates) < 3 * season:
+        raise OptionError(f"{len(rates)} rates are fewer than three seasons of {season}; record longer")
+    errors = [
+        np.abs(seasonal_naive(rates[:end], season, season) - np.array(rates[end : end + season])).mean()
+        for end in range(2 * season, len(rates) - season + 1, season)
+    ]
+    return float(np.mean(errors) / max(np.mean(rates), 1e-12))

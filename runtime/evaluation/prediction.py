@@ -1,0 +1,91 @@
+"""Predicting the speed-up of a pair from recorded texts and prices, without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.drafting.options import Policy
+from runtime.evaluation.replay.recorder import Recorder
+from runtime.evaluation.replay.recording import Recording, TextRecord
+from runtime.evaluation.replay.steps import Prices
+from runtime.evaluation.statistics import Interval, bootstrap
+from runtime.evaluation.tuning import replayed
+
+LEVEL = 0.9
+UNDECIDED = 0.05
+"""A speed-up this close to 1 is no reason to draft or not to draft."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """The speed-up with so many texts at a time, and where it lies with 90 % probability; tokens a second of all."""
+
+    texts: int
+    speedup: Interval
+    tokens_per_second: float
+    alone_per_second: float
+    by_text: tuple[float, ...] = ()
+    """The speed-up of each text; only for one at a time."""
+
+    @property
+    def verdict(self) -> str:
+        """Whether to draft."""
+        if abs(self.speedup.value - 1.0) <= UNDECIDED:
+            return "makes no difference"
+        return "draft" if self.speedup.value > 1.0 else "do not draft"
+
+
+def predict(
+    recorder: Recorder, recording: Recording, prices: Prices, policy: Policy, texts: int = 1, chain: bool = True
+) -> Predicted:
+    """The decoding of a recording, prompts not counted, under ``prices``."""
+    replays = replayed(recorder, recording, prices, policy, chain, texts)
+    tokens = np.array([len(text.record.tokens) - 1 for text in replays])
+    ours = np.array([text.milliseconds for text in replays])
+    theirs = np.array([alone_ms(text.record, prices, texts) for text in replays])
+    # Texts that share a batch share its steps, so they are drawn one by one only where each runs alone.
+    labels = [record.category for record in recording.texts]
+    if len(set(labels)) < 3:
+        labels = [""] * len(labels)
+    speedup = bootstrap(lambda chosen: float(theirs[chosen].sum() / ours[chosen].sum()), labels, LEVEL)
+    each = tuple((theirs / ours).tolist()) if texts == 1 else ()
+    speeds = tokens.sum() / ours.sum() * 1e3, tokens.sum() / theirs.sum() * 1e3
+    return Predicted(texts, speedup, float(speeds[0]), float(speeds[1]), each)
+
+
+def alone_ms(record: TextRecord, prices: Prices, texts: int = 1) -> float:
+    """Milliseconds of a text without drafting; of calls that texts share, each bears an equal part."""
+    lengths = range(len(record.prompt), len(record.prompt) + len(record.tokens) - 1)
+    verify = sum(prices.costs.verify_ms(texts, texts, length * texts) for length in lengths)
+    return (verify + prices.host_ms(0) * len(lengths)) / texts
+
+
+def break_even(predictions: Sequence[Predicted]) -> int | None:
+    """The first number of texts from which drafting no longer pays; None where it pays for all."""
+    return next(
+        (each.texts for each in sorted(predictions, key=lambda each: each.texts) if each.speedup.value < 1), None
+    )
+
+
+def constant_acceptance(recording: Recording, prices: Prices, drafted: int = 3) -> float:
+    """The textbook's speed-up (Leviathan et al., arXiv 2211.17192): every drafted token is accepted with the same
+    probability, a pass of the first exit costs the same share of the target's, verification costs nothing more.
+    """
+    rate = acceptance_rate(recording)
+    share = prices.costs.exit_ms(0, 1, 1) / prices.costs.verify_ms(1)
+    expected = drafted + 1 if rate == 1 else (1 - rate ** (drafted + 1)) / (1 - rate)
+    return expected / (drafted * share + 1)
+
+
+def acceptance_rate(recording: Recording, exit_index: int = 0) -> float:
+    """Share of positions at which an exit's best candidate is the target's token."""
+    hits = total = 0
+    for record in recording.texts:
+        for node in range(len(record.prompt), len(record.prompt) + len(record.tokens) - 1):
+            if node in record.candidates:
+                hits += int(record.candidates[node][exit_index][0][0, 0]) == record.text[node + 1]
+                total += 1
+    return hits / total if total else 0.0

@@ -1,0 +1,130 @@
+"""Predictions from recorded texts and prices: of this machine, of several texts, of other hardware."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runtime.drafting.costs import WIDTHS
+from runtime.drafting.options import Policy
+from runtime.evaluation.matrix.figures import grouped_category
+from runtime.evaluation.prediction import (
+    Predicted,
+    acceptance_rate,
+    alone_ms,
+    break_even,
+    constant_acceptance,
+    predict,
+)
+from runtime.evaluation.replay.prices import host_milliseconds, read_prices, write_prices
+from runtime.evaluation.replay.recorder import Recorder
+from runtime.evaluation.replay.recording import Recording
+from runtime.evaluation.replay.steps import Prices
+from runtime.evaluation.roofline import Hardware, Sizes, elsewhere, here
+from runtime.evaluation.statistics import Interval
+from runtime.targets.target import Target
+from s2d_trt.errors import OptionError
+from tests.runtime.evaluation.conftest import PRICES
+
+
+def test_the_speedup_is_the_time_alone_over_the_time_drafted(recorder: Recorder, recording: Recording) -> None:
+    predicted = predict(recorder, recording, PRICES, Policy())
+    assert predicted.speedup.low <= predicted.speedup.value <= predicted.speedup.high
+    assert len(predicted.by_text) == len(recording.texts)
+    ratio = predicted.tokens_per_second / predicted.alone_per_second
+    assert predicted.speedup.value == pytest.approx(ratio)
+    alone = sum(alone_ms(record, PRICES) for record in recording.texts)
+    tokens = sum(len(record.tokens) - 1 for record in recording.texts)
+    assert predicted.alone_per_second == pytest.approx(tokens / alone * 1e3)
+
+
+def test_a_dear_draft_is_advised_against_and_a_free_one_for(recorder: Recorder, recording: Recording) -> None:
+    costs = PRICES.costs
+    free = replace(costs, segments=((1e-6,) * len(WIDTHS),) * 3, head=(1e-6,) * len(WIDTHS))
+    assert predict(recorder, recording, Prices(free), Policy()).verdict == "draft"
+    slow = Predicted(1, Interval(0.8, 0.7, 0.9), 1.0, 1.0)
+    assert slow.verdict == "do not draft"
+    assert replace(slow, speedup=Interval(1.02, 0.9, 1.1)).verdict == "makes no difference"
+
+
+def test_the_first_number_of_texts_at_which_drafting_loses_is_found() -> None:
+    def at(texts: int, value: float) -> Predicted:
+        return Predicted(texts, Interval(value, value, value), 1.0, 1.0)
+
+    assert break_even([at(8, 0.9), at(1, 2.0), at(4, 0.99), at(2, 1.3)]) == 4
+    assert break_even([at(1, 1.1)]) is None
+
+
+def test_the_textbooks_formula_has_its_limits(recording: Recording) -> None:
+    assert 0.0 <= acceptance_rate(recording) <= 1.0
+    free = Prices(replace(PRICES.costs, segments=((0.0,) * len(WIDTHS),) * 3, head=(0.0,) * len(WIDTHS)))
+    rate = acceptance_rate(recording)
+    assert constant_acceptance(recording, free, 3) == pytest.approx(1 + rate + rate**2 + rate**3)
+
+
+# Prices
+
+
+def test_prices_are_read_as_they_were_written(tmp_path: Path) -> None:
+    write_prices(PRICES, tmp_path / "prices.json")
+    assert read_prices(tmp_path / "prices.json", 3) == PRICES
+    with pytest.raises(OptionError, match="another kind of draft"):
+        read_prices(tmp_path / "prices.json", 2)
+    (tmp_path / "prices.json").write_text("{")
+    with pytest.raises(OptionError, match="holds no prices"):
+        read_prices(tmp_path / "prices.json", 3)
+
+
+def test_without_any_step_the_host_costs_nothing() -> None:
+    assert host_milliseconds([]) == (0.0, 0.0)
+
+
+# Other hardware
+
+
+def test_hardware_is_found_from_three_probes() -> None:
+    made = Hardware(bandwidth=1e6, peak=1e7, launch=0.05)
+    size, work = 4e6, 1e6
+    found = Hardware.fitted(made.call_ms(size, work, 1), made.call_ms(size, work, 64), 0.05, size, work)
+    assert (found.bandwidth, found.peak, found.launch) == pytest.approx((1e6, 1e7, 0.05))
+
+
+@pytest.fixture
+def sizes(target: Target, recorder: Recorder) -> Sizes:
+    return Sizes.of(target.bundle, recorder.draft.bundle)
+
+
+def test_the_same_hardware_gives_the_same_prices(sizes: Sizes) -> None:
+    moved = elsewhere(PRICES, sizes, here(PRICES.costs, sizes))
+    assert moved.costs.verify == pytest.approx(PRICES.costs.verify)
+    assert moved.host_step_ms == PRICES.host_step_ms
+
+
+def test_where_every_call_is_launch_a_faster_memory_changes_nothing(sizes: Sizes) -> None:
+    ours = here(PRICES.costs, sizes)
+    launching = replace(ours, launch=1e6)
+    faster = replace(launching, bandwidth=launching.bandwidth * 10)
+    slow, fast = (elsewhere(PRICES, sizes, hardware).costs.verify[0] for hardware in (launching, faster))
+    assert fast == pytest.approx(slow, rel=1e-3)
+    assert (
+        elsewhere(PRICES, sizes, replace(ours, bandwidth=ours.bandwidth * 2)).costs.verify[0] < PRICES.costs.verify[0]
+    )
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"speed": 1}', '{"bandwidth": 0, "peak": 1, "launch": 0}'])
+def test_a_file_that_describes_no_hardware_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "h.json").write_text(text)
+    with pytest.raises(OptionError, match="describes no hardware"):
+        Hardware.read(tmp_path / "h.json")
+
+
+def test_hardware_is_read_as_it_was_written(tmp_path: Path) -> None:
+    hardware = Hardware(1.0, 2.0, 3.0, 4.0)
+    (tmp_path / "h.json").write_text(hardware.to_json())
+    assert Hardware.read(tmp_path / "h.json") == hardware
+
+
+def test_mt_benchs_categories_count_as_one() -> None:
+    assert {grouped_category(name) for name in ("writing", "stem", "qa")} == {"mt_bench", "qa"}
