@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         package = (cause.name or "").partition(".")[0]
         if package not in ("starlette", "uvicorn", "msgspec", "prometheus_client"):
             raise
-        raise OptionError(f"{package} is not installed; pip install 's2d-trt[serve]'") from cause
+        raise OptionError(f"{package} is not installed; pip install -e '.[serve]' in the checkout") from cause
 
 
 def _add_network_arguments(parser: argparse.ArgumentParser) -> None:

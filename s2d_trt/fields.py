@@ -37,11 +37,12 @@ def check_fields(instance: Any) -> None:
 
 @cache
 def _checked_hints(kind: Any) -> list[tuple[str, Any]]:
-    return [(name, hint) for name, hint in get_type_hints(kind).items() if _is_plain(hint)]
+    return [(name, hint) for name, hint in get_type_hints(kind).items() if is_plain(hint)]
 
 
-def _is_plain(hint: Any) -> bool:
+def is_plain(hint: Any) -> bool:
+    """Whether a type is made of numbers, texts and tuples alone."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType, tuple):
-        return all(part is Ellipsis or _is_plain(part) for part in get_args(hint))
+        return all(part is Ellipsis or is_plain(part) for part in get_args(hint))
     return hint in _ATOMS or origin is Literal

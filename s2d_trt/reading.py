@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import math
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from s2d_trt.errors import S2DError
 
 MOST_BYTES = 2**28
 """Of a file that is read as a whole. Published tokenizers have up to 40 MB."""
 BLOCK = 2**20
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 DIGITS = 64
 """Of a whole number; seeds have up to 20, and configs of tokenizers have 31 for a length without a limit."""
 DEEPEST = 64
@@ -32,22 +34,27 @@ def read_bytes(path: Path, most: int = MOST_BYTES, pipes: bool = False) -> bytes
     shell = pipes and str(path).startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin"))
     if not shell and not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    content = bytearray()
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            content += block
-            if len(content) > most:
-                raise OSError(errno.EFBIG, f"it is larger than {most >> 20} MiB", str(path))
+        return read_stream(file, most)
+
+
+def read_stream(file: BinaryIO, most: int = MOST_BYTES) -> bytes:
+    """All that a file has, at most ``most`` bytes. Raises OSError."""
+    content = bytearray()
+    while block := file.read(BLOCK):
+        content += block
+        if len(content) > most:
+            raise OSError(errno.EFBIG, f"it is larger than {most >> 20} MiB", str(file.name))
     return bytes(content)
 
 
-def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """The text of a regular file in UTF-8; a byte order mark is skipped.
+def read_text(path: Path, most: int = MOST_BYTES, pipes: bool = False) -> str:
+    """The text of a file in UTF-8; a byte order mark is skipped.
 
     Raises:
         OSError: as ``read_bytes``. ValueError: it is not UTF-8.
     """
-    return _decoded(read_bytes(path, most))
+    return decoded(read_bytes(path, most, pipes))
 
 
 def read_json(path: Path, most: int = MOST_BYTES) -> Any:
@@ -88,7 +95,7 @@ def parse_json(content: str | bytes) -> Any:
         ValueError: it is no JSON, it is nested deeper than ``DEEPEST``, an object names a key twice, or a number is
             NaN, infinite or longer than ``DIGITS``.
     """
-    text = content if isinstance(content, str) else _decoded(content)
+    text = content if isinstance(content, str) else decoded(content)
     too_deep = f"it is nested deeper than {DEEPEST} levels"
     try:
         data = json.loads(
@@ -100,10 +107,16 @@ def parse_json(content: str | bytes) -> Any:
         raise ValueError(f"it is not JSON: {cause}") from None
     if _is_deep(data):
         raise ValueError(too_deep)
+    if SURROGATE.search(text):
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text in it holds half a character") from None
     return data
 
 
-def _decoded(content: bytes) -> str:
+def decoded(content: bytes) -> str:
+    """UTF-8 to text; a byte order mark is skipped. Raises ValueError."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as cause:

@@ -24,7 +24,7 @@ FLAVORS = ("tensorrt", "tensorrt_rtx")
 """Names of the Python modules, which are also what a manifest calls the builders."""
 OLDEST = {"tensorrt": (10, 15), "tensorrt_rtx": (1, 5)}
 """First versions with attention, rotary embedding and key/value updates as layers."""
-INSTALL = "pip install 's2d-trt[tensorrt]' (TensorRT-RTX, builds without a GPU), or install NVIDIA's tensorrt"
+INSTALL = "pip install -e '.[tensorrt]' in the checkout (TensorRT-RTX, needs no GPU), or install NVIDIA's tensorrt"
 
 
 class CompileError(S2DError):

@@ -71,6 +71,9 @@ class Placement:
         if name == "auto":
             name = "tensorrt" if static and self.device != CPU else "onnxruntime"
         device = self.device or (CUDA if name == "tensorrt" else CPU)
+        for option, given in (("--device-cascade", self.device_cascade), ("--no-cuda-graphs", not self.cuda_graphs)):
+            if given and name != "tensorrt":
+                raise OptionError(f"{option} is for TensorRT, and bundle {manifest.name} runs without; leave it out")
         if name == "tensorrt" and device == CPU:
             raise OptionError("TensorRT runs on a GPU; leave --device out, or take --backend onnxruntime")
         if name == "tensorrt" and not manifest.plans:

@@ -14,6 +14,7 @@ from runtime.drafting.options import Policy, choose_policy
 from runtime.drafting.profile import Profile
 from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
+from s2d_trt import reading
 from s2d_trt.cli import add_verify_option, comma_floats, positive_int
 from s2d_trt.errors import OptionError
 
@@ -66,11 +67,13 @@ def read_text(path: Path | None) -> str:
     """The text of a UTF-8 file, or of standard input. Raises OptionError."""
     source = path or "standard input"
     try:
-        return (path.read_bytes() if path else sys.stdin.buffer.read()).decode("utf-8")
+        if path is None:
+            return reading.decoded(reading.read_stream(sys.stdin.buffer))
+        return reading.read_text(path, pipes=True)
     except OSError as cause:
         raise OptionError(f"{source} cannot be read ({cause.strerror}); name a readable file") from cause
-    except UnicodeDecodeError as cause:
-        raise OptionError(f"{source} is not UTF-8 (byte {cause.start}); convert it to UTF-8") from cause
+    except ValueError as cause:
+        raise OptionError(f"{source}: {cause}; convert it to UTF-8") from cause
 
 
 def placement(arguments: argparse.Namespace) -> Placement:

@@ -18,6 +18,7 @@ from runtime.drafting.static import StaticTree
 from runtime.tree.shape import TreeShape
 from s2d_trt.errors import OptionError
 from s2d_trt.files import write_file
+from s2d_trt.reading import read_json
 
 SCHEMA = 1
 FIELDS = {"schema", "target", "draft", "policy", "exact", "evidence"}
@@ -62,13 +63,13 @@ class Profile:
     def read(cls, path: Path) -> Profile:
         """Read a file. Raises OptionError where it cannot be read or is no profile."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
         except OSError as cause:
             raise OptionError(
                 f"{path} cannot be read ({cause.strerror}); name a file that runtime.tune wrote"
             ) from cause
         except ValueError as cause:
-            raise OptionError(f"{path} is not JSON; name a file that runtime.tune wrote") from cause
+            raise OptionError(f"{path} is damaged ({cause}); name a file that runtime.tune wrote") from cause
         return cls.parse(data, str(path))
 
     @classmethod

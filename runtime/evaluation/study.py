@@ -19,7 +19,7 @@ def search(tuner: Tuner, trials: int, storage: str | None = None) -> Trial:
     try:
         import optuna
     except ImportError as cause:
-        raise OptionError("optuna is not installed; install the extra: pip install 's2d-trt[evaluate]'") from cause
+        raise OptionError("optuna is not installed; pip install -e '.[evaluate]' in the checkout") from cause
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         direction="maximize",

@@ -34,7 +34,7 @@ class Grammars:
             import llguidance
         except ImportError as cause:
             raise OptionError(
-                "constraints need llguidance, which is not installed; run pip install 's2d-trt[grammar]'"
+                "constraints need llguidance, which is not installed; run pip install -e '.[grammar]' in the checkout"
             ) from cause
         try:
             self._tokenizer = llguidance.LLTokenizer(

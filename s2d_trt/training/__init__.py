@@ -17,7 +17,7 @@ def require_torch() -> None:
         for module in ("torch", "transformers", "accelerate", "matplotlib", "tqdm"):
             importlib.import_module(module)
     except ImportError as cause:
-        raise OptionError("training needs torch and transformers: pip install 's2d-trt[train]'") from cause
+        raise OptionError("training needs torch and transformers: pip install -e '.[train]' in the checkout") from cause
     from transformers.utils import logging
 
     # transformers would warn about the target's layers that the draft does not use.

@@ -50,7 +50,7 @@ class Package:
         """Where it is installed; it is not imported. Raises OptionError if it is missing."""
         spec = importlib.util.find_spec(self.name)
         if spec is None or not spec.submodule_search_locations:
-            raise OptionError(f"{self.name} is not installed; the training text needs it: pip install 's2d-trt[train]'")
+            raise OptionError(f"{self.name} is missing: pip install -e '.[train]' in the checkout")
         return Path(spec.submodule_search_locations[0])
 
     def files(self) -> tuple[Path, ...]:

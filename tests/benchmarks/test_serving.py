@@ -14,7 +14,7 @@ from tests.benchmarks.serving.__main__ import PROG, main
 @pytest.fixture
 def given(draft_bundle: Path, target_bundle: Path, other_target_bundle: Path, tmp_path: Path) -> list[str]:
     for name in ("starlette", "uvicorn", "msgspec", "prometheus_client"):
-        pytest.importorskip(name, reason=f"{name} is not installed: pip install 's2d-trt[serve]'")
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install -e '.[serve]'")
     targets = f"{target_bundle},{other_target_bundle}"
     sizes = ["--texts", "3", "--new", "12", "--repeats", "1", "--sequences", "2", "--threads", "1"]
     return ["--target", targets, "--draft", str(draft_bundle), *sizes, "--out", str(tmp_path / "report")]

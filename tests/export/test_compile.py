@@ -33,7 +33,7 @@ from s2d_trt.bundle import MANIFEST, Bundle, QueryProfile
 from s2d_trt.errors import BundleError, OptionError
 from tests.benchmarks import compile as benchmark
 
-trt = pytest.importorskip("tensorrt_rtx", reason="needs the tensorrt extra: pip install 's2d-trt[tensorrt]'")
+trt = pytest.importorskip("tensorrt_rtx", reason="needs the tensorrt extra: pip install -e '.[tensorrt]'")
 
 DEMO = Path(__file__).resolve().parents[2] / "engines" / "demo"
 
@@ -251,7 +251,7 @@ def test_without_tensorrt_the_install_command_is_shown_and_nothing_is_written(dr
     for flavor in FLAVORS:
         monkeypatch.setitem(sys.modules, flavor, None)
     out = tmp_path / "draft.engine"
-    with pytest.raises(OptionError, match=r"no TensorRT that can compile.*pip install 's2d-trt\[tensorrt\]'"):
+    with pytest.raises(OptionError, match=r"no TensorRT that can compile.*pip install -e '.\[tensorrt\]'"):
         build.main(["--checkpoint", str(draft_checkpoint), "--out", str(out), "--backend", "tensorrt"])
     assert not list(tmp_path.iterdir())
 

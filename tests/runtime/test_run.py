@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -272,8 +273,8 @@ def test_a_prompt_that_cannot_be_answered_is_one_line(
     ("name", "content", "reason"),
     [
         ("missing.txt", None, "cannot be read (No such file"),
-        ("folder", None, "cannot be read (Is a directory"),
-        ("latin.txt", b"caf\xe9", "is not UTF-8 (byte 3)"),
+        ("folder", None, "cannot be read (it is not a regular file"),
+        ("latin.txt", b"caf\xe9", "is not UTF-8 at byte 3"),
     ],
 )
 def test_a_bad_prompt_file_is_one_line(
@@ -360,3 +361,46 @@ def test_debug_shows_where_an_error_arose(usual: list[str]) -> None:
 
     with pytest.raises(OptionError):
         run_command(PROG, main, [*usual, "--thresholds", "0.5", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--device-cascade"], "--device-cascade is for TensorRT"),
+        (["--no-cuda-graphs"], "--no-cuda-graphs is for TensorRT"),
+        (["--threads", "10000"], "--threads 10000 must lie between 1 and the"),
+        (["--thresholds", "nan,inf,0"], "'nan,inf,0' is not a list of numbers"),
+        (["--top-k", "1000000000000000000000"], "top-k 1000000000000000000000"),
+        (["--temperature", "inf"], "is not a list of numbers"),
+        (["--top-p", "nan"], "top-p nan"),
+        (["--draft", "x" * 300], "File name too long"),
+    ],
+    ids=lambda value: value[:24] if isinstance(value, str) else value[0],
+)
+def test_an_option_that_means_nothing_here_is_refused_by_name(
+    capsys: pytest.CaptureFixture[str], usual: list[str], arguments: list[str], reason: str
+) -> None:
+    assert reason in mistake(capsys, [*usual, *arguments])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "/dev/zero", "/dev/null", "x" * 300, "link", "large"])
+def test_a_prompt_file_of_another_kind_is_one_line(
+    capsys: pytest.CaptureFixture[str], usual: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    Path("link").symlink_to("/dev/zero")
+    with Path("large").open("wb") as file:
+        file.truncate(2**29)
+    mistake(capsys, [*usual[: usual.index("--prompt")], "--prompt-file", kind])
+
+
+def test_a_prompt_file_may_be_a_pipe_of_the_shell(usual: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"the draft")
+    os.close(writing)
+    at = usual.index("--prompt")
+    main([*usual[:at], *usual[at + 2 :], "--prompt-file", f"/dev/fd/{reading}", "--json"])
+    os.close(reading)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["prompt_tokens"] > 1

@@ -17,6 +17,7 @@ def test_json_is_read_as_the_standard_library_reads_it() -> None:
     assert parse_json(json.dumps(data)) == data
     assert parse_json(json.dumps(data, ensure_ascii=False).encode()) == data
     assert parse_json("null") is None
+    assert parse_json(r'"\ud83d\ude42"') == "🙂"
 
 
 @pytest.mark.parametrize("deep", ["[" * 70 + "]" * 70, "[" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000])
@@ -34,6 +35,8 @@ def test_deep_nesting_is_refused(deep: str) -> None:
         ("{", "not JSON"),
         ("", "not JSON"),
         (b"\xff", "not UTF-8 at byte 0"),
+        (r'{"a": "\ud800"}', "half a character"),
+        (r'{"\uDC00": 1}', "half a character"),
         ("1" * 5000, "too many digits"),
         ("[1e999]", "1e999 is too large a number"),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 from runtime.backends.cuda.memory import Memory
 from s2d_trt.errors import OptionError, S2DError
 
-INSTALL = "pip install 's2d-trt[gpu]'"
+INSTALL = "pip install -e '.[gpu]' in the checkout"
 SOURCES = {"kernels.cu": ("expand_mask", "fetch_rows", "store_rows", "move_rows"), "cascade.cu": ("decide",)}
 """The package's sources and the kernels in each; the first launch of a kernel compiles its source."""
 _BLOCK = 256

@@ -48,8 +48,8 @@ def check_plan(bundle: Bundle, plan: PlanEntry, installed: Mapping[str, str], gp
     built = f"{bundle.path(plan.file)} was built by {plan.flavor} {plan.builder_version}"
     if not installed:
         raise OptionError(
-            f"{built}, and no TensorRT is installed; pip install 's2d-trt[tensorrt]', or run a bundle built for ONNX"
-            " Runtime"
+            f"{built}, and no TensorRT is installed; pip install -e '.[tensorrt]' in the checkout, or run a bundle"
+            " built for ONNX Runtime"
         )
     here = " and ".join(f"{flavor} {version}" for flavor, version in installed.items())
     if plan.flavor not in installed:

@@ -13,6 +13,7 @@ import numpy as np
 from runtime.evaluation.replay.recording import PairShape, Recording, TextRecord
 from s2d_trt.errors import OptionError
 from s2d_trt.files import replacing_file
+from s2d_trt.reading import parse_json
 
 
 def write_recordings(recordings: list[Recording], path: Path) -> None:
@@ -35,7 +36,7 @@ def read_recordings(path: Path) -> list[Recording]:
     """Read what ``write_recordings`` wrote. Raises OptionError."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            header = json.loads(str(file["header"]))
+            header = parse_json(str(file["header"]))
             pair = _pair(header["pair"])
             return [
                 Recording(pair, float(each["temperature"]), [_record(file, number, i) for i in range(each["texts"])])

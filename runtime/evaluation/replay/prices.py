@@ -22,6 +22,7 @@ from runtime.evaluation.replay.exactness import Traced
 from runtime.evaluation.replay.steps import Prices
 from s2d_trt.errors import OptionError
 from s2d_trt.files import write_file
+from s2d_trt.reading import read_json
 
 PROBED_TOKENS = 48
 
@@ -71,7 +72,7 @@ def write_prices(prices: Prices, path: Path) -> None:
 def read_prices(path: Path, exits: int) -> Prices:
     """Prices of a draft with so many exits. Raises OptionError."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         costs: Costs | None = read_costs(data["costs"], exits)
         host = float(data["host_step_ms"]), float(data["host_level_ms"])
     except (OSError, ValueError, KeyError, TypeError) as cause:

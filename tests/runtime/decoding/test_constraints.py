@@ -233,7 +233,7 @@ def test_rules_that_leave_nothing_of_a_grammar_end_the_text_and_keep_what_there_
 
 def test_without_the_library_one_line_says_what_to_install(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(OptionError, match=r"pip install 's2d-trt\[grammar\]'"):
+    with pytest.raises(OptionError, match=r"pip install -e '.\[grammar\]' in the checkout"):
         Decoder(target).request([5], Options(4, constraint=CALL))
     assert len(generate(Decoder(target), [5], Options(4)).tokens) == 4
 

@@ -27,7 +27,7 @@ TEMPLATE = """\
 @pytest.fixture(scope="session", autouse=True)
 def _packages() -> None:
     for name in NEEDED:
-        pytest.importorskip(name, reason=f"{name} is not installed: pip install 's2d-trt[serve,dev]'")
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install -e '.[serve,dev]'")
 
 
 @pytest.fixture(scope="module", autouse=True)

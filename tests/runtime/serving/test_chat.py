@@ -12,7 +12,7 @@ from runtime.decoding.options import Options
 from runtime.decoding.request import Request
 from runtime.sampling.options import Sampling
 
-openai = pytest.importorskip("openai", reason="openai is not installed: pip install 's2d-trt[dev]'")
+openai = pytest.importorskip("openai", reason="openai is not installed: pip install -e '.[dev]'")
 
 QUESTION = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "the draft"}]
 STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

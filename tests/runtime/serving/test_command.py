@@ -18,7 +18,7 @@ import pytest
 from runtime.serve import PROG, main
 from s2d_trt.cli import run_command
 
-httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install 's2d-trt[dev]'")
+httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install -e '.[dev]'")
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = {"prompt": "the draft", "max_tokens": 12, "seed": 7, "temperature": 0.7}
@@ -184,4 +184,4 @@ def test_a_package_that_is_missing_is_one_line(engines_given: list[str]) -> None
         [sys.executable, "-c", code, "serve", *engines_given], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert "pip install 's2d-trt[serve]'" in done.stderr
+    assert "pip install -e '.[serve]' in the checkout" in done.stderr

@@ -14,7 +14,7 @@ from runtime.decoding.options import Options
 from runtime.decoding.request import Request
 from runtime.sampling.options import Sampling
 
-openai = pytest.importorskip("openai", reason="openai is not installed: pip install 's2d-trt[dev]'")
+openai = pytest.importorskip("openai", reason="openai is not installed: pip install -e '.[dev]'")
 
 PROMPT = "the draft"
 STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -222,7 +222,7 @@ def test_drafting_can_be_switched_off_and_chosen_for_a_request(client: Any) -> N
 
 @STREAMED
 def test_a_text_has_the_form_that_is_asked_for(client: Any, stream: bool) -> None:
-    pytest.importorskip("llguidance", reason="llguidance is not installed: pip install 's2d-trt[grammar]'")
+    pytest.importorskip("llguidance", reason="llguidance is not installed: pip install -e '.[grammar]'")
     schema = {"name": "answer", "schema": {"enum": ["yes", "no"]}, "strict": True}
     asked = {"response_format": {"type": "json_schema", "json_schema": schema}}
     (choice,) = choices(client, stream, max_tokens=64, extra_body=asked)

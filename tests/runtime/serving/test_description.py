@@ -14,7 +14,7 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 
 
 def test_schemathesis_finds_no_answer_that_the_description_does_not_have(server: Any, tmp_path: Path) -> None:
-    pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install 's2d-trt[dev]'")
+    pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install -e '.[dev]'")
     program = shutil.which("st", path=str(Path(sys.executable).parent))
     assert program
     done = subprocess.run(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("msgspec", reason="msgspec is not installed: pip install 's2d-trt[serve]'")
+pytest.importorskip("msgspec", reason="msgspec is not installed: pip install -e '.[serve]'")
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("msgspec", reason="msgspec is not installed: pip install 's2d-trt[serve]'")
+pytest.importorskip("msgspec", reason="msgspec is not installed: pip install -e '.[serve]'")
 
 from runtime.decoding.decoder import Decoder
 from runtime.serving.generation import Generation

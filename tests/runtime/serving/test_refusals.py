@@ -10,7 +10,7 @@ import pytest
 from runtime.decoding.decoder import Decoder
 from runtime.serving.state import Limits
 
-pytest.importorskip("msgspec", reason="msgspec is not installed: pip install 's2d-trt[serve]'")
+pytest.importorskip("msgspec", reason="msgspec is not installed: pip install -e '.[serve]'")
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 GOOD = {"model": "target", "prompt": "the draft", "max_tokens": 4, "seed": 7}

@@ -89,5 +89,6 @@ def test_without_torch_training_names_the_extra(module: str, arguments: list[str
         cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == f"python -m {module}: training needs torch and transformers: pip install 's2d-trt[train]'\n"
+    needs = "training needs torch and transformers: pip install -e '.[train]' in the checkout"
+    assert done.stderr == f"python -m {module}: {needs}\n"
     assert not list(tmp_path.iterdir())

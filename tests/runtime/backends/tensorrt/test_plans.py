@@ -55,7 +55,7 @@ def test_a_plan_that_fits_is_accepted(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("entry", "installed", "reasons"),
     [
-        (plan(), {}, ["no TensorRT is installed", "pip install 's2d-trt[tensorrt]'"]),
+        (plan(), {}, ["no TensorRT is installed", "pip install -e '.[tensorrt]' in the checkout"]),
         (plan(), {"tensorrt": "11.4"}, ["tensorrt_rtx 1.7.1.116, and here is tensorrt 11.4", "--trt-flavor tensorrt"]),
         (
             plan(),
