@@ -72,3 +72,15 @@ def short_draft(draft_checkpoint: Path, engines: Path) -> SortedDraft:
     out = engines / "short-draft.engine"
     build.main(["--checkpoint", str(draft_checkpoint), "--out", str(out), "--max-length", "64", "--no-parity"])
     return SortedDraft.open(out, Placement(threads=1))
+
+
+@pytest.fixture
+def engines_given(draft_bundle: Path, target_bundle: Path) -> list[str]:
+    """The arguments that name the engines."""
+    return ["--target", str(target_bundle), "--draft", str(draft_bundle), "--threads", "1", "--max-new-tokens", "12"]
+
+
+@pytest.fixture
+def usual(engines_given: list[str]) -> list[str]:
+    """The arguments of a command that generates."""
+    return [*engines_given, "--prompt", "the draft"]
