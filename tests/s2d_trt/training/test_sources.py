@@ -65,5 +65,5 @@ def test_the_library_is_repeated_and_the_packages_follow(library: Files) -> None
 
 
 def test_a_missing_package_is_a_user_error() -> None:
-    with pytest.raises(OptionError, match="nowhere is not installed"):
+    with pytest.raises(OptionError, match="nowhere is missing"):
         Package("nowhere", "nowhere", "none").folder()
