@@ -55,8 +55,8 @@ KEY_VARIABLE = "S2D_API_KEY"
 MIB = 2**20
 
 
-def main(argv: Sequence[str]) -> int:
-    """Load, listen, serve until a signal comes."""
+def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
+    """The command's arguments; a mistake ends the program."""
     parser = ArgumentParser(__doc__ or "", PROG)
     parser.add_argument(
         "--target", action="append", required=True, help="target bundle, a path or a name under engines/; repeat it"
@@ -66,9 +66,14 @@ def main(argv: Sequence[str]) -> int:
     _add_network_arguments(parser)
     _add_limit_arguments(parser)
     _add_monitoring_arguments(parser)
-    arguments = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Load, listen, serve until a signal comes."""
+    arguments = arguments_of(argv)
     try:
-        return asyncio.run(_Serving(arguments).run())
+        return asyncio.run(Serving(arguments).run())
     except ModuleNotFoundError as cause:
         package = (cause.name or "").partition(".")[0]
         if package not in ("starlette", "uvicorn", "msgspec", "prometheus_client"):
@@ -130,8 +135,8 @@ def _add_monitoring_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class _Serving:
-    """One run of the command."""
+class Serving:
+    """One run of the command; or its application alone, where something else listens."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         from runtime.observability.monitor import Monitor
@@ -157,27 +162,28 @@ class _Serving:
         self.monitor: Monitor = Monitor(arguments.metrics_alias == "vllm", arguments.check_identity, arguments.admin)
         self.state: ServerState = ServerState(limits, self.monitor.observers)
         routes, operations = self.monitor.routes(self.state), self.monitor.operations
-        app = create_app(self.state, routes, keys, arguments.cors_origin, self.log, operations)
-        self.server: Server = Server(app, self.state, arguments.drain_seconds, **tls)
+        self.app = create_app(self.state, routes, keys, arguments.cors_origin, self.log, operations)
+        self.server: Server = Server(self.app, self.state, arguments.drain_seconds, **tls)
         self.service: TextService | None = None
 
     async def run(self) -> int:
         """Serve; the exit code is 1 where texts were cut off."""
-        sock, address = self._listen()
+        sock, address = self.listen()
         serving = asyncio.ensure_future(self.server.serve([sock]))
         try:
-            loading = _in_thread(self._load)
+            loading = _in_thread(self.load)
             await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done():
-                self._begin(await loading, address)
+                self.begin(await loading, address)
             await serving
         finally:
             self.server.force_exit = self.server.should_exit = True
             await asyncio.wait({serving})
-            await asyncio.to_thread(self._close)
+            await asyncio.to_thread(self.close)
         return int(self.server.cut)
 
-    def _listen(self) -> tuple[socket.socket, str]:
+    def listen(self) -> tuple[socket.socket, str]:
+        """The socket that the options name, and its address. Raises OptionError."""
         from runtime.serving.server import listen, listen_unix
 
         if (path := self.arguments.unix_socket) is not None:
@@ -187,7 +193,8 @@ class _Serving:
         scheme = "https" if self.arguments.ssl_certfile else "http"
         return sock, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
-    def _load(self) -> list[ServedTarget]:
+    def load(self) -> list[ServedTarget]:
+        """Load draft and targets. Raises S2DError."""
         from runtime.serving.loading import load_targets
 
         arguments = self.arguments
@@ -198,7 +205,8 @@ class _Serving:
             check_profile(each.decoder, arguments)
         return served
 
-    def _begin(self, targets: list[ServedTarget], address: str) -> None:
+    def begin(self, targets: list[ServedTarget], address: str) -> None:
+        """Take requests; on the event loop."""
         from runtime.serving.loading import cache_bytes
         from runtime.serving.texts import ServedTexts
 
@@ -221,7 +229,8 @@ class _Serving:
             f" {byte_size(arguments.max_concurrent * self.state.limits.max_body)} for requests' bodies"
         )
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End all texts."""
         if self.service is not None:
             self.service.close()
         if self.log is not None:

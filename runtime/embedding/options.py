@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from runtime.decoding.options import Options
 from runtime.embedding.native import Native
+from runtime.sampling.constraint import Constraint, Kind
 from runtime.sampling.options import Sampling
 
 
@@ -32,4 +33,9 @@ def options_of(native: Native, given: Any) -> Options:
         logprobs=None if given.logprobs < 0 else given.logprobs,
         draft=bool(given.draft),
         exact=None if given.exact < 0 else bool(given.exact),
+        constraint=_constraint(native.text(given.constraint_kind), native.text(given.constraint)),
     )
+
+
+def _constraint(kind: str | None, text: str | None) -> Constraint | None:
+    return None if kind is None else Constraint(cast(Kind, kind), text or "")

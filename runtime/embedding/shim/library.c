@@ -163,6 +163,8 @@ static int check_texts(const char *const *texts, size_t count, const char *name)
 
 static int check_options(const s2d_options *options)
 {
+    if (!options->constraint_kind != !options->constraint)
+        return report(S2D_ERROR_ARGUMENT, "s2d_options: constraint and constraint_kind belong together; give both");
     if (check_list(options->logit_bias, options->logit_bias_count, "logit_bias") != S2D_OK ||
         check_list(options->stop_token_ids, options->stop_token_id_count, "stop_token_ids") != S2D_OK ||
         check_texts(options->bad_words, options->bad_word_count, "bad_words") != S2D_OK ||

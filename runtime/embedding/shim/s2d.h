@@ -130,6 +130,8 @@ typedef struct s2d_options {
     int32_t special_tokens;        /* 1: a prompt given as text gets the tokenizer's special tokens (1) */
     int32_t draft;                 /* 0: the target decodes without drafting (1) */
     int32_t exact;                 /* 1: bit for bit the target's own or an error; 0: need not; -1: where possible (-1) */
+    const char *constraint_kind;   /* json_schema, regex, lark, or choice: a JSON list of texts; NULL: none */
+    const char *constraint;        /* the whole new text matches it; needs the extra [grammar] */
 } s2d_options;
 
 /* What one step added. It belongs to the library. */

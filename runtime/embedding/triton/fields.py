@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.decoding.options import Options
+from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
+from s2d_trt.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ SAMPLING = (
     Field("seed", "TYPE_UINT64"),
     Field("bad_words", "TYPE_STRING", -1),
 )
-OPTIONAL = (TARGET, STREAM, *OPTIONS, *SAMPLING)
+CONSTRAINT = (Field("constraint_kind", "TYPE_STRING"), Field("constraint", "TYPE_STRING"))
+OPTIONAL = (TARGET, STREAM, *OPTIONS, *SAMPLING, *CONSTRAINT)
 OUTPUTS = (
     Field("text_output", "TYPE_STRING"),
     Field("token_ids", "TYPE_INT32", -1),
@@ -58,4 +61,8 @@ def options_of(given: Mapping[str, Any]) -> Options:
     others = {field.name: given[field.name] for field in OPTIONS if field.name in given}
     if "max_tokens" in others:
         others["max_new_tokens"] = others.pop("max_tokens")
-    return Options(sampling=sampling, **others)
+    kind, text = (given.get(field.name) for field in CONSTRAINT)
+    if (kind is None) != (text is None):
+        raise OptionError("constraint and constraint_kind belong together; give both")
+    constraint = None if kind is None or text is None else Constraint(kind, text)
+    return Options(sampling=sampling, constraint=constraint, **others)

@@ -9,6 +9,7 @@ import pytest
 
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
+from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
 from tests.runtime.embedding.programs import Run
 
@@ -39,8 +40,9 @@ OPTIONS = [
     ),
     Options(40, sampling(seed=2**64 - 1), stop=("zz", "sed"), stop_token_ids=(120,), ignore_eos=True),
     Options(40, sampling(), draft=False, exact=True),
+    Options(40, sampling(), constraint=Constraint("regex", "[ab]{3,8}")),
 ]
-"""As ``programs/generate.c`` chooses them; the last one's prompt has no special tokens."""
+"""As ``programs/generate.c`` chooses them; the prompt of the one that does not draft has no special tokens."""
 
 
 def test_texts_of_c_requests_that_run_together_equal_pythons(

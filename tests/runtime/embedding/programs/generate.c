@@ -33,6 +33,10 @@ static void choose(s2d_options *options, int which)
         options->ignore_eos = 1;
         options->seed = 18446744073709551615u;
     }
+    if (which == 5) {
+        options->constraint_kind = "regex";
+        options->constraint = "[ab]{3,8}";
+    }
     if (which == 4) {
         options->draft = 0;
         options->exact = 1;
@@ -42,7 +46,7 @@ static void choose(s2d_options *options, int which)
 
 int main(int argc, char **argv)
 {
-    enum { REQUESTS = 5 };
+    enum { REQUESTS = 6 };
     s2d_draft *draft;
     s2d_target *target;
     s2d_request *requests[REQUESTS];

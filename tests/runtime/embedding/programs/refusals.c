@@ -124,6 +124,11 @@ int main(int argc, char **argv)
     options.temperature = -1.0;
     FAILS(s2d_request_create(target, "a", &options, &request), S2D_ERROR_ARGUMENT, "temperature -1.0");
     CHECK(!request);
+    s2d_options_default(&options, sizeof options);
+    options.constraint = "[ab]";
+    FAILS(s2d_request_create(target, "a", &options, &request), S2D_ERROR_ARGUMENT, "belong together");
+    options.constraint_kind = "poem";
+    FAILS(s2d_request_create(target, "a", &options, &request), S2D_ERROR_ARGUMENT, "constraint poem is unknown");
     FAILS(s2d_request_create(target, "\xff", NULL, &request), S2D_ERROR_ARGUMENT, "not UTF-8 (byte 0)");
     FAILS(s2d_request_create_tokens(target, &token, 1, NULL, &request), S2D_ERROR_ARGUMENT, "5000");
     FAILS(s2d_request_create_tokens(target, &token, 0, NULL, &request), S2D_ERROR_ARGUMENT, "empty");

@@ -1,0 +1,1 @@
+"""Several replicas of the HTTP server behind one address."""
