@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2d_trt.bundle import TokenizerSpec
 from s2d_trt.errors import BundleError
+from s2d_trt.manifest import TokenizerSpec
 from s2d_trt.reading import read_json, read_object
 from s2d_trt.tokenizer import tokenizer_fingerprint
 
