@@ -7,6 +7,7 @@ from runtime.bench import run_prompts
 from runtime.drafting.calls import run_together
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.measurement import measure
+from runtime.drafting.options import choose_policy
 from runtime.evaluation.comparison import generate, same_bits, same_bits_so_far, warm_up
 from runtime.evaluation.prompts import Prompt, load_prompts
 from runtime.machine.cache import cache_directory
@@ -35,6 +36,7 @@ __all__ = [
     "Tree",
     "TreeBuilder",
     "cache_directory",
+    "choose_policy",
     "generate",
     "installed_flavors",
     "load_prompts",

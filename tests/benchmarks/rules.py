@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from runtime import Constraint, Decoder, Options, Sampling
+from runtime import Constraint, Decoder, Options, Policy, Sampling
 from s2d_trt.cli import ArgumentParser, comma_floats, positive_int, run_command
 from s2d_trt.errors import OptionError
 from tests.benchmarks.internals import (
     Chooser,
     Grammars,
     RuledNoise,
+    choose_policy,
     generate,
     load_prompts,
     load_tokenizer,
@@ -85,11 +86,11 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-def options_of(rule: str, temperature: float, new: int) -> Options:
+def options_of(rule: str, temperature: float, new: int, policy: Policy) -> Options:
     """The options of a rule."""
     asked = dict(RULES[rule])
     sampling = Sampling(temperature, seed=1, **asked.pop("sampling", {}))
-    return Options(new, sampling, **asked)
+    return Options(new, sampling, policy=policy, **asked)
 
 
 class Spent:
@@ -123,9 +124,9 @@ def counted() -> Iterator[Spent]:
             setattr(owner, name, function)
 
 
-def measure(decoder: Decoder, rule: str, temperature: float, new: int, prompts: Sequence[list[int]]) -> Row:
-    """Answer the prompts under one rule."""
-    options, pairs, seconds = options_of(rule, temperature, new), [], 0.0
+def measure(decoder: Decoder, rule: str, options: Options, prompts: Sequence[list[int]]) -> Row:
+    """Answer the prompts under one rule, which ``options`` ask for."""
+    pairs, seconds, temperature = [], 0.0, options.sampling.temperature
     warm_up(decoder, prompts[0], options)
     for number, prompt in enumerate(prompts):
         alone = generate(decoder, prompt, replace(options, draft=False)) if number % 2 else None
@@ -213,6 +214,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--limit", type=positive_int, default=48, help="prompts (%(default)s)")
     parser.add_argument("--new", type=positive_int, default=48, help="most new tokens of a text (%(default)s)")
     parser.add_argument("--prompt-tokens", type=positive_int, default=512, help="the last of a prompt (%(default)s)")
+    parser.add_argument(
+        "--policy", choices=("adaptive", "fixed"), default="adaptive", help="fixed drafts in every step (%(default)s)"
+    )
     parser.add_argument("--masks", type=Path, metavar="FILE", help="only measure masks, with this tokenizer.json")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the report there")
     arguments = parser.parse_args(argv)
@@ -234,7 +238,8 @@ def main(argv: Sequence[str]) -> None:
         title, rows = f"Text under rules, {decoder.target.name}", []
         for rule in rules:
             for temperature in arguments.temperature:
-                rows.append(measure(decoder, rule, temperature, arguments.new, prompts))
+                options = options_of(rule, temperature, arguments.new, choose_policy(arguments.policy, lookup=True))
+                rows.append(measure(decoder, rule, options, prompts))
                 print("\n".join(table_lines(title, rows)[-1:]), flush=True)
     lines = table_lines(title, rows)
     print("\n".join(lines))
