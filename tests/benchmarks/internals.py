@@ -12,8 +12,9 @@ from runtime.evaluation.comparison import generate, same_bits, same_bits_so_far,
 from runtime.evaluation.prompts import Prompt, load_prompts
 from runtime.machine.cache import cache_directory
 from runtime.machine.processor import physical_cores, processor_identity
+from runtime.sampling import ruled_noise
 from runtime.sampling.chooser import Chooser
-from runtime.sampling.grammar import Grammars
+from runtime.sampling.grammar import GrammarRule, Grammars
 from runtime.sampling.noise import Noise
 from runtime.sampling.ruled_noise import RuledNoise
 from runtime.targets.target import BundleSequence
@@ -28,6 +29,7 @@ __all__ = [
     "Chooser",
     "Costs",
     "Device",
+    "GrammarRule",
     "Grammars",
     "Noise",
     "Placement",
@@ -45,6 +47,7 @@ __all__ = [
     "open_gpu",
     "physical_cores",
     "processor_identity",
+    "ruled_noise",
     "run_prompts",
     "run_together",
     "same_bits",

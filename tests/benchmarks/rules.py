@@ -30,12 +30,14 @@ from s2d_trt.cli import ArgumentParser, comma_floats, positive_int, run_command
 from s2d_trt.errors import OptionError
 from tests.benchmarks.internals import (
     Chooser,
+    GrammarRule,
     Grammars,
     RuledNoise,
     choose_policy,
     generate,
     load_prompts,
     load_tokenizer,
+    ruled_noise,
     same_bits,
     warm_up,
 )
@@ -71,7 +73,7 @@ RULES: dict[str, dict[str, Any]] = {
     "logit_bias": {"sampling": {"logit_bias": {**dict.fromkeys(range(300, 340), 1.0), 11: -100.0}}},
     "penalties": {"sampling": {"frequency_penalty": 0.4, "presence_penalty": 0.2, "repetition_penalty": 1.05}},
     "bad_words": {"sampling": {"bad_words": ("self", "return", "    ")}},
-    "min_tokens": {"min_tokens": 40, "stop_token_ids": tuple(range(200, 232))},
+    "min_tokens": {"min_tokens": 20, "stop_token_ids": tuple(range(200, 232))},
     "ignore_eos": {"ignore_eos": True, "sampling": {"logit_bias": {0: 3.0}}},
     "processors": {"processors": (not_the_last,)},
     "logprobs": {"logprobs": 5, "prompt_logprobs": 1},
@@ -102,7 +104,9 @@ class Spent:
 @contextmanager
 def counted() -> Iterator[Spent]:
     """Count the time that rules take, on scores and on the draft's noise."""
-    spent, originals = Spent(), [(Chooser, "_processed"), (Chooser, "follow"), (RuledNoise, "row")]
+    spent = Spent()
+    originals: list[tuple[Any, str]] = [(Chooser, "_processed"), (Chooser, "follow"), (GrammarRule, "forced")]
+    originals += [(RuledNoise, "_state"), (RuledNoise, "admitted"), (ruled_noise, "_ruled")]
     functions = [getattr(owner, name) for owner, name in originals]
 
     def timed(function: Any) -> Any:
@@ -229,7 +233,6 @@ def main(argv: Sequence[str]) -> None:
         raise OptionError("name a --target, or a tokenizer with --masks")
     else:
         decoder = Decoder.open(arguments.target, arguments.draft)
-        decoder.prepare()
         most = min(arguments.prompt_tokens, decoder.target.max_length - arguments.new)
         prompts = [
             list(decoder.tokenizer.encode(prompt.turns[0]).ids)[-most:]
