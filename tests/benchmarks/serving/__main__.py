@@ -3,7 +3,8 @@
 identity compares served texts with those of the target alone, at 1, 8 and 32 clients, with random cancellations.
 cost runs the same texts bare and served in turns: the share of the time, and how much later the first token comes.
 soak asks, leaves and errs at random for some minutes; then the server's counters must equal the clients' own count,
-no text may be left, and memory must be flat. It needs two targets: one whose clients stay, one whose clients leave.
+no text, open file or thread may be left, and memory must be flat. It needs two targets: one whose clients stay, one
+whose clients leave.
 Each starts the server in a process of its own.
 
   python -m tests.benchmarks.serving identity --target target-17m,target-6m

@@ -37,6 +37,14 @@ class ServerProcess:
         pages = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
+    def open_files(self) -> int:
+        """Its file descriptors."""
+        return len([*Path(f"/proc/{self.process.pid}/fd").iterdir()])
+
+    def threads(self) -> int:
+        """Its threads."""
+        return len([*Path(f"/proc/{self.process.pid}/task").iterdir()])
+
     def counters(self) -> dict[str, float]:
         """Prometheus samples by ``name{labels}``."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
