@@ -201,6 +201,8 @@ def main(argv: Sequence[str]) -> None:
         raise OptionError("--lanes are numbers of texts, at least 1")
     if arguments.json is not None and (arguments.json.is_dir() or not arguments.json.resolve().parent.is_dir()):
         raise OptionError(f"{arguments.json} is a folder or lies in no existing folder; name a file to write")
+    if len(set(arguments.temperature)) < len(arguments.temperature):
+        raise OptionError("--temperature names one twice; name each once")
     # Both runs of a prompt must share their noise.
     arguments.seed = 0 if arguments.seed is None else arguments.seed
 

@@ -48,6 +48,8 @@ from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError
 
 PROG = "python -m runtime.run"
+LANES = 8
+"""Texts of ``--prompts`` at a time."""
 _DRAFTED, _RESET = "\033[32m", "\033[0m"
 
 
@@ -68,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     add_sampling_arguments(parser)
     add_constraint_arguments(parser)
     add_drafting_arguments(parser)
-    parser.add_argument("--lanes", type=positive_int, default=8, help="with --prompts: texts at a time (%(default)s)")
+    parser.add_argument("--lanes", type=positive_int, help=f"with --prompts: texts at a time ({LANES})")
     output = parser.add_argument_group("output")
     output.add_argument("--baseline", action="store_true", help="also run the target alone and compare")
     output.add_argument("--color", action="store_true", help="drafted-and-accepted text in green")
@@ -98,6 +100,9 @@ def main(argv: Sequence[str]) -> None:
     prompts = load_prompts(arguments.prompts) if arguments.prompts else []
     if prompts and (arguments.baseline or arguments.color):
         raise OptionError("--baseline and --color show one text; leave them out, or compare with runtime.bench")
+    if arguments.lanes is not None and not prompts:
+        raise OptionError("--lanes is the number of texts of --prompts at a time; leave it out")
+    arguments.lanes = arguments.lanes or LANES
     text = "" if prompts else _prompt(arguments)
     draft = None if arguments.draft == NO_DRAFT else arguments.draft
     decoder = Decoder.open(arguments.target, draft, placement(arguments), arguments.verify)

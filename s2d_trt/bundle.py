@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from s2d_trt.reading import read_object
 
 Loaded = TypeVar("Loaded")
 
+LONGEST_NAME = 4096
+"""Characters in the name of a bundle; no path is longer."""
 ALWAYS_HASH_BELOW = 256 * 2**20
 """Bytes of a bundle from which its files are hashed only when ``verify`` asks for it, since hashing takes seconds."""
 REPLACED = 4
@@ -125,10 +128,13 @@ def find_bundle(name: str | Path) -> Path:
     Raises:
         BundleError: there is no such directory.
     """
+    if len(str(name)) > LONGEST_NAME:
+        raise BundleError(f"the bundle's name {str(name)[:40]!r}... has {len(str(name))} characters; name a directory")
     candidates = [Path(name), Path("engines") / name, Path("engines") / f"{name}.engine"]
     for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
+        with contextlib.suppress(OSError, ValueError):  # no system has such a name
+            if candidate.is_dir():
+                return candidate
     built = sorted(path.stem for path in Path("engines").glob("*.engine"))
     remedy = f"built here: {', '.join(built)}" if built else "build one with python -m export.build or export.target"
     raise BundleError(f"no bundle named {name} (looked for {', '.join(map(str, candidates))}); {remedy}")

@@ -174,8 +174,8 @@ class Manifest:
 def _contradictions(manifest: Manifest) -> Iterator[str]:
     """What in a manifest does not agree with the rest of it, in words."""
     model, cache, exits = manifest.model, manifest.cache, manifest.exits
-    if "/" in manifest.name or not manifest.name.isprintable():
-        yield f"the name {manifest.name!r} holds characters that no bundle's name has"
+    if "/" in manifest.name or not manifest.name or not manifest.name.isprintable():
+        yield f"the name {manifest.name!r} is empty or holds characters that no bundle's name has"
     if model.num_attention_heads % model.num_key_value_heads:
         yield f"{model.num_attention_heads} heads cannot share {model.num_key_value_heads} key/value heads evenly"
     if model.head_dim % 2:

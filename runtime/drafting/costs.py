@@ -148,8 +148,11 @@ def _least(ours: tuple[float, ...], theirs: tuple[float, ...]) -> tuple[float, .
 
 
 def _by_rows(costs: tuple[float, ...]) -> list[float]:
-    """Costs of 0 to ``MOST_ROWS`` rows: linear between the widths, and beyond the last width along the last piece."""
+    """Costs of 0 to ``MOST_ROWS`` rows: linear between the widths, and beyond the last width along the last piece.
+
+    More rows never cost less there, even where the measurement of the last two widths says so.
+    """
     rows = np.arange(MOST_ROWS + 1)
-    slope = (costs[-1] - costs[-2]) / (WIDTHS[-1] - WIDTHS[-2])
+    slope = max(0.0, costs[-1] - costs[-2]) / (WIDTHS[-1] - WIDTHS[-2])
     milliseconds = np.interp(rows, WIDTHS, costs) + slope * np.maximum(0, rows - WIDTHS[-1])
     return [0.0, *milliseconds[1:].tolist()]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from runtime.evaluation.matrix.figures import (
     acceptance_by_depth,
     calibration,
@@ -21,8 +23,10 @@ from runtime.evaluation.matrix.figures import (
     speedup,
 )
 from runtime.evaluation.matrix.runs import Run, unwritable
+from runtime.evaluation.matrix.schema import EXTRAS
 from s2d_trt.errors import OptionError
 from s2d_trt.files import write_file
+from s2d_trt.reading import read_object
 
 WIDTH = 640
 Spec = dict[str, Any]
@@ -49,8 +53,10 @@ def write_report(runs: Sequence[Run], extras: Mapping[str, Path | None], out: Pa
     try:
         import vl_convert
     except ImportError as cause:
-        raise OptionError("reports need vl-convert; install the extra: pip install 's2d-trt[evaluate]'") from cause
-    found = {name: _read(path) for name, path in extras.items() if path is not None}
+        raise OptionError(
+            "reports need vl-convert; install the extra: pip install -e '.[evaluate]' in the checkout"
+        ) from cause
+    found = {name: _read(name, path) for name, path in extras.items() if path is not None}
     plots = [*plots_of_runs(runs), *plots_of_extras(found)]
     try:
         write_file(out, page(runs, plots, vl_convert.javascript_bundle()))  # type: ignore[call-arg]
@@ -60,11 +66,14 @@ def write_report(runs: Sequence[Run], extras: Mapping[str, Path | None], out: Pa
         raise unwritable(out, cause) from cause
 
 
-def _read(path: Path) -> Any:
+def _read(name: str, path: Path) -> Any:
+    remedy = "name a file that its --json option wrote"
+    data = read_object(path, OptionError, remedy)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
-        raise OptionError(f"{path} cannot be read ({cause}); name a file that a --json option wrote") from cause
+        msgspec.convert(data, EXTRAS[name])
+    except msgspec.ValidationError as cause:
+        raise OptionError(f"{path} holds no figures of {name} ({cause}); {remedy}") from cause
+    return data
 
 
 def plots_of_runs(runs: Sequence[Run]) -> Iterator[Plot]:

@@ -14,6 +14,7 @@ from runtime.drafting.costs import WIDTHS, Costs
 from runtime.evaluation.replay.steps import Prices
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import OptionError
+from s2d_trt.reading import read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,10 @@ class Hardware:
     @classmethod
     def read(cls, path: Path) -> Hardware:
         """From a JSON file of its fields. Raises OptionError."""
+        data = read_object(path, OptionError, "write it with --write-hardware")
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
             hardware = cls(**{name: float(value) for name, value in data.items()})
-        except (OSError, ValueError, TypeError, AttributeError) as cause:
+        except (ValueError, TypeError, OverflowError) as cause:
             raise OptionError(f"{path} describes no hardware ({cause}); write it with --write-hardware") from cause
         if min(hardware.bandwidth, hardware.peak, hardware.host) <= 0 or hardware.launch < 0:
             raise OptionError(f"{path} describes no hardware (numbers must be above 0); write it with --write-hardware")

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-_CONTROL_GROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+from s2d_trt.memory import control_groups
 
 _FRESH_SECONDS = 15.0
 """To sum up a large process's pages takes some tens of milliseconds."""
@@ -22,16 +22,10 @@ def memory_used() -> int:
     return _latest[1]
 
 
-def memory_limit(control_groups: tuple[Path, ...] = _CONTROL_GROUPS) -> int:
+def memory_limit() -> int:
     """Bytes that the machine has, or fewer where a container may use fewer."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [machine]
-    for path in control_groups:
-        try:
-            limits.append(int(path.read_text(encoding="ascii")))
-        except (OSError, ValueError):  # there is no such group, or its limit is "max"
-            continue
-    return min(limits)
+    return min([machine, *(limit for limit, _ in control_groups())])
 
 
 def memory_in_use() -> int:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
         from runtime.scaling.application import build
     except ModuleNotFoundError as cause:
         package = (cause.name or "").partition(".")[0]
-        raise OptionError(f"{package} is not installed; pip install 's2d-trt[ray]'") from cause
+        raise OptionError(f"{package} is not installed; pip install -e '.[ray]' in the checkout") from cause
     settings = {"serve": served, "replicas": arguments.replicas}
     if arguments.metrics_folder is not None:
         settings["metrics"] = str(arguments.metrics_folder.resolve())

@@ -21,14 +21,16 @@ import math
 import shutil
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from export.checkpoint import INDEX_FILE, Checkpoint
 from export.config import read_json
 from export.tensors import checkpoint_shapes
-from s2d_trt.cli import ArgumentParser, byte_size, positive_int, run_command
+from s2d_trt.cli import MOST, ArgumentParser, byte_size, positive_int, run_command
 from s2d_trt.errors import CheckpointError, OptionError
 from s2d_trt.files import publishing_directory
 from s2d_trt.spec import ModelSpec
@@ -63,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
         )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
     options = parser.parse_args(argv)
+    if not 0 <= options.seed <= MOST:
+        raise OptionError(f"--seed {options.seed} must lie between 0 and {MOST}")
     require_torch()
     source = Checkpoint.open(options.checkpoint)
     config = _read_llama_config(source)
@@ -89,6 +93,10 @@ def _grown_spec(old: ModelSpec, options: Namespace) -> ModelSpec:
         before, after = getattr(old, field), getattr(new, field)
         if after < before:
             raise OptionError(f"--{name} {after} is below the checkpoint's {before}; it can only grow")
+    try:
+        msgspec.convert(asdict(new), ModelSpec)
+    except msgspec.ValidationError as cause:
+        raise OptionError(f"no model has such sizes ({cause}); choose smaller ones") from cause
     heads, kv_heads = new.num_attention_heads, new.num_key_value_heads
     if new.hidden_size % heads:
         raise OptionError(f"--hidden {new.hidden_size} is no multiple of --heads {heads}, which transformers asks for")

@@ -88,6 +88,8 @@ def test_the_seed_decides_the_residue(draft_checkpoint: Path, tmp_path: Path) ->
         (["--heads", "5"], "is no multiple of --heads 5"),
         (["--hidden", "128", "--heads", "8", "--kv-heads", "3"], "8 query heads on 3 key heads"),
         (["--kv-heads", "4"], "cannot hold groups of 2"),
+        (["--layers", "1000000000"], "no model has such sizes"),
+        (["--seed", "-1"], "--seed -1 must lie between"),
     ],
 )
 def test_a_shape_that_cannot_hold_the_old_one_is_refused(

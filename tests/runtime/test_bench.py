@@ -196,6 +196,7 @@ def test_a_bad_prompts_file_is_one_line(
         (["--target", "no-such-target"], "no bundle named no-such-target"),
         (["--thresholds", "0.5"], "1 thresholds for 3 exits"),
         (["--temperature", "0,-1"], "temperature -1"),
+        (["--temperature", "1,1"], "names one twice"),
         (["--limit", "0"], "at least 1"),
         (["--exact", "--tree", "paper"], "--exact drafts chains"),
         (["--json", "no/such/folder/out.json"], "no existing folder"),

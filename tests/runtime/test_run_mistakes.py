@@ -41,6 +41,7 @@ def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
         (["--tree-depth", "-1"], "tree depth -1"),
         (["--tree-depth", "8", "--tree-top-k", "8", "--tree-nodes", "300"], "at most 256 nodes"),
         (["--temperature", "0,1"], "one temperature"),
+        (["--lanes", "4"], "--lanes is the number of texts of --prompts"),
         (["--temperature", "-1"], "temperature -1"),
         (["--temperature", "warm"], "not a list of numbers"),
         (["--top-p", "0"], "top-p"),

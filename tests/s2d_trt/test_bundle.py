@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2d_trt.bundle import Bundle
+from s2d_trt.bundle import Bundle, find_bundle
 from s2d_trt.errors import BundleError
 from s2d_trt.manifest import (
     MANIFEST,
@@ -236,6 +236,7 @@ def test_a_manifest_with_a_wrong_field_is_damaged(directory: Path, changes: dict
     [
         ({"name": "a\x1b[31m"}, "holds characters that no bundle's name has"),
         ({"name": "../x"}, "holds characters"),
+        ({"name": ""}, "the name ''"),
         ({"model": MODEL | {"num_attention_heads": 3, "num_key_value_heads": 2}}, "cannot share 2 key/value heads"),
         ({"model": MODEL | {"head_dim": 5}}, "head_dim 5 is odd"),
         ({"exits": [1]}, "a target has no exits"),
@@ -327,3 +328,10 @@ def test_a_graph_weights_or_tokenizer_that_is_not_listed_is_refused(directory: P
 def test_a_bundle_of_the_wrong_kind_is_refused(directory: Path) -> None:
     with pytest.raises(BundleError, match="is a target bundle where a draft is needed"):
         Bundle.open(directory, kind="draft")
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 300_000, "a\0b", ""])
+def test_a_name_that_no_bundle_can_have_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(find_bundle(name))
+    assert len(str(caught.value)) < 2000

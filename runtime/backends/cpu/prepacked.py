@@ -64,11 +64,10 @@ class PrepackedWeights:
 
     def session(self, path: Path, make_options: Callable[[], ort.SessionOptions]) -> ort.InferenceSession:
         """A session of the graph at ``path``, from the cache; where there is none yet, it is written first."""
-        if self.directory.is_dir():
-            if self._is_intact():
-                with contextlib.suppress(Exception):  # a damaged cache is no fault of the bundle
-                    return _opened(self.directory / MODEL, make_options())
-            shutil.rmtree(self.directory, ignore_errors=True)
+        if self._is_intact():
+            with contextlib.suppress(Exception):  # a damaged cache is no fault of the bundle
+                return _opened(self.directory / MODEL, make_options())
+        shutil.rmtree(self.directory, ignore_errors=True)
         if not self._has_room():
             return _opened(path, make_options())
         with contextlib.suppress(OSError):

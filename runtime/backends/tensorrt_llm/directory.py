@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, convert
 
 from s2d_trt.errors import BundleError
 from s2d_trt.manifest import TokenizerSpec
-from s2d_trt.reading import read_json, read_object
+from s2d_trt.ranges import Slots, TokenId, Vocabulary
+from s2d_trt.reading import read_json, read_object, reading
 from s2d_trt.tokenizer import tokenizer_fingerprint
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 GENERATION_CONFIG = "generation_config.json"
+REMEDY = "copy or build the engine again"
+Ranks = Annotated[int, Meta(ge=1, le=2**12)]
 _EXTERNAL = (2, "2", "DRAFT_TOKENS_EXTERNAL", "draft_tokens_external")
 """How ``SpeculativeDecodingMode.DRAFT_TOKENS_EXTERNAL``, a flag enumeration, has been written."""
 
@@ -57,8 +62,11 @@ class EngineDirectory:
             build, model = config["build_config"], config["pretrained_config"]
             if problems := list(_problems(build)):
                 raise BundleError(f"{path} cannot verify drafts: {'; '.join(problems)}; run trtllm-build again so")
-            draft, ranks = int(build["max_draft_len"]), int(model.get("mapping", {}).get("world_size", 1))
-            longest = min(int(build["max_input_len"]), int(build["max_seq_len"]) - draft - 1)
+            draft, longest_input, longest_text = (
+                convert(build[name], Slots) for name in ("max_draft_len", "max_input_len", "max_seq_len")
+            )
+            ranks = convert(model.get("mapping", {}).get("world_size", 1), Ranks)
+            longest = min(longest_input, longest_text - draft - 1)
             if longest < 2:
                 raise BundleError(
                     f"{path} holds no text beside its draft (max_seq_len {build['max_seq_len']}, max_draft_len {draft},"
@@ -67,7 +75,13 @@ class EngineDirectory:
                 )
             _check_ranks(path, ranks)
             return cls(
-                path, str(config["version"]), int(model["vocab_size"]), draft, longest, ranks, _read_tokenizer(path)
+                path,
+                str(config["version"]),
+                convert(model["vocab_size"], Vocabulary),
+                draft,
+                longest,
+                ranks,
+                _read_tokenizer(path),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as cause:
             raise BundleError(
@@ -105,8 +119,8 @@ def _check_ranks(path: Path, ranks: int) -> None:
     missing = [name for name in (f"rank{rank}.engine" for rank in range(ranks)) if not (path / name).is_file()]
     if missing:
         raise BundleError(
-            f"{path} lacks {', '.join(missing)} of the engines for its {ranks} GPUs; copy the whole directory, or build"
-            " it again"
+            f"{path} lacks {', '.join(missing[:9])} of the engines for its {ranks} GPUs; copy the whole directory, or"
+            " build it again"
         )
 
 
@@ -115,14 +129,12 @@ def _read_tokenizer(path: Path) -> TokenizerSpec:
         if not (path / name).is_file():
             raise BundleError(f"{path} has no {name}; copy it there from the checkpoint that the engine was built from")
     generation = _read_json(path / GENERATION_CONFIG)
-    ends = generation.get("eos_token_id")
-    return TokenizerSpec(
-        file=TOKENIZER,
-        fingerprint=tokenizer_fingerprint(path / TOKENIZER, BundleError),
-        bos_token_id=generation.get("bos_token_id"),
-        eos_token_ids=tuple(ends) if isinstance(ends, list) else () if ends is None else (int(ends),),
-    )
+    first, end = generation.get("bos_token_id"), generation.get("eos_token_id")
+    ends = end if isinstance(end, list) else [] if end is None else [end]
+    with reading(path / GENERATION_CONFIG, BundleError, REMEDY):
+        ids = convert(first, TokenId | None), convert(ends, tuple[TokenId, ...])
+    return TokenizerSpec(TOKENIZER, tokenizer_fingerprint(path / TOKENIZER, BundleError), *ids)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return read_object(path, BundleError, "copy or build the engine again")
+    return read_object(path, BundleError, REMEDY)

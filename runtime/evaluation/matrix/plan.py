@@ -17,8 +17,10 @@ from runtime.drafting.options import Policy
 from runtime.drafting.profile import Profile
 from runtime.tree.shape import TreeShape
 from s2d_trt.errors import OptionError
+from s2d_trt.reading import read_text, reading
 
 NAMES = {"adaptive": Adaptive, "fixed": FixedThresholds}
+MOST_BYTES = 2**20
 POLICY_KEYS = {"kind", "thresholds", "confidence", "depth", "top_k", "nodes", "lookup", "exact", "profile"}
 
 
@@ -36,7 +38,8 @@ class Cell:
     @property
     def engines(self) -> tuple[str, str]:
         """Target and draft bundles."""
-        return self.target.format(precision=self.precision), self.draft.format(precision=self.precision)
+        target, draft = (name.replace("{precision}", self.precision) for name in (self.target, self.draft))
+        return target, draft
 
     @property
     def title(self) -> str:
@@ -67,12 +70,13 @@ class Matrix:
     @classmethod
     def read(cls, path: Path) -> Matrix:
         """Read a TOML file. Raises OptionError that names the key which is wrong."""
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as cause:
-            raise OptionError(f"{path} cannot be read ({cause.strerror}); name a matrix in TOML") from cause
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
-            raise OptionError(f"{path} is not TOML ({cause}); mend it") from cause
+        with reading(path, OptionError, "name a matrix in TOML"):
+            try:
+                data = tomllib.loads(read_text(path, MOST_BYTES))
+            except RecursionError:
+                raise ValueError("it is nested too deep") from None
+            except tomllib.TOMLDecodeError as cause:
+                raise ValueError(f"it is not TOML: {cause}") from None
         known = {field.name for field in fields(cls)}
         if unknown := sorted(data.keys() - known):
             raise OptionError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
@@ -133,18 +137,18 @@ def _checked(name: str, value: Any, path: Path) -> Any:
 def _policy(name: str, entry: Mapping[str, Any]) -> tuple[Policy, bool | None]:
     if unknown := sorted(entry.keys() - POLICY_KEYS):
         raise OptionError(f"policy {name}: unknown key {unknown[0]!r}; known are {', '.join(sorted(POLICY_KEYS))}")
-    exact = entry.get("exact")
+    exact, lookup = entry.get("exact"), entry.get("lookup")
+    if wrong := [value for value in (exact, lookup) if not isinstance(value, bool | None)]:
+        raise OptionError(f"policy {name}: {wrong[0]!r} is neither true nor false")
     if "profile" in entry:
         if entry.keys() - {"profile", "exact"}:
             raise OptionError(f"policy {name}: a profile holds everything; leave the other keys out")
-        profile = Profile.read(Path(entry["profile"]))
+        profile = Profile.read(Path(str(entry["profile"])))
         return profile.policy, exact if exact is not None or profile.exact else False
     kind = entry.get("kind", "fixed" if "thresholds" in entry or "confidence" in entry else "adaptive")
     if kind not in NAMES:
         raise OptionError(f"policy {name}: kind {kind!r} is neither adaptive nor fixed")
-    fixed = FixedThresholds(
-        tuple(map(float, entry["thresholds"])) if "thresholds" in entry else None, entry.get("confidence", "mean")
-    )
+    fixed = FixedThresholds(entry.get("thresholds"), entry.get("confidence", "mean"))
     exit_ = fixed if kind == "fixed" else Adaptive()
-    sizes = {key: int(entry[key]) for key in ("depth", "top_k", "nodes") if key in entry}
-    return Policy(exit_, TreeShape(**sizes) if sizes else None, entry.get("lookup")), exact
+    sizes = {key: entry[key] for key in ("depth", "top_k", "nodes") if key in entry}
+    return Policy(exit_, TreeShape(**sizes) if sizes else None, lookup), exact

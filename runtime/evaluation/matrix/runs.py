@@ -17,10 +17,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from runtime.evaluation.matrix.schema import RunFile, Together, Turn
 from runtime.machine.processor import physical_cores, processor_identity
 from s2d_trt import __version__
 from s2d_trt.errors import OptionError
 from s2d_trt.files import write_file
+from s2d_trt.reading import parse_json, read_object
 
 SCHEMA = 1
 ENVIRONMENT = "environment"
@@ -43,7 +47,7 @@ class Run:
     def title(self) -> str:
         """The cell in words."""
         s = self.settings
-        target, draft = (Path(s[part].format(precision=s["precision"])).name for part in ("target", "draft"))
+        target, draft = (Path(s[part].replace("{precision}", s["precision"])).name for part in ("target", "draft"))
         return f"{target} + {draft}, T {s['temperature']:g}, {s['policy']}, {s['texts']} at a time"
 
     @property
@@ -69,16 +73,15 @@ class Run:
     @classmethod
     def read(cls, path: Path) -> Run:
         """Read a run file. Raises OptionError where it is torn or none."""
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as cause:
-            raise OptionError(
-                f"{path} cannot be read ({cause.strerror}); name a run file or a folder of them"
-            ) from cause
-        except ValueError as cause:
-            raise OptionError(f"{path} is torn or no run file ({cause}); delete it and measure again") from cause
-        if not isinstance(data, dict) or data.keys() != KEYS or data["schema"] != SCHEMA:
+        data = read_object(path, OptionError, "delete it and measure again, or name another")
+        if data.keys() != KEYS or data["schema"] != SCHEMA:
             raise OptionError(f"{path} is no run file of this version; delete it and measure again")
+        try:
+            msgspec.convert(data, RunFile)
+            unit: Any = Turn if data["settings"]["texts"] == 1 else Together
+            msgspec.convert(data["units"], list[unit])
+        except msgspec.ValidationError as cause:
+            raise OptionError(f"{path} is no run file ({cause}); delete it and measure again") from cause
         return cls(data["settings"], data["environment"], data["units"], data["skipped"])
 
 
@@ -104,7 +107,7 @@ class Journal:
         whole = content.rfind(b"\n") + 1
         for line in content[:whole].splitlines():
             try:
-                unit = json.loads(line)
+                unit = parse_json(line)
                 self.units[unit["key"]] = unit
             except (ValueError, KeyError, TypeError):
                 raise OptionError(f"{path} is damaged; delete it and measure again") from None

@@ -25,6 +25,11 @@ def test_costs_at_the_widths_are_those_that_were_measured(times: tuple[float, ..
     assert [Costs(times).verify_ms(rows) for rows in WIDTHS] == pytest.approx(list(times))
 
 
+def test_costs_beyond_the_widths_never_fall_below_the_last_one_that_was_measured() -> None:
+    times = (1.0, 1.0, 1.0, 1.0, 1.0, 900.0, 1.0)
+    assert Costs(times).verify_ms(MOST_ROWS) == 1.0
+
+
 def test_no_rows_cost_nothing() -> None:
     assert COSTS.verify_ms(0) == 0.0
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.faults.mutations import MANY
 
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
@@ -96,3 +97,10 @@ def test_requests_of_several_threads_are_cancelled_by_others(
     assert last["ended"] == 120
     assert last["cancelled"] > 0
     assert last["errors"] == 0
+
+
+def test_calls_with_arguments_at_random_return_in_time_and_say_what_is_wrong(
+    run: Run, draft_bundle: Path, target_bundle: Path
+) -> None:
+    refused, _, cases, *_ = run("fuzz.c", draft_bundle, target_bundle, 2000 * MANY, 1).split()
+    assert 0 < int(refused) < int(cases)

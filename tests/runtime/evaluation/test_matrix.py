@@ -17,7 +17,7 @@ import pytest
 from runtime import evaluate
 from runtime.evaluation.matrix.comparing import Gates, broken_gates, changes, pair_runs
 from runtime.evaluation.matrix.figures import acceptance_by_depth, calibration, categories, mean_accepted, speedup
-from runtime.evaluation.matrix.measuring import trimmed
+from runtime.evaluation.matrix.measuring import BINS, trimmed
 from runtime.evaluation.matrix.plan import Matrix
 from runtime.evaluation.matrix.runs import Journal, Run, read_runs
 from runtime.evaluation.matrix.spec_bench import answer_lines
@@ -206,19 +206,25 @@ def test_changed_bundles_are_not_mixed(tmp_path: Path) -> None:
 # Comparing
 
 
+TEXT: dict[str, Any] = {
+    "text": "", "tokens": [], "accept_lengths": [], "exits": {}, "drafted_at_depth": [], "accepted_at_depth": [],
+    "parts": {"prefill": 0.0, "draft": 0.0, "verify": 0.0, "other": 0.0},
+}  # fmt: skip
+
+
 def invented(factor: float, identical: bool = True, noise: float = 0.0) -> Run:
     rng = random.Random(1)
     units = [
         {
             "key": f"0/{index}/0", "category": f"file {index % 6}", "exact": False, "identical": identical,
-            "bit_identical": identical,
-            "drafted": {"new_tokens": 100, "seconds": 1.0 / (factor * (1 + noise * rng.uniform(-1, 1)))},
-            "alone": {"new_tokens": 100, "seconds": 2.0},
+            "bit_identical": identical, "question_id": None, "reliability": [[0.0] * 3] * BINS,
+            "drafted": TEXT | {"new_tokens": 100, "seconds": 1.0 / (factor * (1 + noise * rng.uniform(-1, 1)))},
+            "alone": TEXT | {"new_tokens": 100, "seconds": 2.0},
         }
         for index in range(24)
     ]  # fmt: skip
     settings = {"target": "t", "draft": "d", "precision": "", "temperature": 0.0, "policy": "default", "texts": 1}
-    return Run(settings, {}, units)
+    return Run(settings, {"time": "now", "bundles": {}}, units)
 
 
 @pytest.mark.parametrize(("factor", "words"), [(1.2, "faster"), (0.8, "slower"), (1.0, "no change beyond noise")])

@@ -85,5 +85,5 @@ def test_a_browser_without_a_network_draws_all_plots(report: Path, tmp_path: Pat
 
 def test_a_damaged_extra_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
-    with pytest.raises(OptionError, match="cannot be read"):
+    with pytest.raises(OptionError, match="it is not JSON"):
         write_report([run("default")], {"tuning": tmp_path / "x.json"}, tmp_path / "r.html")

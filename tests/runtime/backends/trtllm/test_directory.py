@@ -29,6 +29,8 @@ from tests.runtime.backends.trtllm.conftest import changed
         ("build_config.max_input_len", None, "not that of a TensorRT-LLM engine"),
         ("pretrained_config.vocab_size", "many", "not that of a TensorRT-LLM engine"),
         ("pretrained_config.mapping.world_size", 3, "lacks rank1.engine, rank2.engine of the engines for its 3 GPUs"),
+        ("pretrained_config.mapping.world_size", 10**30, "not that of a TensorRT-LLM engine"),
+        ("build_config.max_seq_len", 10**30, "not that of a TensorRT-LLM engine"),
     ],
 )
 def test_an_engine_built_otherwise_is_refused_with_the_flag_that_mends_it(
