@@ -206,7 +206,7 @@ def test_run_files(tmp_path: Path, draft_bundle: Path, target_bundle: Path) -> N
         list(changes(run, run))
         list(plots_of_runs([run]))
 
-    fuzz(path, 400, mutated_json, read)
+    fuzz(path, 150, mutated_json, read)
     fuzz(matrix, 400, mutated_bytes, lambda: Matrix.read(matrix))
 
 

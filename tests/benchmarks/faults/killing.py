@@ -1,10 +1,11 @@
 """Runs a piece of work again and again in children that are killed at random moments; a program of its own.
 
-    python killing.py SEED KILLS MOST_SECONDS BUNDLE MODULES ARGUMENT...
+    python killing.py SEED KILLS MOST_SECONDS BUNDLE DONE MODULES ARGUMENT...
 
 The work is ``main(arguments)`` of the first of the modules, which are imported once, so that children begin at once.
 The last child is not killed. Where there was a bundle at BUNDLE before a child or after an earlier one, there must be
-a whole one after it. Prints JSON: how many were killed, the seconds of the last child, and how many processes were
+a whole one after it. What the work refuses to write twice, DONE, is removed when it is there, and the work begins anew.
+Prints JSON: how many were killed, the seconds of the last child, and how many processes were
 left.
 """
 
@@ -15,6 +16,7 @@ import importlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -28,12 +30,13 @@ GRACE = 3.0
 """Seconds for the processes of a killed one to end."""
 
 
-def main(seed: str, kills: str, most: str, bundle: str, modules: str, *arguments: str) -> None:
+def main(seed: str, kills: str, most: str, bundle: str, done: str, modules: str, *arguments: str) -> None:
     """Kill, then let the work end once."""
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     rng, imported = random.Random(int(seed)), [importlib.import_module(name) for name in modules.split(",")]
     killed, there, seconds = 0, (Path(bundle) / MANIFEST).exists(), 0.0
     for remaining in range(int(kills), -1, -1):
+        shutil.rmtree(done, ignore_errors=True)
         began = time.monotonic()
         child = os.fork()
         if child == 0:

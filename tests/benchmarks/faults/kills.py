@@ -30,12 +30,14 @@ rounds = 3
 @dataclass(frozen=True)
 class Work:
     """``main(arguments)`` of the first of ``modules`` in a folder that ``prepare`` fills; ``result`` is what must not
-    depend on kills. ``bundle`` is one that must be whole after each kill, once it is there."""
+    depend on kills. ``bundle`` is one that must be whole after each kill, once it is there; ``done`` is what the work
+    refuses to write again."""
 
     modules: tuple[str, ...]
     prepare: Callable[[Path], Sequence[object]]
     result: Callable[[Path], Any]
     bundle: str = "no.engine"
+    done: str = "nothing"
 
 
 def killed(work: Work, kills: int, folder: Path, seed: int = 7) -> Row:
@@ -47,21 +49,22 @@ def killed(work: Work, kills: int, folder: Path, seed: int = 7) -> Row:
     alone, disturbed = folder / "alone", folder / "disturbed"
     first = _run(work, 0, 0.0, alone, seed)
     second = _run(work, kills, first["seconds"], disturbed, seed)
-    files = [sorted(str(path.relative_to(part)) for path in part.rglob("*")) for part in (alone, disturbed)]
+    files = [list(part.rglob("*")) for part in (alone, disturbed)]
     return {
         "work": work.modules[0],
         "kills": kills,
         "hit": second["killed"],
         "seconds of the work": first["seconds"],
         "same result": work.result(alone) == work.result(disturbed),
-        "files left": [name for name in files[1] if name not in files[0]],
+        "files left": len(files[1]) - len(files[0]),
         "processes left": second["processes left"],
     }
 
 
 def _run(work: Work, kills: int, most: float, folder: Path, seed: int) -> dict[str, Any]:
     folder.mkdir(parents=True)
-    arguments = map(str, (seed, kills, most, folder / work.bundle, ",".join(work.modules), *work.prepare(folder)))
+    places, modules = (folder / work.bundle, folder / work.done), ",".join(work.modules)
+    arguments = map(str, (seed, kills, most, *places, modules, *work.prepare(folder)))
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("killing.py")), *arguments],
         cwd=ROOT,
@@ -102,7 +105,7 @@ def train() -> Work:
         return "--data", ROOT / "s2d_trt", "--out", folder / "draft", "--precision", "fp32", *size, *run
 
     modules = ("s2d_trt.training.soft", "torch", "accelerate", "transformers", "s2d_trt.training.trainer")
-    return Work(modules, prepare, lambda folder: (folder / "draft" / "model.safetensors").read_bytes())
+    return Work(modules, prepare, lambda folder: (folder / "draft" / "model.safetensors").read_bytes(), done="draft")
 
 
 def evaluate(target: Path, draft: Path) -> Work:
