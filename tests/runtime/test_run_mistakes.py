@@ -187,7 +187,7 @@ def test_debug_shows_where_an_error_arose(usual: list[str]) -> None:
         (["--top-k", "1000000000000000000000"], "top-k 1000000000000000000000"),
         (["--temperature", "inf"], "is not a list of numbers"),
         (["--top-p", "nan"], "top-p nan"),
-        (["--draft", "x" * 300], "File name too long"),
+        (["--draft", "x" * 300], "no bundle named xxx"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else value[0],
 )
