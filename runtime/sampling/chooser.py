@@ -73,10 +73,9 @@ class Chooser:
 
     def _processed(self, logits: np.ndarray) -> np.ndarray:
         """The logits under all rules."""
-        processed = logits.copy() if self.rules else logits
         for rule in self.rules:
-            processed = rule.apply(processed)
-        return processed
+            logits = rule.apply(logits)
+        return logits
 
     def _with_noise(self, processed: np.ndarray, position: int) -> np.ndarray:
         if self._sampling.temperature == 0:

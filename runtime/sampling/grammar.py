@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 KEPT = 32
 """Compiled constraints that are kept for later texts."""
 LONGEST_REASON = 300
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_MASKS = np.where(_BITS, np.float32(0), np.float32(-np.inf))
+"""For each byte of llguidance's bit masks, what to add to the scores of its eight tokens, float32 ``[256, 8]``."""
 _FAILED = "the constraint cannot be followed any further: "
 
 
@@ -83,7 +86,7 @@ class _State:
         self.depth: int = parent.depth + 1 if parent else 0
         self.children: dict[int, _State] = {}
         self.mask: np.ndarray | None = None
-        """Float32 ``[V]``: infinity, and -infinity where a token is banned."""
+        """Float32 ``[V]``: 0 for a token that may follow, -inf for the others."""
         self.ended, self.error = False, ""
 
     @property
@@ -168,16 +171,13 @@ class GrammarRule(Rule):
         state = self._state
         if state.mask is None:
             matcher = self._walk.go(state)
-            # A byte for each token, 0 where it is banned.
-            state.mask = np.frombuffer(matcher.compute_logit_bias(), np.uint8)[: len(scores)].astype(np.float32)
-            state.mask -= 0.5
-            state.mask *= np.inf
+            bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+            state.mask = _MASKS.take(bits, axis=0, mode="clip").reshape(-1)[: len(scores)]
             self._walk.check(state)
         if state.error and not self._forked:
             raise OptionError(_FAILED + state.error)
-        # Faster than to write where a mask is true, by how much depends on how the banned tokens are spread.
-        np.minimum(scores, state.mask, out=scores)
-        return scores
+        masked: np.ndarray = scores + state.mask
+        return masked
 
     def follow(self, token: int) -> None:
         """Go on behind ``token``. Raises OptionError where the library's limits end the matching."""

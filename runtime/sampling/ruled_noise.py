@@ -59,7 +59,6 @@ class RuledNoise:
 
 
 def _ruled(noise: np.ndarray, rules: Sequence[Rule]) -> np.ndarray:
-    row = noise.copy()
     for rule in rules:
-        row = rule.apply(row)
-    return row
+        noise = rule.apply(noise)
+    return noise

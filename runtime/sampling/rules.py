@@ -31,7 +31,7 @@ class Rule(ABC):
 
     @abstractmethod
     def apply(self, scores: np.ndarray) -> np.ndarray:
-        """The next token's scores float32 ``[V]`` under this rule; it may write to ``scores`` and return them."""
+        """The next token's scores float32 ``[V]`` under this rule; ``scores`` may be returned but not written to."""
 
     def follow(self, token: int) -> None:  # noqa: B027  some rules have no state
         """``token`` joins the text."""
@@ -74,8 +74,8 @@ class CountPenalty(Rule):
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Subtract what each token has gathered."""
-        scores -= self._amounts
-        return scores
+        penalised: np.ndarray = scores - self._amounts
+        return penalised
 
     def follow(self, token: int) -> None:
         """Count it."""
@@ -97,8 +97,9 @@ class LogitBias(Rule):
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Add the bias."""
-        scores[self._ids] += self._bias
-        return scores
+        biased = scores.copy()
+        biased[self._ids] += self._bias
+        return biased
 
 
 class UserProcessors(Rule):
@@ -112,21 +113,26 @@ class UserProcessors(Rule):
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Call them. Raises OptionError where one returns something else than scores."""
         for processor in self._processors:
-            result = processor(self._tokens, scores)
-            if not (isinstance(result, np.ndarray) and result.shape == scores.shape and result.dtype.kind in "biuf"):
-                is_array = isinstance(result, np.ndarray)
-                given = f"an array {list(result.shape)} of {result.dtype}" if is_array else type(result).__name__
+            result = processor(self._tokens, scores.copy())
+            if problem := _problem(result, scores):
                 name = getattr(processor, "__name__", type(processor).__name__)
-                raise OptionError(
-                    f"processor {name} returned {given}; it must return an array {list(scores.shape)} of numbers"
-                )
-            if result is not scores:  # a copy: other rules write to the scores, and a processor may keep its array
-                scores = result.astype(np.float32)
+                raise OptionError(f"processor {name} returned {problem}")
+            scores = result.astype(np.float32, copy=False)
         return scores
 
     def follow(self, token: int) -> None:
         """Add it to the tokens so far."""
         self._tokens.append(token)
+
+
+def _problem(result: object, scores: np.ndarray) -> str:
+    """What is wrong with a processor's result; empty if nothing is."""
+    if not isinstance(result, np.ndarray):
+        return f"{type(result).__name__}; it must return an array {list(scores.shape)} of numbers"
+    if result.shape != scores.shape or result.dtype.kind not in "biuf":
+        given = f"an array {list(result.shape)} of {result.dtype}"
+        return f"{given}; it must return an array {list(scores.shape)} of numbers"
+    return "an infinite score; add a large number to prefer a token" if result.max() == np.inf else ""
 
 
 class BadWords(Rule):
@@ -139,10 +145,8 @@ class BadWords(Rule):
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Ban the last token of a sequence whose others are the latest tokens."""
-        for before, last in self._words:
-            if not before or self._latest[-len(before) :] == before:
-                scores[last] = -np.inf
-        return scores
+        banned = [last for before, last in self._words if not before or self._latest[-len(before) :] == before]
+        return _without(scores, banned)
 
     def follow(self, token: int) -> None:
         """Remember it."""
@@ -153,14 +157,20 @@ class MinTokens(Rule):
     """No token that ends the text before there are so many new ones."""
 
     def __init__(self, least: int, ends: Sequence[int]) -> None:
-        self._left, self._ends = least, np.array(ends, np.int64)
+        self._left, self._ends = least, [*ends]
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Ban the tokens that end the text."""
-        if self._left > 0:
-            scores[self._ends] = -np.inf
-        return scores
+        return _without(scores, self._ends) if self._left > 0 else scores
 
     def follow(self, token: int) -> None:
         """Count it."""
         self._left -= 1
+
+
+def _without(scores: np.ndarray, banned: list[int]) -> np.ndarray:
+    if not banned:
+        return scores
+    scores = scores.copy()
+    scores[banned] = -np.inf
+    return scores

@@ -260,6 +260,11 @@ def words(tokens: Sequence[int], scores: np.ndarray) -> np.ndarray:
     return np.full(scores.shape, "a")
 
 
+def sure(tokens: Sequence[int], scores: np.ndarray) -> np.ndarray:
+    scores[7] = np.inf
+    return scores
+
+
 def nothing_left_after(count: int) -> Callable[[Sequence[int], np.ndarray], np.ndarray]:
     def ban(tokens: Sequence[int], scores: np.ndarray) -> np.ndarray:
         return scores if len(tokens) < count else np.full_like(scores, -np.inf)
@@ -276,6 +281,7 @@ def nothing_left_after(count: int) -> Callable[[Sequence[int], np.ndarray], np.n
         ),
         (no_array, "processor no_array returned NoneType"),
         (words, r"processor words returned an array \[300\] of <U1"),
+        (sure, "processor sure returned an infinite score"),
         (nothing_left_after(0), "leave no token"),
     ],
 )
