@@ -84,6 +84,7 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/serve.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "== installing what the server needs into $(VENV)"
 	@$(PIP) --editable '.[serve]'
+	@touch $@
 
 $(VENV)/embed.stamp: pyproject.toml constraints.txt | $(VENV)/demo.stamp
 	@echo "== installing what builds the C library"

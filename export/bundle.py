@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from s2d_trt.bundle import MANIFEST, FileEntry, Manifest, file_sha256
+from s2d_trt.bundle import file_sha256
 from s2d_trt.cli import byte_size
 from s2d_trt.errors import OptionError
+from s2d_trt.manifest import MANIFEST, FileEntry, Manifest
 from s2d_trt.reading import read_json
 
 PARTIAL_PREFIX = ".partial-"

@@ -15,8 +15,8 @@ from export.session import Array, GraphRun
 from export.tensors import EMBEDDING, LM_HEAD
 from export.weight_spec import WeightSpec
 from s2d_trt import names
-from s2d_trt.bundle import Manifest
 from s2d_trt.errors import CheckpointError, S2DError
+from s2d_trt.manifest import Manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -26,9 +26,9 @@ from export.tensorrt.bundle_plans import PlanOptions, compile_graphs
 from export.weight_spec import WeightSpec
 from export.weights import write_weights
 from s2d_trt import __version__, names
-from s2d_trt.bundle import SCRATCH_ROWS, CacheSpec, FileEntry, Manifest, TokenizerSpec
 from s2d_trt.cli import byte_size
 from s2d_trt.errors import CheckpointError, OptionError
+from s2d_trt.manifest import SCRATCH_ROWS, CacheSpec, FileEntry, Manifest, TokenizerSpec
 from s2d_trt.reading import read_bytes, reading
 from s2d_trt.tokenizer import tokenizer_fingerprint
 

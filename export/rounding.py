@@ -10,7 +10,7 @@ import numpy as np
 from export.parity import ROWS, ParityError
 from export.session import Array, GraphRun
 from s2d_trt import names
-from s2d_trt.bundle import Manifest
+from s2d_trt.manifest import Manifest
 
 BOUNDS = {"fp16": 5e-3, "int8": 0.1}
 """Largest difference of a graph's results that counts as rounding, as a share of the largest result."""

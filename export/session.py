@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.layout import LANES
 from s2d_trt import names
-from s2d_trt.bundle import Manifest
+from s2d_trt.manifest import Manifest
 
 Array = NDArray[Any]
 

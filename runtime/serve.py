@@ -12,6 +12,7 @@ CPU, whoever else is served.
 
 Endpoints: /v1/completions /v1/chat/completions /v1/models /tokenize /detokenize /health /openapi.json
 /metrics for Prometheus, / for a page that shows what happens
+Several replicas behind one address: python -m runtime.scaling
 The first SIGTERM or Ctrl-C lets running texts end, a second one ends them.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s2d_trt.errors import OptionError
-from s2d_trt.schema import Channels, Epsilon, Heads, Layers, Theta, Vocabulary
+from s2d_trt.ranges import Channels, Epsilon, Heads, Layers, Theta, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def test_runtime_imports_no_framework_and_not_export() -> None:
 
 
 def test_only_the_server_imports_the_packages_of_the_server() -> None:
-    rooms = [ROOT / "runtime" / name for name in ("serving", "observability", "serve.py", "observe.py")]
+    rooms = [ROOT / "runtime" / name for name in ("serving", "scaling", "observability", "serve.py", "observe.py")]
     others = [path for folder in PACKAGES for path in sources(folder) if not any(path.is_relative_to(r) for r in rooms)]
     assert not violations(others, ("starlette", "uvicorn", "prometheus_client", "runtime.serving"))
 

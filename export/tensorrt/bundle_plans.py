@@ -22,8 +22,8 @@ from export.tensorrt.plan import (
     out_of_memory,
 )
 from s2d_trt import names
-from s2d_trt.bundle import SCRATCH_ROWS, Manifest, PlanEntry, QueryProfile
 from s2d_trt.errors import OptionError
+from s2d_trt.manifest import SCRATCH_ROWS, Manifest, PlanEntry, QueryProfile
 
 Log = Callable[[str], None]
 

@@ -17,8 +17,8 @@ from export.graph import LOGIT_ROWS
 from export.lanes import QUERY
 from export.layout import LANE_ROWS, LANES
 from export.tensorrt.log import BuildLog
-from s2d_trt.bundle import SCRATCH_ROWS, QueryProfile
 from s2d_trt.errors import OptionError, S2DError
+from s2d_trt.manifest import SCRATCH_ROWS, QueryProfile
 
 FLAVORS = ("tensorrt", "tensorrt_rtx")
 """Names of the Python modules, which are also what a manifest calls the builders."""

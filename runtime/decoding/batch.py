@@ -47,7 +47,7 @@ class TargetBatch:
     def __init__(self, texts: Sequence[Request], pace: Pace, offline: bool = False) -> None:
         self.texts, self.target, self.pace, self._offline = texts, texts[0].decoder.target, pace, offline
         self.decoding = [request for request in texts if not request.left]
-        self.drafting = [request for request in self.decoding if request.drafting is not None]
+        self.drafting = [request for request in self.decoding if request.drafting and not request.drafting.rests()]
         self.proposals = {request: Proposal(Tree.chain(request.tokens[-1:])) for request in self.decoding}
         self.chunks = dict(self._chunks())
         self.draft_seconds = self.planning_seconds = 0.0

@@ -22,8 +22,9 @@ from runtime.drafting.policy import Prospect, StepBudget
 from runtime.sampling.noise import DraftNoise
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
-from s2d_trt.bundle import SCRATCH_ROWS, Bundle, load_bundle
+from s2d_trt.bundle import Bundle, load_bundle
 from s2d_trt.errors import CapacityError, OptionError
+from s2d_trt.manifest import SCRATCH_ROWS
 
 
 class SortedDraft:

@@ -71,6 +71,8 @@ class Bridge:
 
     def python_start(self, params: Any) -> None:
         """Start the service."""
+        if params.memory_bytes < 0 or params.prefix_bytes < 0:
+            raise OptionError("memory_bytes or prefix_bytes is below 0; give bytes, or 0 for the default")
         device = self._native.text(params.device)
         placement = Placement(
             device=None if device is None else Device.parse(device), threads=params.threads if params.threads else None

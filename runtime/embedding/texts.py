@@ -20,6 +20,7 @@ _FINISH = {
     "cancelled": "S2D_FINISH_CANCELLED",
     "error": "S2D_FINISH_ERROR",
 }
+_COSTS = ("steps", "preparation", "total", "prefill", "draft", "verify")
 
 
 class HostScheduler(Scheduler):
@@ -104,14 +105,10 @@ class HostText:
         return kept
 
     def _update(self) -> None:
-        request, stats = self._request, self._stats
-        stats.exact, stats.new_tokens, stats.steps = request.exact, len(request.tokens), request.stats.steps
-        stats.preparation, stats.total, stats.prefill = (
-            request.stats.preparation,
-            request.stats.total,
-            request.stats.prefill,
-        )
-        stats.draft, stats.verify = request.stats.draft, request.stats.verify
+        stats = self._stats
+        stats.exact, stats.new_tokens = self._request.exact, len(self._request.tokens)
+        for name in _COSTS:
+            setattr(stats, name, getattr(self._request.stats, name))
 
     def _end(self) -> None:
         native, error = self._native, self._request.error

@@ -105,6 +105,7 @@ def with_seed(options: Options, seed: int) -> Options:
 
 def warm_up(decoder: Decoder, prompt: list[int], options: Options) -> None:
     """Let both sides touch their buffers and kernels once, so that neither pays for it in a comparison."""
-    short = replace(options, max_new_tokens=min(16, options.max_new_tokens))
+    most = min(16, options.max_new_tokens)
+    short = replace(options, max_new_tokens=most, min_tokens=min(most, options.min_tokens))
     generate(decoder, prompt, short)
     target_alone(decoder, prompt, short)

@@ -75,14 +75,15 @@ class Grammars:
 class _State:
     """A place in a text: the tokens from the beginning to it. Masks are computed once, for draft and target."""
 
-    __slots__ = ("__weakref__", "_parent", "banned", "children", "depth", "ended", "error", "token")
+    __slots__ = ("__weakref__", "_parent", "children", "depth", "ended", "error", "mask", "token")
 
     def __init__(self, parent: _State | None = None, token: int = -1) -> None:
         # Weak, so that the masks of paths that were not taken go at once.
         self._parent, self.token = ref(parent or self), token
         self.depth: int = parent.depth + 1 if parent else 0
         self.children: dict[int, _State] = {}
-        self.banned: np.ndarray | None = None
+        self.mask: np.ndarray | None = None
+        """Float32 ``[V]``: infinity, and -infinity where a token is banned."""
         self.ended, self.error = False, ""
 
     @property
@@ -165,14 +166,17 @@ class GrammarRule(Rule):
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Ban the other tokens. Raises OptionError where the library's limits end the matching."""
         state = self._state
-        if state.banned is None:
+        if state.mask is None:
             matcher = self._walk.go(state)
             # A byte for each token, 0 where it is banned.
-            state.banned = np.frombuffer(matcher.compute_logit_bias(), np.uint8)[: len(scores)] == 0
+            state.mask = np.frombuffer(matcher.compute_logit_bias(), np.uint8)[: len(scores)].astype(np.float32)
+            state.mask -= 0.5
+            state.mask *= np.inf
             self._walk.check(state)
         if state.error and not self._forked:
             raise OptionError(_FAILED + state.error)
-        np.copyto(scores, np.float32(-np.inf), where=state.banned)
+        # Faster than to write where a mask is true, by how much depends on how the banned tokens are spread.
+        np.minimum(scores, state.mask, out=scores)
         return scores
 
     def follow(self, token: int) -> None:

@@ -113,11 +113,15 @@ class UserProcessors(Rule):
         """Call them. Raises OptionError where one returns something else than scores."""
         for processor in self._processors:
             result = processor(self._tokens, scores)
-            if not isinstance(result, np.ndarray) or result.shape != scores.shape:
-                given = f"an array {list(result.shape)}" if isinstance(result, np.ndarray) else type(result).__name__
+            if not (isinstance(result, np.ndarray) and result.shape == scores.shape and result.dtype.kind in "biuf"):
+                is_array = isinstance(result, np.ndarray)
+                given = f"an array {list(result.shape)} of {result.dtype}" if is_array else type(result).__name__
                 name = getattr(processor, "__name__", type(processor).__name__)
-                raise OptionError(f"processor {name} returned {given}; it must return an array {list(scores.shape)}")
-            scores = result.astype(np.float32, copy=False)
+                raise OptionError(
+                    f"processor {name} returned {given}; it must return an array {list(scores.shape)} of numbers"
+                )
+            if result is not scores:  # a copy: other rules write to the scores, and a processor may keep its array
+                scores = result.astype(np.float32)
         return scores
 
     def follow(self, token: int) -> None:

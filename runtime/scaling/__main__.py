@@ -6,19 +6,27 @@ python -m runtime.serve.
 
   python -m runtime.scaling --replicas 2 --port 8000 -- --target target-17m --target target-6m --threads 1
 
-A cluster that runs is used, else one is started on this machine.
+A cluster that runs is used, else one is started on this machine. An application file for Ray's own command is
+runtime.scaling.application:build.
 """
 
 from __future__ import annotations
 
-import time
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtime.commands.arguments import NO_DRAFT
+from runtime.scaling.settings import Settings
+from runtime.serve import arguments_of
+from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError
 
 PROG = "python -m runtime.scaling"
+NAME = "s2d"
+"""Of the application on the cluster."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,33 +35,59 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--replicas", type=positive_int, default=2, help="of the server (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=positive_int, default=8000, help="(%(default)s)")
+    parser.add_argument(
+        "--max-queued", type=positive_int, default=64, help="calls that wait when all replicas are full (%(default)s)"
+    )
     parser.add_argument("--metrics-folder", type=Path, help="for Prometheus: a file for each replica (file_sd_configs)")
     own, served = list(argv), []
     if "--" in own:
         own, served = own[: own.index("--")], own[own.index("--") + 1 :]
     arguments = parser.parse_args(own)
+    options = arguments_of(served)
+    for name in {*options.target, options.draft} - {NO_DRAFT}:
+        find_bundle(name)
+    folder = arguments.metrics_folder
+    metrics = None if folder is None else str(folder.resolve())
+    settings = Settings(tuple(served), arguments.replicas, max_queued=arguments.max_queued, metrics=metrics)
     try:
-        import ray
-        from ray import serve
-
-        from runtime.scaling.application import build
+        run(settings, arguments.host, arguments.port)
     except ModuleNotFoundError as cause:
         package = (cause.name or "").partition(".")[0]
-        raise OptionError(f"{package} is not installed; pip install -e '.[ray]' in the checkout") from cause
-    settings = {"serve": served, "replicas": arguments.replicas}
-    if arguments.metrics_folder is not None:
-        settings["metrics"] = str(arguments.metrics_folder.resolve())
+        if package not in ("ray", "starlette", "uvicorn", "prometheus_client"):
+            raise
+        raise OptionError(f"{package} is not installed; pip install -e '.[serve,ray]' in the checkout") from cause
+
+
+def run(settings: Settings, host: str, port: int) -> None:
+    """Start a cluster unless one runs, and serve on it until a signal comes. Raises OptionError."""
+    from runtime.serving.server import listen
+
+    listen(host, port).close()  # Ray would go on without the port
+    import ray
+    from ray import serve
+
+    from runtime.scaling.application import build
+
     application = build(settings)
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=True)
-    serve.start(http_options={"host": arguments.host, "port": arguments.port})
-    serve.run(application, name="s2d", route_prefix="/")
-    print(f"ready on http://{arguments.host}:{arguments.port}: {arguments.replicas} replicas", flush=True)
     try:
+        ray.init(include_dashboard=False)
+        serve.start(http_options={"host": host, "port": port})
+    except Exception as cause:  # of many kinds
+        raise OptionError(f"no Ray cluster can be had ({_first_line(cause)}); mend RAY_ADDRESS, or unset it") from cause
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # Ray's own handler prints a stack
+    try:
+        serve.run(application, name=NAME, route_prefix="/")
+        print(f"ready on http://{host}:{port}: {settings.replicas} replicas", flush=True)
         while True:
-            time.sleep(3600)
+            signal.pause()
+    except (RuntimeError, ray.exceptions.RayError) as cause:
+        raise OptionError(f"the replicas do not start ({_first_line(cause)}); see what they say above") from cause
     finally:
-        serve.shutdown()
+        serve.delete(NAME)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shlex
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,94 +16,95 @@ from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, RayServeException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from runtime.scaling.calls import Call, Head, Part, ReplicaLostError, answer
+from runtime.scaling.announcement import announce
+from runtime.scaling.calls import Call, Part, ReplicaLostError, answer
 from runtime.scaling.ingress import Ingress
-from runtime.serve import Serving, arguments_of
+from runtime.scaling.settings import Settings
+from runtime.serve import MIB, Serving, arguments_of
+from runtime.serving.errors import ApiError
+from runtime.serving.state import Limits
 
 ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
+MOST_CALLS = 1024
+"""That one ingress answers at a time."""
 
 
 class Replica:
-    """The HTTP application of ``runtime.serve``, without its sockets."""
+    """The HTTP application of ``runtime.serve``."""
 
-    def __init__(self, arguments: list[str], metrics_folder: str | None = None) -> None:
-        serving = Serving(arguments_of([*arguments, "--port", "0"]))
-        self._app = serving.app
+    def __init__(self, arguments: Sequence[str], metrics_folder: str | None = None) -> None:
+        self._serving = Serving(arguments_of([*arguments, "--port", "0"]))
         replica = serve.get_replica_context().replica_tag
-        serving.begin(serving.load(), f"ray replica {replica}")
-        self._serving = serving
+        self._serving.begin(self._serving.load(), f"Ray replica {replica}")
         if metrics_folder is not None:
             self._listening = asyncio.ensure_future(self._show_metrics(Path(metrics_folder), replica))
 
     async def __call__(self, call: Call) -> AsyncGenerator[Part, None]:
         """An answer, part by part."""
-        async for part in answer(self._app, call):
+        async for part in answer(self._serving.app, call):
             yield part
 
     def __del__(self) -> None:
         self._serving.close()
 
     async def _show_metrics(self, folder: Path, replica: str) -> None:
-        """Listen on a port of its own too, and tell Prometheus of it (file_sd_configs)."""
+        """Listen on a port of its own too."""
         sock, address = self._serving.listen()
-        folder.mkdir(parents=True, exist_ok=True)
-        target = [{"targets": [address.removeprefix("http://")], "labels": {"replica": replica}}]
-        (folder / f"{replica}.json").write_text(json.dumps(target), encoding="utf-8")
+        announce(folder, replica, address.partition("://")[2])
         await self._serving.server.serve([sock])
 
 
 class Entry:
-    """The ingress; its requests go to the replica of their session."""
+    """The ingress; its calls go to the replica of their session."""
 
-    def __init__(self, replicas: Any) -> None:
+    def __init__(self, replicas: Any, max_body: int) -> None:
         self._replicas = replicas.options(stream=True)
-        self._ingress = Ingress(self._call)
+        self._ingress = Ingress(self._call, Limits(max_body=max_body))
 
     async def __call__(self, request: Request) -> Response:
         """The answer to an HTTP request."""
-        try:
-            return await self._ingress.answer(request)
-        except BackPressureError:
-            error = {"message": "too many requests wait; ask again later", "type": "rate_limit_error"}
-            return JSONResponse({"error": {**error, "param": None, "code": "queue_full"}}, 429, {"Retry-After": "1"})
+        return await self._ingress.answer(request)
 
     async def _call(self, session: str, call: Call) -> AsyncGenerator[Part, None]:
+        parts = self._replicas.options(session_id=session).remote(call)
         try:
-            async for part in self._replicas.options(session_id=session).remote(call):
-                if isinstance(part, (Head, bytes)):
-                    yield part
-        except BackPressureError:
+            async for part in parts:
+                yield part
+        except (GeneratorExit, asyncio.CancelledError):  # the client has left
+            parts.cancel()
             raise
+        except BackPressureError as cause:
+            message = "too many requests wait; ask again later"
+            raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"}) from cause
         except (RayActorError, RayServeException) as cause:
             raise ReplicaLostError from cause
 
 
-def build(settings: dict[str, Any]) -> Application:
-    """The application of ``serve run runtime.scaling.application:build``.
+def build(given: Mapping[str, Any] | Settings) -> Application:
+    """The application of ``serve run runtime.scaling.application:build``; ``given`` has ``Settings``' fields.
 
-    ``settings``: ``serve``, the options of ``python -m runtime.serve`` as one text or a list; ``replicas`` (2);
-    ``ingresses`` (1); ``cpus`` that Ray counts for a replica (1); ``max_ongoing`` requests of a replica (72) and
-    ``max_queued`` ones that wait for one (256); ``metrics``, a folder in which replicas tell Prometheus of themselves.
+    Raises OptionError.
     """
-    given = settings["serve"]
-    arguments = shlex.split(given) if isinstance(given, str) else list(given)
-    arguments_of(arguments)  # a mistake is told here, not by each replica
+    settings = given if isinstance(given, Settings) else Settings.of(given)
+    options = arguments_of(settings.serve)  # a mistake is told here, not by each replica
     replica = serve.deployment(
         Replica,
         name="replica",
-        num_replicas=int(settings.get("replicas", 2)),
-        ray_actor_options={"num_cpus": float(settings.get("cpus", 1))},
-        max_ongoing_requests=int(settings.get("max_ongoing", 72)),
-        max_queued_requests=int(settings.get("max_queued", 256)),
+        num_replicas=settings.replicas,
+        ray_actor_options={"num_cpus": settings.cpus},
+        max_ongoing_requests=options.sequences + options.max_queue,
+        max_queued_requests=settings.max_queued,
+        graceful_shutdown_timeout_s=options.drain_seconds,
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
-    ).bind(arguments, settings.get("metrics"))
+    ).bind(settings.serve, settings.metrics)
     entry = serve.deployment(
         Entry,
         name="ingress",
-        num_replicas=int(settings.get("ingresses", 1)),
+        num_replicas=settings.ingresses,
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=1024,
+        max_ongoing_requests=MOST_CALLS,
+        graceful_shutdown_timeout_s=options.drain_seconds,
     )
-    return entry.bind(replica)
+    return entry.bind(replica, options.max_body * MIB)

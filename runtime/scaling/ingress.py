@@ -10,68 +10,90 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from runtime.scaling.calls import Call, Head, Part, ReplicaLostError
 from runtime.scaling.resuming import DifferentTextError, Events
+from runtime.serving.errors import CLIENT_GONE, ApiError, ClientGone, unavailable
+from runtime.serving.exchange import bytes_of, json_response
+from runtime.serving.state import Limits
 
 GENERATING = ("/v1/completions", "/v1/chat/completions")
-SESSION_HEADER = "x-session-id"
+CHANGING = "/admin/"
+"""Paths whose calls are not repeated."""
+SESSION_HEADER = b"x-session-id"
 SESSION_CHARACTERS = 256
 """Of a prompt: texts that begin alike go to one replica, whose prefix cache may hold the beginning."""
 ATTEMPTS = 4
 _OWN_HEADERS = (b"content-length", b"transfer-encoding", b"connection", b"host")
 
 Caller = Callable[[str, Call], AsyncGenerator[Part, None]]
-"""Sends a call to the replica of a session; raises ReplicaLostError where that ends."""
+"""Sends a call to the replica of a session.
+
+Raises:
+    ReplicaLostError: the replica ended before its answer did.
+    ApiError: too many calls wait for a replica.
+"""
 
 
 class Ingress:
     """Answers HTTP requests by ``caller``."""
 
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
+    def __init__(self, caller: Caller, limits: Limits | None = None) -> None:
+        self._caller, self._limits = caller, limits or Limits()
 
     async def answer(self, request: Request) -> Response:
         """The answer of a replica; of another one where the first is lost."""
+        try:
+            return await self._answer(await self._read(request))
+        except ApiError as error:
+            return json_response(error.body, error.status, error.headers)
+        except ClientGone:
+            return Response(status_code=CLIENT_GONE)
+
+    async def _read(self, request: Request) -> Call:
+        body = await bytes_of(request, self._limits.max_body, self._limits.body_seconds)
         headers = [(name, value) for name, value in request.headers.raw if name not in _OWN_HEADERS]
-        call = Call(request.method, request.url.path, request.scope["query_string"], headers, await request.body())
+        return Call(request.method, request.url.path, request.scope["query_string"], headers, body)
+
+    async def _answer(self, call: Call) -> Response:
         body = _object(call.body) if call.method == "POST" and call.path in GENERATING else None
         if body is not None:
             # The one thing in which two replicas' texts could differ.
             body["seed"] = secrets.randbits(32) if body.get("seed") is None else body["seed"]
             call = replace(call, body=json.dumps(body).encode())
-        session = request.headers.get(SESSION_HEADER) or _session_of(body)
-        repeats = body is not None or call.method == "GET"
-        for attempt in range(ATTEMPTS if repeats else 1):
+        session = _session_of(call, body)
+        for attempt in range(1 if call.path.startswith(CHANGING) else ATTEMPTS):
             try:
-                # A lost replica's sessions go where the ring says; until the ring knows, the attempt leads elsewhere.
-                parts = self._caller(session if attempt == 0 else f"{session}#{attempt}", call)
+                parts = self._caller(_name(session, attempt), call)
                 head = await _head_of(parts)
                 if body is None or not body.get("stream") or head.status != 200:
                     return _response(head, b"".join([part async for part in parts if isinstance(part, bytes)]))
                 return _streaming(head, self._stream(session, call, parts))
             except ReplicaLostError:
                 continue
-        return JSONResponse(_error("no replica answered; ask again later"), 503, {"Retry-After": "1"})
+        raise _lost("no replica answered")
 
     async def _stream(self, session: str, call: Call, parts: AsyncGenerator[Part, None]) -> AsyncIterator[bytes]:
         events = Events()
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                async with aclosing(parts):
-                    async for event in _events(parts):
-                        if (kept := events.take(event)) is not None:
-                            yield kept + b"\n\n"
-                return
-            except ReplicaLostError:
-                events.restart()
-                parts = self._caller(f"{session}#{attempt}", call)
-            except DifferentTextError as error:
-                yield _last_event(f"the replica was lost and {error}; ask again")
-                return
-        yield _last_event("the replica was lost and no other one answered; ask again later")
+        try:
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    async with aclosing(parts):
+                        async for event in _events(parts):
+                            if (kept := events.take(event)) is not None:
+                                yield kept + b"\n\n"
+                    return
+                except ReplicaLostError:
+                    events.restart()
+                    parts = self._caller(_name(session, attempt), call)
+            raise _lost("the replica was lost and no other one answered")
+        except DifferentTextError as cause:
+            yield _last_event(_lost(f"the replica was lost and {cause}"))
+        except ApiError as error:
+            yield _last_event(error)
 
 
 async def _head_of(parts: AsyncIterator[Part]) -> Head:
@@ -103,13 +125,20 @@ def _object(body: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _session_of(body: dict[str, Any] | None) -> str:
+def _session_of(call: Call, body: dict[str, Any] | None) -> str:
+    if given := dict(call.headers).get(SESSION_HEADER):
+        return given.decode("latin-1")
     if body is None:
         return secrets.token_hex(8)
     if isinstance(user := body.get("user"), str) and user:
         return user
     prompt = json.dumps(body.get("messages", body.get("prompt")))[:SESSION_CHARACTERS]
     return hashlib.sha256(f"{body.get('model')}\n{prompt}".encode()).hexdigest()
+
+
+def _name(session: str, attempt: int) -> str:
+    """A lost replica's sessions go where the ring says; until the ring knows, the attempt leads elsewhere."""
+    return f"{session}#{attempt}" if attempt else session
 
 
 def _response(head: Head, body: bytes) -> Response:
@@ -128,9 +157,9 @@ def _headers(head: Head) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in head.headers if name not in _OWN_HEADERS]
 
 
-def _error(message: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "server_error", "param": None, "code": "replica_lost"}}
+def _lost(message: str) -> ApiError:
+    return unavailable(f"{message}; ask again later", "replica_lost")
 
 
-def _last_event(message: str) -> bytes:
-    return b"data: " + json.dumps(_error(message)).encode() + b"\n\n"
+def _last_event(error: ApiError) -> bytes:
+    return b"data: " + msgspec.json.encode(error.body) + b"\n\n"

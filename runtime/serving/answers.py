@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 
 FinishReason = Literal["stop", "length"]
+TurnReason = Literal["stop", "length", "tool_calls"]
 
 
 class ErrorDetail(Struct):
@@ -127,11 +128,27 @@ class ChatLogprobs(Struct):
     refusal: None = None
 
 
+class CalledFunction(Struct):
+    """``arguments`` is JSON as text; it is cut off where the finish reason is ``length``."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Struct):
+    """A tool that the client is to run."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AssistantMessage(Struct):
-    """The model's turn."""
+    """The model's turn; ``content`` is null where it only calls tools."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(Struct):
@@ -140,7 +157,7 @@ class ChatChoice(Struct):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: TurnReason | None
     seed: int
     exact: bool
 
@@ -158,11 +175,28 @@ class ChatCompletion(Struct):
     metrics: Metrics
 
 
+class FunctionPart(Struct):
+    """More of the arguments; the first part has the name."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class CallPart(Struct):
+    """What a part adds to call ``index``; the first one has the id."""
+
+    index: int
+    function: FunctionPart
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+
+
 class Delta(Struct):
     """What a part adds to the model's turn."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    tool_calls: list[CallPart] | UnsetType = UNSET
 
 
 class ChunkChoice(Struct):
@@ -171,7 +205,7 @@ class ChunkChoice(Struct):
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: TurnReason | None
     seed: int | UnsetType = UNSET
     exact: bool | UnsetType = UNSET
 

@@ -44,10 +44,16 @@ def exchange_of(request: Request) -> Exchange:
 
 
 async def body_of(request: Request, kind: type[Body], limit: int, seconds: float) -> Body:
-    """The decoded body.
+    """The decoded body. Raises as ``bytes_of``, and ApiError where it is wrong."""
+    data = await bytes_of(request, limit, seconds)
+    return await asyncio.to_thread(read_body, data, kind) if len(data) > LARGE_BODY else read_body(data, kind)
+
+
+async def bytes_of(request: Request, limit: int, seconds: float) -> bytes:
+    """The body.
 
     Raises:
-        ApiError: it is larger than ``limit`` bytes, takes longer than ``seconds`` to come, or is wrong.
+        ApiError: it is larger than ``limit`` bytes, or takes longer than ``seconds`` to come.
         ClientGone: it never came.
     """
     too_large = ApiError(413, f"the body is larger than {limit} bytes; shorten the prompt", code="body_too_large")
@@ -73,8 +79,7 @@ async def body_of(request: Request, kind: type[Body], limit: int, seconds: float
         ) from cause
     if size > limit:
         raise too_large
-    data = b"".join(parts)
-    return await asyncio.to_thread(read_body, data, kind) if size > LARGE_BODY else read_body(data, kind)
+    return b"".join(parts)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result], deadline: float | None) -> Result:

@@ -19,6 +19,7 @@ Positive = Annotated[int, Meta(ge=1, le=2**31)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 StopText = Annotated[str, Meta(min_length=1, max_length=256)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31)]
+ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
 Candidates = Annotated[int, Meta(ge=0, le=20)]
 
 _ONE_KIND = {
@@ -150,12 +151,59 @@ class ContentPart(Struct, forbid_unknown_fields=True):
     text: str
 
 
-class ChatMessage(Struct, forbid_unknown_fields=True):
-    """One turn of a conversation."""
+class CalledFunction(Struct, forbid_unknown_fields=True):
+    """``arguments`` is a JSON object as text."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    name: ToolName
+    arguments: str
+
+
+class ToolCall(Struct, forbid_unknown_fields=True):
+    """A call in an earlier turn of the model."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class ChatMessage(Struct, forbid_unknown_fields=True):
+    """One turn of a conversation; the role ``tool`` answers the call ``tool_call_id``."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
     name: str | None = None
+    tool_calls: Annotated[list[ToolCall], Meta(min_length=1, max_length=128)] | None = None
+    tool_call_id: str | None = None
+
+
+class ToolFunction(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A function that the model may call; ``parameters`` is a JSON schema. ``strict`` changes nothing: the arguments of
+    a forced call always fit the schema."""
+
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct, forbid_unknown_fields=True):
+    """A tool; only functions are known."""
+
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class NamedFunction(Struct, forbid_unknown_fields=True):
+    """The name of one of the tools."""
+
+    name: ToolName
+
+
+class FunctionChoice(Struct, forbid_unknown_fields=True):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class ChatBody(Generation, forbid_unknown_fields=True, kw_only=True):
@@ -165,6 +213,9 @@ class ChatBody(Generation, forbid_unknown_fields=True, kw_only=True):
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Candidates | None = None
+    tools: Annotated[list[Tool], Meta(min_length=1, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class TokenizeBody(Struct, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from runtime.decoding.options import Options
 from runtime.decoding.request import Request
@@ -23,7 +24,9 @@ from runtime.serving.fields import (
     Tree,
 )
 from runtime.serving.targets import ServedTarget
+from runtime.serving.tools import Toolbox
 from runtime.text.chat import Message
+from runtime.text.tool_calls import tool_call
 
 DEFAULT_TEMPERATURE = 1.0
 """OpenAI's, so a request that says nothing samples."""
@@ -57,7 +60,12 @@ def chat_requests(body: ChatBody, served: ServedTarget) -> list[Request]:
         raise bad_request("max_tokens and max_completion_tokens differ; give one", "max_tokens", "invalid_value")
     most = body.max_completion_tokens or body.max_tokens or served.decoder.target.max_length
     options = replace(_options(body, served, most), logprobs=(body.top_logprobs or 0) if body.logprobs else None)
-    prompt = served.decoder.encode_chat(conversation(body.messages))
+    toolbox, turns = Toolbox.of(body, served), conversation(body.messages, served)
+    if toolbox is None:
+        prompt = served.decoder.encode_chat(turns)
+    else:
+        prompt = served.decoder.encode(toolbox.prompt(body, turns, served), special_tokens=False)
+        options = replace(options, constraint=toolbox.constraint)
     return [served.decoder.request(prompt, choice) for choice in _choices(body, options)]
 
 
@@ -75,14 +83,32 @@ def prompts_of(body: CompletionBody) -> Sequence[str | list[int]]:
     return [part for part in body.prompt if not isinstance(part, int)]
 
 
-def conversation(messages: Sequence[ChatMessage]) -> list[Message]:
-    """Messages as chat templates read them: parts of a text are joined."""
-    turns: list[Message] = []
-    for message in messages:
-        content = message.content or ""
-        text = content if isinstance(content, str) else "".join(part.text for part in content)
-        turns.append({"role": message.role, "content": text, **({"name": message.name} if message.name else {})})
-    return turns
+def conversation(messages: Sequence[ChatMessage], served: ServedTarget) -> list[Message]:
+    """Messages as the target's chat template reads them: parts of a text are joined.
+
+    Raises:
+        ApiError: calls are in a turn of another role than assistant. OptionError: a call's arguments are no JSON
+            object. BundleError: there are calls, and the template knows no tools.
+    """
+    return [_turn(message, served) for message in messages]
+
+
+def _turn(message: ChatMessage, served: ServedTarget) -> dict[str, Any]:
+    content = message.content or ""
+    text = content if isinstance(content, str) else "".join(part.text for part in content)
+    turn: dict[str, Any] = {"role": message.role, "content": text, **({"name": message.name} if message.name else {})}
+    if (message.tool_call_id is not None) != (message.role == "tool"):
+        raise bad_request("tool_call_id belongs to the role tool", "messages", "invalid_value")
+    if message.tool_calls and message.role != "assistant":
+        raise bad_request("tool_calls belong to the role assistant", "messages", "invalid_value")
+    if message.tool_calls or message.role == "tool":
+        as_text = served.decoder.chat_template.call_format.arguments_as_text
+        calls = [
+            tool_call(call.id, call.function.name, call.function.arguments, as_text)
+            for call in message.tool_calls or ()
+        ]
+        turn |= {"tool_calls": calls} if calls else {"tool_call_id": message.tool_call_id}
+    return turn
 
 
 def text_count(body: Generation) -> int:

@@ -28,10 +28,14 @@ class ServedTarget:
     """As ``Options.exact``."""
     names: TokenBytes = field(init=False)
     """The texts of single tokens."""
+    special_tokens: list[str] = field(init=False)
+    """Those that no text shows."""
     fingerprint: str = field(init=False)
     """Differs where the model, its precision, the device or this program's version differs."""
 
     def __post_init__(self) -> None:
         self.names = TokenBytes(self.decoder.tokenizer)
+        added = self.decoder.tokenizer.get_added_tokens_decoder().values()
+        self.special_tokens = [token.content for token in added if token.special]
         identity = f"{s2d_trt.__version__}\n{self.decoder.target.identity}"
         self.fingerprint = f"s2d-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

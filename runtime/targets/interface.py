@@ -13,7 +13,7 @@ import numpy as np
 from runtime.backends import Clock, Logits
 from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
-from s2d_trt.bundle import TokenizerSpec
+from s2d_trt.manifest import TokenizerSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from runtime.targets.interface import TargetModel
 from runtime.text.rendering import RenderingError, TemplateProcess
+from runtime.text.tool_calls import CallFormat, find_call_format
 from s2d_trt.errors import BundleError, OptionError
 from s2d_trt.reading import read_json, read_text, reading
 
@@ -92,6 +94,11 @@ class ChatTemplate:
             raise OptionError(
                 f"the chat template of {self._source.target} does not take this conversation: {cause}"
             ) from cause
+
+    @cached_property
+    def call_format(self) -> CallFormat:
+        """How the model calls tools. Raises BundleError where the template does not say it."""
+        return find_call_format(self.render, self._source.target)
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -7,12 +7,14 @@ from runtime.bench import run_prompts
 from runtime.drafting.calls import run_together
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.measurement import measure
+from runtime.drafting.options import choose_policy
 from runtime.evaluation.comparison import generate, same_bits, same_bits_so_far, warm_up
 from runtime.evaluation.prompts import Prompt, load_prompts
 from runtime.machine.cache import cache_directory
 from runtime.machine.processor import physical_cores, processor_identity
+from runtime.sampling import ruled_noise
 from runtime.sampling.chooser import Chooser
-from runtime.sampling.grammar import Grammars
+from runtime.sampling.grammar import GrammarRule, Grammars
 from runtime.sampling.noise import Noise
 from runtime.sampling.ruled_noise import RuledNoise
 from runtime.targets.target import BundleSequence
@@ -27,6 +29,7 @@ __all__ = [
     "Chooser",
     "Costs",
     "Device",
+    "GrammarRule",
     "Grammars",
     "Noise",
     "Placement",
@@ -35,6 +38,7 @@ __all__ = [
     "Tree",
     "TreeBuilder",
     "cache_directory",
+    "choose_policy",
     "generate",
     "installed_flavors",
     "load_prompts",
@@ -43,6 +47,7 @@ __all__ = [
     "open_gpu",
     "physical_cores",
     "processor_identity",
+    "ruled_noise",
     "run_prompts",
     "run_together",
     "same_bits",

@@ -25,16 +25,19 @@ from typing import Any
 
 import numpy as np
 
-from runtime import Constraint, Decoder, Options, Sampling
+from runtime import Constraint, Decoder, Options, Policy, Sampling
 from s2d_trt.cli import ArgumentParser, comma_floats, positive_int, run_command
 from s2d_trt.errors import OptionError
 from tests.benchmarks.internals import (
     Chooser,
+    GrammarRule,
     Grammars,
     RuledNoise,
+    choose_policy,
     generate,
     load_prompts,
     load_tokenizer,
+    ruled_noise,
     same_bits,
     warm_up,
 )
@@ -70,7 +73,7 @@ RULES: dict[str, dict[str, Any]] = {
     "logit_bias": {"sampling": {"logit_bias": {**dict.fromkeys(range(300, 340), 1.0), 11: -100.0}}},
     "penalties": {"sampling": {"frequency_penalty": 0.4, "presence_penalty": 0.2, "repetition_penalty": 1.05}},
     "bad_words": {"sampling": {"bad_words": ("self", "return", "    ")}},
-    "min_tokens": {"min_tokens": 40, "stop_token_ids": tuple(range(200, 232))},
+    "min_tokens": {"min_tokens": 20, "stop_token_ids": tuple(range(200, 232))},
     "ignore_eos": {"ignore_eos": True, "sampling": {"logit_bias": {0: 3.0}}},
     "processors": {"processors": (not_the_last,)},
     "logprobs": {"logprobs": 5, "prompt_logprobs": 1},
@@ -85,11 +88,11 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-def options_of(rule: str, temperature: float, new: int) -> Options:
+def options_of(rule: str, temperature: float, new: int, policy: Policy) -> Options:
     """The options of a rule."""
     asked = dict(RULES[rule])
     sampling = Sampling(temperature, seed=1, **asked.pop("sampling", {}))
-    return Options(new, sampling, **asked)
+    return Options(new, sampling, policy=policy, **asked)
 
 
 class Spent:
@@ -101,7 +104,9 @@ class Spent:
 @contextmanager
 def counted() -> Iterator[Spent]:
     """Count the time that rules take, on scores and on the draft's noise."""
-    spent, originals = Spent(), [(Chooser, "_processed"), (Chooser, "follow"), (RuledNoise, "row")]
+    spent = Spent()
+    originals: list[tuple[Any, str]] = [(Chooser, "_processed"), (Chooser, "follow"), (GrammarRule, "forced")]
+    originals += [(RuledNoise, "_state"), (RuledNoise, "admitted"), (ruled_noise, "_ruled")]
     functions = [getattr(owner, name) for owner, name in originals]
 
     def timed(function: Any) -> Any:
@@ -123,9 +128,9 @@ def counted() -> Iterator[Spent]:
             setattr(owner, name, function)
 
 
-def measure(decoder: Decoder, rule: str, temperature: float, new: int, prompts: Sequence[list[int]]) -> Row:
-    """Answer the prompts under one rule."""
-    options, pairs, seconds = options_of(rule, temperature, new), [], 0.0
+def measure(decoder: Decoder, rule: str, options: Options, prompts: Sequence[list[int]]) -> Row:
+    """Answer the prompts under one rule, which ``options`` ask for."""
+    pairs, seconds, temperature = [], 0.0, options.sampling.temperature
     warm_up(decoder, prompts[0], options)
     for number, prompt in enumerate(prompts):
         alone = generate(decoder, prompt, replace(options, draft=False)) if number % 2 else None
@@ -213,6 +218,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--limit", type=positive_int, default=48, help="prompts (%(default)s)")
     parser.add_argument("--new", type=positive_int, default=48, help="most new tokens of a text (%(default)s)")
     parser.add_argument("--prompt-tokens", type=positive_int, default=512, help="the last of a prompt (%(default)s)")
+    parser.add_argument(
+        "--policy", choices=("adaptive", "fixed"), default="adaptive", help="fixed drafts in every step (%(default)s)"
+    )
     parser.add_argument("--masks", type=Path, metavar="FILE", help="only measure masks, with this tokenizer.json")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the report there")
     arguments = parser.parse_args(argv)
@@ -225,7 +233,6 @@ def main(argv: Sequence[str]) -> None:
         raise OptionError("name a --target, or a tokenizer with --masks")
     else:
         decoder = Decoder.open(arguments.target, arguments.draft)
-        decoder.prepare()
         most = min(arguments.prompt_tokens, decoder.target.max_length - arguments.new)
         prompts = [
             list(decoder.tokenizer.encode(prompt.turns[0]).ids)[-most:]
@@ -234,7 +241,8 @@ def main(argv: Sequence[str]) -> None:
         title, rows = f"Text under rules, {decoder.target.name}", []
         for rule in rules:
             for temperature in arguments.temperature:
-                rows.append(measure(decoder, rule, temperature, arguments.new, prompts))
+                options = options_of(rule, temperature, arguments.new, choose_policy(arguments.policy, lookup=True))
+                rows.append(measure(decoder, rule, options, prompts))
                 print("\n".join(table_lines(title, rows)[-1:]), flush=True)
     lines = table_lines(title, rows)
     print("\n".join(lines))

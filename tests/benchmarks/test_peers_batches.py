@@ -94,6 +94,7 @@ def test_only_modes_that_batch_are_batched(checkpoints: dict[str, Path]) -> None
     assert [each.name for each in batched(pair, PEERS, ("fp32",))] == [
         "s2d-trt fp32 alone",
         "s2d-trt fp32 S2D",
+        "s2d-trt fp32 S2D, draft int8",
         "onnxruntime-genai fp32 alone",
         "openvino-genai fp32 alone",
         "openvino-genai fp32 draft, exit 2, 2 tokens",
@@ -115,4 +116,5 @@ def test_our_batches_are_our_single_texts(
     assert [(row["mode"], row["same as fp32"], row["same as 1 at once"]) for row in table] == [
         ("alone", "2/2", "2/2"),
         ("S2D", "2/2", "2/2"),
+        ("S2D, draft int8", "2/2", "2/2"),
     ]

@@ -14,9 +14,9 @@ from tests.benchmarks import rules, schemas
 
 
 def test_every_rule_is_measured_and_identical(draft_bundle: Path, target_bundle: Path, tmp_path: Path) -> None:
-    chosen = ["plain", "penalties", "bad_words", "logprobs", "processors", "choice"]
-    given = ["--target", str(target_bundle), "--draft", str(draft_bundle), "--limit", "2", "--new", "16"]
-    rules.main([*given, "--rules", ",".join(chosen), "--out", str(tmp_path / "report")])
+    chosen = ["plain", "penalties", "min_tokens", "logprobs", "processors", "choice"]
+    given = ["--target", str(target_bundle), "--draft", str(draft_bundle), "--limit", "2", "--new", "20"]
+    rules.main([*given, "--rules", ",".join(chosen), "--policy", "fixed", "--out", str(tmp_path / "report")])
     rows = json.loads((tmp_path / "report.json").read_text())
     assert [(row["rule"], row["temperature"]) for row in rows] == [(rule, t) for rule in chosen for t in (0.0, 1.0)]
     assert {row["identical"] for row in rows} == {"2/2"}

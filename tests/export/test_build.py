@@ -14,9 +14,10 @@ import pytest
 from export import build
 from export.checkpoint import Checkpoint, TensorView
 from s2d_trt import names
-from s2d_trt.bundle import MANIFEST, Bundle
+from s2d_trt.bundle import Bundle
 from s2d_trt.cli import run_command
 from s2d_trt.errors import CheckpointError, OptionError, S2DError
+from s2d_trt.manifest import MANIFEST
 
 WITHOUT_TORCH = """
 import sys

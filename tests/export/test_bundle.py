@@ -15,8 +15,9 @@ import pytest
 
 import export.bundle
 from export.bundle import OWN_FILE, check_destination, write_bundle
-from s2d_trt.bundle import MANIFEST, Bundle, Manifest
+from s2d_trt.bundle import Bundle
 from s2d_trt.errors import OptionError
+from s2d_trt.manifest import MANIFEST, Manifest
 
 
 @pytest.fixture

@@ -29,8 +29,9 @@ from export.tensorrt.plan import (
     gpu_compute_capability,
 )
 from s2d_trt import names
-from s2d_trt.bundle import MANIFEST, Bundle, QueryProfile
+from s2d_trt.bundle import Bundle
 from s2d_trt.errors import BundleError, OptionError
+from s2d_trt.manifest import MANIFEST, QueryProfile
 from tests.benchmarks import compile as benchmark
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs the tensorrt extra: pip install -e '.[tensorrt]'")

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from export import build, target
 from export.options import MOST_LANES
 from s2d_trt import names
-from s2d_trt.bundle import MANIFEST, Bundle
+from s2d_trt.bundle import Bundle
 from s2d_trt.cli import run_command
+from s2d_trt.manifest import MANIFEST
 
 Array = np.ndarray[Any, Any]
 SLOTS = (64, 128, 64, 192)

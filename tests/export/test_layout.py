@@ -15,7 +15,8 @@ from export.precision import FP32
 from export.weight_spec import WeightSpec
 from export.weights import write_weights
 from s2d_trt import names
-from s2d_trt.bundle import SCRATCH_ROWS, Bundle
+from s2d_trt.bundle import Bundle
+from s2d_trt.manifest import SCRATCH_ROWS
 
 
 class Counting:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from runtime.run import PROG, main
-from s2d_trt.bundle import MANIFEST
 from s2d_trt.cli import run_command
+from s2d_trt.manifest import MANIFEST
 
 
 def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:

@@ -12,21 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2d_trt.bundle import (
+from s2d_trt.bundle import Bundle, find_bundle
+from s2d_trt.errors import BundleError
+from s2d_trt.manifest import (
     MANIFEST,
     SCHEMA,
     SCRATCH_ROWS,
-    Bundle,
     CacheSpec,
     FileEntry,
     Manifest,
     PlanEntry,
     QueryProfile,
     TokenizerSpec,
-    find_bundle,
+    least_bytes,
 )
-from s2d_trt.errors import BundleError
-from s2d_trt.schema import least_bytes
 from s2d_trt.spec import ModelSpec
 
 FILES = {"weights.bin": b"\x00\x01" * 512, "target.onnx": b"graph", "tokenizer.json": b"{}"}

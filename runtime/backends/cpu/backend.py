@@ -16,7 +16,8 @@ from runtime.backends.cpu.session import Engine
 from runtime.backends.cpu.signature import head_signature
 from runtime.machine.processor import physical_cores
 from s2d_trt import names
-from s2d_trt.bundle import SCRATCH_ROWS, Bundle, Manifest
+from s2d_trt.bundle import Bundle
+from s2d_trt.manifest import SCRATCH_ROWS, Manifest
 
 MAX_ROWS = SCRATCH_ROWS
 """Most rows in one call: the cache rows that are spare for a tree."""

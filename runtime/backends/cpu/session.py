@@ -17,8 +17,9 @@ from runtime.backends.cpu.signature import Signature, check_signature
 from runtime.machine.byte_products import byte_products_overflow
 from runtime.machine.processor import physical_cores
 from s2d_trt import names
-from s2d_trt.bundle import Bundle, Manifest
+from s2d_trt.bundle import Bundle
 from s2d_trt.errors import BundleError
+from s2d_trt.manifest import Manifest
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 

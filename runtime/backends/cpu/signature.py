@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from s2d_trt import names
-from s2d_trt.bundle import Manifest
 from s2d_trt.errors import BundleError
+from s2d_trt.manifest import Manifest
 
 FLOAT, INTEGER, BOOL = "tensor(float)", "tensor(int64)", "tensor(bool)"
 Signature = dict[str, tuple[str, tuple[int | None, ...]]]

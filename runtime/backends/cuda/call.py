@@ -15,7 +15,7 @@ from runtime.backends.cuda.graph import Tensor
 from runtime.backends.cuda.memory import Gpu, Memory, Staging
 from runtime.backends.cuda.window import Shape
 from s2d_trt import names
-from s2d_trt.bundle import SCRATCH_ROWS
+from s2d_trt.manifest import SCRATCH_ROWS
 
 Steps = Callable[[], None]
 

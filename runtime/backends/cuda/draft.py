@@ -17,7 +17,7 @@ from runtime.backends.cuda.memory import Gpu, Staging
 from runtime.backends.cuda.pool import Key, Member, Pool, Prepared, by_pool, cut
 from runtime.backends.cuda.window import Shape
 from s2d_trt import names
-from s2d_trt.bundle import SCRATCH_ROWS, Manifest
+from s2d_trt.manifest import SCRATCH_ROWS, Manifest
 
 
 class GpuDraft:

@@ -11,7 +11,7 @@ import numpy as np
 from runtime.backends.cuda.memory import Gpu, Memory, Staging
 from runtime.backends.cuda.window import Window
 from s2d_trt import names
-from s2d_trt.bundle import SCRATCH_ROWS, Manifest
+from s2d_trt.manifest import SCRATCH_ROWS, Manifest
 
 ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 WORD = 4

@@ -13,7 +13,7 @@ from runtime.backends.cuda.call import Steps
 from runtime.backends.cuda.graph import WORD, DeviceGraph, Tensor
 from runtime.backends.cuda.memory import Gpu, Memory, Staging
 from s2d_trt import names
-from s2d_trt.bundle import Manifest
+from s2d_trt.manifest import Manifest
 
 FLOAT = 4
 """Bytes of a number of noise."""

@@ -12,8 +12,9 @@ from runtime.backends.cpu.session import graph_path, session_options
 from runtime.backends.cuda.backend import GpuBackend
 from runtime.backends.cuda.graph import Tensor
 from runtime.backends.cuda.memory import Gpu
-from s2d_trt.bundle import SCRATCH_ROWS, Bundle
+from s2d_trt.bundle import Bundle
 from s2d_trt.errors import BundleError, OptionError
+from s2d_trt.manifest import SCRATCH_ROWS
 
 _BFLOAT16 = 16
 """The type's number in ONNX; NumPy has no such type."""

@@ -15,7 +15,7 @@ from runtime.backends.cuda.memory import Gpu, Memory, Staging
 from runtime.backends.cuda.pool import Key, Member, Pool, Prepared, cut
 from runtime.backends.cuda.window import Shape
 from s2d_trt import names
-from s2d_trt.bundle import SCRATCH_ROWS, Manifest
+from s2d_trt.manifest import SCRATCH_ROWS, Manifest
 
 FLOAT = 4
 """Bytes of a logit."""

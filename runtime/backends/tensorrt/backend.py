@@ -14,8 +14,9 @@ from runtime.backends.cuda.memory import Gpu
 from runtime.backends.tensorrt.plans import check_plan, compile_command, find_plan, import_flavor, installed_flavors
 from runtime.backends.tensorrt.runtime_cache import RuntimeCacheFile
 from s2d_trt import names
-from s2d_trt.bundle import Bundle, PlanEntry
+from s2d_trt.bundle import Bundle
 from s2d_trt.errors import BundleError, S2DError
+from s2d_trt.manifest import PlanEntry
 
 
 class TensorRT(GpuBackend):

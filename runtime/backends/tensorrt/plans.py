@@ -6,8 +6,9 @@ import importlib
 from collections.abc import Mapping
 from types import ModuleType
 
-from s2d_trt.bundle import Bundle, PlanEntry
+from s2d_trt.bundle import Bundle
 from s2d_trt.errors import BundleError, OptionError
+from s2d_trt.manifest import PlanEntry
 
 FLAVORS = ("tensorrt", "tensorrt_rtx")
 """Names of the Python modules, which manifests use too."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from runtime.backends.cuda.memory import Gpu
 from runtime.machine.cache import cache_directory, write_cache
-from s2d_trt.bundle import Bundle, PlanEntry
+from s2d_trt.bundle import Bundle
+from s2d_trt.manifest import PlanEntry
 
 
 class RuntimeCacheFile:

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta, convert
 
-from s2d_trt.bundle import TokenizerSpec
 from s2d_trt.errors import BundleError
+from s2d_trt.manifest import TokenizerSpec
+from s2d_trt.ranges import Slots, TokenId, Vocabulary
 from s2d_trt.reading import read_json, read_object, reading
-from s2d_trt.schema import Slots, TokenId, Vocabulary
 from s2d_trt.tokenizer import tokenizer_fingerprint
 
 CONFIG = "config.json"

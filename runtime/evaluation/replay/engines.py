@@ -14,7 +14,7 @@ from runtime.drafting.costs import Costs
 from runtime.drafting.sorted_draft import DraftSequence, SortedDraft
 from runtime.evaluation.replay.recording import PairShape, TextRecord, nothing_drafted
 from runtime.tree.shape import TreeShape
-from s2d_trt.bundle import SCRATCH_ROWS
+from s2d_trt.manifest import SCRATCH_ROWS
 
 
 class RecordedContext:

@@ -17,8 +17,8 @@ from runtime.drafting.sorted_draft import DraftSequence, SortedDraft
 from runtime.evaluation.comparison import generate
 from runtime.evaluation.replay.recording import PairShape, Recording, TextRecord
 from runtime.sampling.noise import Noise
-from s2d_trt.bundle import SCRATCH_ROWS
 from s2d_trt.errors import OptionError
+from s2d_trt.manifest import SCRATCH_ROWS
 
 GENERATIONS = 3
 """Nodes off the text are recorded with what follows their best candidates, so many tokens in all."""

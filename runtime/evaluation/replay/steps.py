@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from runtime.drafting.calls import run_together
+from runtime.drafting.calls import Calls, run_together
 from runtime.drafting.costs import Costs
 from runtime.drafting.learned import PairStatistics
 from runtime.drafting.ngram import NgramLookup
@@ -141,16 +141,18 @@ class Replay:
 
     def propose(self, texts: Sequence[ReplayedText]) -> list[Proposal]:
         """What the texts of one step propose."""
-        rows = [max(1, round(text.usual_rows)) for text in texts]
+        rows = {text: max(1, round(text.usual_rows)) for text in texts}
+        drafting = [text for text in texts if not text.drafting.rests()]
 
-        def drafts() -> Iterator[object]:
-            for text, own in zip(texts, rows, strict=True):
-                load = Load(len(texts), sum(rows) - own, len(texts)) if len(texts) > 1 else ALONE
+        def drafts() -> Iterator[Calls[Proposal]]:
+            for text in drafting:
+                own = rows[text]
+                load = Load(len(texts), sum(rows.values()) - own, len(texts)) if len(texts) > 1 else ALONE
                 room = min(text.record.limit - text.new_tokens, self.recording.pair.target_rows) - 1
                 yield text.drafting.propose(text.root_token, room, load)
 
-        proposals: list[Proposal] = run_together(drafts())  # type: ignore[arg-type]
-        return proposals
+        proposals = dict(zip(drafting, run_together(drafts()), strict=True))
+        return [proposals.get(text) or Proposal(Tree.chain([text.root_token])) for text in texts]
 
     def step(self, texts: Sequence[ReplayedText]) -> None:
         """Draft, accept and learn, at the prices of the cost model."""

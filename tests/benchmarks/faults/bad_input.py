@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from s2d_trt.bundle import MANIFEST
 from s2d_trt.cli import run_command
+from s2d_trt.manifest import MANIFEST
 from tests.benchmarks.faults import cases
 from tests.benchmarks.faults.kills import Demo
 from tests.benchmarks.tables import Row

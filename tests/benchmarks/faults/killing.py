@@ -22,7 +22,8 @@ import sys
 import time
 from pathlib import Path
 
-from s2d_trt.bundle import MANIFEST, Bundle
+from s2d_trt.bundle import Bundle
+from s2d_trt.manifest import MANIFEST
 
 SUBREAPER = 36
 """Linux's PR_SET_CHILD_SUBREAPER: what killed children leave behind becomes a child of this process."""

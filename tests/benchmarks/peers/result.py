@@ -47,7 +47,9 @@ def rows(
         if (same := smallest.get(contender.label)) is not None:
             row[f"over {same.contender.texts} at once"] = _ratio(outcome, same)
         for ours in drafted:
-            row[f"S2D {ours.contender.precision} over it"] = _ratio(ours, outcome)
+            row[f"{ours.contender.mode.replace('S2D', f'S2D {ours.contender.precision}')} over it"] = _ratio(
+                ours, outcome
+            )
         if temperature == 0:
             row["same as fp32"] = _agreement(outcome, reference, prompts, margin)
             row["same as its alone"] = _agreement(outcome, own, prompts, None)

@@ -3,12 +3,15 @@
 identity compares served texts with those of the target alone, at 1, 8 and 32 clients, with random cancellations.
 cost runs the same texts bare and served in turns: the share of the time, and how much later the first token comes.
 soak asks, leaves and errs at random for some minutes; then the server's counters must equal the clients' own count,
-no text may be left, and memory must be flat. It needs two targets: one whose clients stay, one whose clients leave.
+no text, open file or thread may be left, and memory must be flat. It needs two targets: one whose clients stay, one
+whose clients leave.
+replicas compares two replicas of one thread, on Ray, with one server of two, and kills one while it streams.
 Each starts the server in a process of its own.
 
   python -m tests.benchmarks.serving identity --target target-17m,target-6m
   python -m tests.benchmarks.serving cost --target target-17m
   python -m tests.benchmarks.serving soak --target target-17m,target-6m --minutes 30
+  python -m tests.benchmarks.serving replicas --target target-17m,target-6m
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from pathlib import Path
 
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError
-from tests.benchmarks.serving import cost, identity, soak
+from tests.benchmarks.serving import cost, identity, replicas, soak
 from tests.benchmarks.tables import table_lines, write_report
 
 PROG = "python -m tests.benchmarks.serving"
@@ -27,7 +30,7 @@ PROG = "python -m tests.benchmarks.serving"
 def main(argv: Sequence[str]) -> None:
     """Measure one thing and print its table."""
     parser = ArgumentParser(__doc__ or "", PROG)
-    parser.add_argument("what", choices=("identity", "cost", "soak"))
+    parser.add_argument("what", choices=("identity", "cost", "soak", "replicas"))
     parser.add_argument("--target", required=True, help="target bundles, separated by commas")
     parser.add_argument("--draft", default="draft", help="draft bundle (%(default)s)")
     parser.add_argument("--texts", type=positive_int, default=16, help="of each target (%(default)s)")
@@ -48,6 +51,8 @@ def main(argv: Sequence[str]) -> None:
         rows = soak.measure(targets[:2], draft, arguments.minutes, new, arguments.seed, options)
     elif arguments.what == "cost":
         rows = cost.measure(targets[0], draft, arguments.texts, new, arguments.repeats, arguments.threads)
+    elif arguments.what == "replicas":
+        rows = replicas.measure(targets, draft, arguments.texts, new, arguments.repeats, arguments.sequences)
     else:
         rows = identity.measure(targets, draft, arguments.texts, new, arguments.repeats, arguments.seed, options)
     lines = table_lines(f"Serving: {arguments.what}", rows)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(slots=True)
 class Reply:
-    """What came back. ``events`` holds the data of a stream's events; ``left`` says that the client left before."""
+    """What came back. ``events`` holds the data of a stream's events, ``times`` the seconds at which each came;
+    ``left`` says that the client left before.
+    """
 
     status: int = 0
     body: bytes = b""
     events: list[Any] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     left: bool = False
 
     @property
@@ -64,6 +68,7 @@ async def post(
             for line in chunk.splitlines():
                 if line.startswith(b"data: ") and line != b"data: [DONE]":
                     reply.events.append(json.loads(line[6:]))
+                    reply.times.append(time.perf_counter())
             if leave_after is not None and len(reply.events) >= leave_after:
                 reply.left = True
                 return reply

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from s2d_trt.errors import S2DError
 
-READY = re.compile(r"^ready after [\d.]+ s on (http://\S+):", re.MULTILINE)
+READY = re.compile(r"^ready (?:after [\d.]+ s )?on (http://\S+):", re.MULTILINE)
 START_SECONDS = 900.0
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
@@ -37,11 +37,24 @@ class ServerProcess:
         pages = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
+    def open_files(self) -> int:
+        """Its file descriptors."""
+        return len([*Path(f"/proc/{self.process.pid}/fd").iterdir()])
+
+    def threads(self) -> int:
+        """Its threads."""
+        return len([*Path(f"/proc/{self.process.pid}/task").iterdir()])
+
     def counters(self) -> dict[str, float]:
         """Prometheus samples by ``name{labels}``."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
-            text = answer.read().decode()
-        return {f"{name}{{{labels}}}": float(value) for name, labels, value in _SAMPLE.findall(text)}
+        return counters(self.url)
+
+
+def counters(url: str) -> dict[str, float]:
+    """Prometheus samples of the server at ``url``, by ``name{labels}``. Raises OSError."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    return {f"{name}{{{labels}}}": float(value) for name, labels, value in _SAMPLE.findall(text)}
 
 
 @contextmanager
@@ -54,17 +67,23 @@ def server(targets: Sequence[str], draft: str, options: Sequence[str] = ()) -> I
         with said.open("wb") as errors:
             process = subprocess.Popen([*command, "--access-log", str(log), *options], stderr=errors)
         try:
-            yield ServerProcess(process, _address(process, said), log)
+            yield ServerProcess(process, address_of(process, said), log)
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
 
 
-def _address(process: subprocess.Popen[bytes], said: Path) -> str:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, as an operator does."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def address_of(process: subprocess.Popen[bytes], said: Path) -> str:
+    """Where a server listens, once it says so in ``said``. Raises S2DError where it ends before."""
     shown = 0
     while True:
         text = said.read_text(encoding="utf-8")

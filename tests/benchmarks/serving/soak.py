@@ -18,7 +18,11 @@ from tests.benchmarks.tables import Row
 
 CLIENTS = 12
 WARM_UP = 0.2
-"""Share of the time before memory must be flat."""
+"""Share of the time after which memory must be flat, and the server may hold no more open files and threads."""
+CLOSING_SECONDS = 10.0
+"""For the last connections to close."""
+REQUEST_SECONDS = 7200
+"""Of the server, so that a machine which stops all processes for some minutes ends no text."""
 BAD: tuple[bytes, ...] = (
     b"{",
     b"[" * 10_000,
@@ -50,21 +54,25 @@ class Soak:
         self.statuses: Counter[int] = Counter()
         self.wrong: list[str] = []
 
-    async def run(self, seconds: float) -> list[tuple[float, int]]:
-        """Ask until the time is over; (seconds, resident bytes) all along."""
-        began = time.monotonic()
-        until = began + seconds
-        memory: list[tuple[float, int]] = []
+    async def run(self, seconds: float) -> list[int]:
+        """Ask until the time is over; the resident bytes all along. Time in which the machine stops this process does
+        not count.
+        """
+        memory: list[int] = []
+        every, spent = min(1.0, seconds / 20), 0.0
 
         async def watch() -> None:
-            while time.monotonic() < until:
-                memory.append((time.monotonic() - began, self._running.resident_bytes()))
-                line = f"\r{memory[-1][0]:.0f}/{seconds:.0f} s, {sum(self.statuses.values())} answers "
+            nonlocal spent
+            while spent < seconds:
+                memory.append(self._running.resident_bytes())
+                line = f"\r{spent:.0f}/{seconds:.0f} s, {sum(self.statuses.values())} answers "
                 print(line, end="", file=sys.stderr, flush=True)
-                await asyncio.sleep(min(1.0, seconds / 20))
+                began = time.monotonic()
+                await asyncio.sleep(every)
+                spent += min(time.monotonic() - began, 2 * every)
 
         async def client() -> None:
-            while time.monotonic() < until:
+            while spent < seconds:
                 await self._rng.choice((self._ask, self._ask, self._leave, self._err))()
 
         await asyncio.gather(watch(), *(client() for _ in range(CLIENTS)))
@@ -118,11 +126,18 @@ def measure(
     targets: Sequence[str], draft: str, minutes: float, new: int, seed: int, options: Sequence[str]
 ) -> list[Row]:
     """One row: what came of it."""
-    with server(targets, draft, options) as running:
+    with server(targets, draft, [*options, "--request-timeout", str(REQUEST_SECONDS)]) as running:
         whole, broken, length = _models(running)
         soak = Soak(running, whole, broken, new, length - new - 1, seed)
-        memory = asyncio.run(soak.run(minutes * 60))
+        asyncio.run(soak.run(minutes * 60 * WARM_UP))
+        asyncio.run(_settled(running))
+        held = running.open_files(), running.threads()
+        memory = asyncio.run(soak.run(minutes * 60 * (1 - WARM_UP)))
         counters = asyncio.run(_settled(running))
+        until = time.monotonic() + CLOSING_SECONDS
+        while running.open_files() > held[0] and time.monotonic() < until:
+            time.sleep(0.1)
+        files, threads = running.open_files() - held[0], running.threads() - held[1]
     different = {
         name: [counters.get(f'{name}{{model="{whole}"}}', -1.0), soak.sums[ours]]
         for name, ours in COMPARED.items()
@@ -131,9 +146,8 @@ def measure(
     ended = _sum(counters, "s2d_requests_total", whole)
     if ended != soak.sums["texts"]:
         different["texts"] = [ended, soak.sums["texts"]]
-    warm = [size for seconds, size in memory if seconds >= WARM_UP * minutes * 60] or [memory[-1][1]]
-    half = len(warm) // 2 or 1
-    first, last = sum(warm[:half]) / half, sum(warm[-half:]) / half
+    tenth = max(1, len(memory) // 10)
+    first, last = sum(memory[:tenth]) / tenth, sum(memory[-tenth:]) / tenth
     return [
         {
             "minutes": minutes,
@@ -145,6 +159,8 @@ def measure(
             "wrong answers": len(soak.wrong),
             "counters that differ": len(different),
             "texts left": int(_sum(counters, "s2d_requests_running", "") + _sum(counters, "s2d_requests_waiting", "")),
+            "files left": files,
+            "threads left": threads,
             "resident MiB": last / 2**20,
             "drift %": 100 * (last - first) / first,
             **({"what differs": json.dumps(different)} if different else {}),

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from runtime.backends.placement import CPU, CUDA, Device, Placement
-from s2d_trt.bundle import Bundle, PlanEntry, QueryProfile
+from s2d_trt.bundle import Bundle
 from s2d_trt.errors import OptionError
+from s2d_trt.manifest import PlanEntry, QueryProfile
 
 
 @pytest.fixture

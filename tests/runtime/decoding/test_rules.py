@@ -256,6 +256,10 @@ def no_array(tokens: Sequence[int], scores: np.ndarray) -> Any:
     scores[3] = 0.0
 
 
+def words(tokens: Sequence[int], scores: np.ndarray) -> np.ndarray:
+    return np.full(scores.shape, "a")
+
+
 def nothing_left_after(count: int) -> Callable[[Sequence[int], np.ndarray], np.ndarray]:
     def ban(tokens: Sequence[int], scores: np.ndarray) -> np.ndarray:
         return scores if len(tokens) < count else np.full_like(scores, -np.inf)
@@ -266,8 +270,12 @@ def nothing_left_after(count: int) -> Callable[[Sequence[int], np.ndarray], np.n
 @pytest.mark.parametrize(
     ("processor", "reason"),
     [
-        (wrong_shape, r"processor wrong_shape returned an array \[299\]; it must return an array \[300\]"),
+        (
+            wrong_shape,
+            r"processor wrong_shape returned an array \[299\] of float32; it must return an array \[300\] of numbers",
+        ),
         (no_array, "processor no_array returned NoneType"),
+        (words, r"processor words returned an array \[300\] of <U1"),
         (nothing_left_after(0), "leave no token"),
     ],
 )
@@ -276,6 +284,14 @@ def test_a_processor_that_returns_no_scores_ends_its_text_in_one_line(
 ) -> None:
     with pytest.raises(OptionError, match=reason):
         generate(decoder, [5, 9], Options(4, processors=(processor,)))
+
+
+def test_bans_are_not_written_into_an_array_that_a_processor_keeps(decoder: Decoder) -> None:
+    kept = np.arange(decoder.target.vocab_size, dtype=np.float32)
+    kept.setflags(write=False)
+    last = len(kept) - 1
+    options = Options(3, Sampling(bad_words=((last,),)), processors=(lambda tokens, scores: kept,))
+    assert generate(decoder, [5, 9], options).tokens == [last - 1] * 3
 
 
 @pytest.mark.parametrize("count", range(2, 16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,16 @@ from s2d_trt.errors import OptionError
 from tests.runtime.embedding.programs import PROGRAMS, STRICT
 
 EXAMPLES = build.SHIM.parent / "examples"
+SANITIZED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SANITIZERS = {"address": "address,undefined", "thread": "thread"}
+
+
+@pytest.fixture(scope="module")
+def sanitized(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the library under the address sanitizer."""
+    out = tmp_path_factory.mktemp("sanitized")
+    build.build(out, SANITIZED)
+    return out
 
 
 def test_the_library_exports_the_functions_of_its_header_and_nothing_else(dist: Path) -> None:
@@ -62,6 +72,22 @@ def test_the_queue_between_the_threads_is_clean(tmp_path: Path, sanitizer: str) 
     flags = [f"-fsanitize={SANITIZERS[sanitizer]}", "-fno-sanitize-recover=all", "-std=gnu11", *STRICT]
     subprocess.run(["gcc", *flags, f"-I{build.SHIM}", *sources, "-pthread", "-o", tmp_path / "queue"], check=True)
     done = subprocess.run([tmp_path / "queue"], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("program", ["steps.c", "refusals.c"])
+def test_the_whole_library_is_clean(
+    program: str, sanitized: Path, tmp_path: Path, draft_bundle: Path, target_bundle: Path, foreign_draft_bundle: Path
+) -> None:
+    links = [f"-I{sanitized}", f"-L{sanitized}", f"-Wl,-rpath,{sanitized}", "-ls2d"]
+    command = ["gcc", "-std=c99", *SANITIZED, *STRICT, PROGRAMS / program, *links, "-o", tmp_path / "program"]
+    subprocess.run(command, check=True)
+    third = "the draft proposes" if program == "steps.c" else foreign_draft_bundle
+    done = subprocess.run(
+        [tmp_path / "program", draft_bundle, target_bundle, third],
+        capture_output=True, text=True, check=False, timeout=100,
+        env=os.environ | {"ASAN_OPTIONS": "detect_leaks=0"},  # Python frees little at the end
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
 
 

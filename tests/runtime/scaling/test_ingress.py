@@ -12,31 +12,38 @@ from typing import Any
 import httpx
 import pytest
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from runtime.scaling.calls import Call, Head, Part, ReplicaLostError, answer
 from runtime.scaling.ingress import Ingress
 from runtime.serve import Serving, arguments_of
+from runtime.serving.errors import ApiError
+from runtime.serving.state import Limits
 
 PROMPT = "the draft proposes"
 
 
 class Replicas:
-    """Two servers; ``lost_after`` says after how many parts of its next answer a server ends for good."""
+    """Two servers; ``lost_after`` says after how many parts of its next answer a server ends for good, ``full_after``
+    after how many calls there is no room for more.
+    """
 
     def __init__(self, servings: list[Serving]) -> None:
-        self.apps: list[ASGIApp] = [serving.app for serving in servings]
+        self.servings = servings
         self.lost_after: int | None = None
+        self.full_after: int | None = None
         self.alive = [0, 1]
         self.calls: list[tuple[str, int, Call]] = []
 
     async def call(self, session: str, call: Call) -> AsyncGenerator[Part, None]:
+        if self.full_after is not None and len(self.calls) >= self.full_after:
+            raise ApiError(429, "too many requests wait", code="queue_full")
         chosen = self.alive[sum(session.partition("#")[0].encode()) % len(self.alive)] if self.alive else -1
         self.calls.append((session, chosen, call))
         if chosen < 0:
             raise ReplicaLostError
         left, self.lost_after = self.lost_after, None
-        async with aclosing(answer(self.apps[chosen], call)) as parts:  # type: ignore[type-var]
+        async with aclosing(answer(self.servings[chosen].app, call)) as parts:  # type: ignore[type-var]
             async for part in parts:
                 if left == 0:
                     self.alive.remove(chosen)
@@ -71,7 +78,10 @@ def ask(replicas: Replicas, work: Callable[[httpx.AsyncClient], Awaitable[Any]])
 
     async def run() -> Any:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ingress") as client:
-            return await work(client)
+            result = await work(client)
+        for serving in replicas.servings:
+            await serving.state.texts.idle.wait()
+        return result
 
     return asyncio.run(run())
 
@@ -135,6 +145,26 @@ def test_without_a_replica_the_answer_is_503(replicas: Replicas) -> None:
     response = complete(replicas)
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "replica_lost"
+
+
+def test_without_room_the_answer_is_429_and_a_stream_ends_with_it(replicas: Replicas) -> None:
+    replicas.full_after = 0
+    assert complete(replicas).status_code == complete(replicas, stream=True).status_code == 429
+    replicas.full_after, replicas.lost_after = 1, 3
+    last = complete(replicas, stream=True).text.strip().splitlines()[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "queue_full"
+
+
+def test_a_body_that_is_too_large_reaches_no_replica(replicas: Replicas) -> None:
+    response = complete(replicas, prompt="a" * (Limits().max_body + 1))
+    assert response.status_code == 413
+    assert replicas.calls == []
+
+
+def test_a_call_that_changes_a_server_is_not_repeated(replicas: Replicas) -> None:
+    replicas.lost_after = 0
+    assert ask(replicas, lambda client: client.put("/admin/policy", json={})).status_code == 503
+    assert len(replicas.calls) == 1
 
 
 def test_errors_and_other_pages_are_the_replicas(replicas: Replicas) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from runtime.backends import PREFILL_CHUNK
 from runtime.targets.target import BundleSequence, Target
 from runtime.tree.tree import Tree
-from s2d_trt.bundle import SCRATCH_ROWS
 from s2d_trt.errors import CapacityError
+from s2d_trt.manifest import SCRATCH_ROWS
 
 VOCAB = 300
 TOLERANCE = 1e-4

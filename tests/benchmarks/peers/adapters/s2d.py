@@ -29,6 +29,7 @@ def open_mode(mode: dict[str, Any]) -> Callable[..., tuple[list[int], dict[str, 
 def open_batch(mode: dict[str, Any]) -> Callable[..., tuple[list[list[int]], dict[str, float]]]:
     """As ``open_mode``, with one call of the engines for all texts; the target alone drafts nothing."""
     decoder = Decoder.open(mode["target"], mode.get("draft"), Placement(threads=mode["threads"]))
+    decoder.prepare(Options(draft="draft" in mode), sequences=mode["texts"])
     scheduler = Scheduler(sequences=mode["texts"], offline=True)
 
     def generate(

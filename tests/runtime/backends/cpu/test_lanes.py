@@ -20,7 +20,8 @@ from runtime.backends import HeadLane, Lane, TargetLane
 from runtime.backends.cpu.backend import OnnxDraft, OnnxTarget
 from runtime.backends.cpu.kv import BUCKET
 from s2d_trt import names
-from s2d_trt.bundle import MANIFEST, Bundle
+from s2d_trt.bundle import Bundle
+from s2d_trt.manifest import MANIFEST
 
 LANES = (1, 2, 4, 8)
 TEXTS = 11

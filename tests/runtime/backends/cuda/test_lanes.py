@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from runtime.backends import DraftEngines, HeadLane, Lane, TargetEngine, TargetLane
-from s2d_trt.bundle import MANIFEST, SCRATCH_ROWS, Bundle
+from s2d_trt.bundle import Bundle
 from s2d_trt.errors import S2DError
+from s2d_trt.manifest import MANIFEST, SCRATCH_ROWS
 from tests.runtime.backends.conftest import built
 
 Bundles = dict[tuple[str, int], Bundle]

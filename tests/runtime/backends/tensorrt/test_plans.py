@@ -14,8 +14,9 @@ from runtime.backends.tensorrt.backend import invalidity, make_log
 from runtime.backends.tensorrt.plans import check_plan, find_plan, installed_flavors
 from runtime.backends.tensorrt.runtime_cache import RuntimeCacheFile
 from runtime.targets.target import Target
-from s2d_trt.bundle import Bundle, Manifest, PlanEntry, QueryProfile
+from s2d_trt.bundle import Bundle
 from s2d_trt.errors import BundleError, OptionError, S2DError
+from s2d_trt.manifest import Manifest, PlanEntry, QueryProfile
 
 HERE = {"tensorrt_rtx": "1.7.1.116"}
 

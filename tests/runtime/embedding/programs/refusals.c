@@ -95,6 +95,25 @@ static void check_sizes(s2d_target *target)
     FAILS(s2d_options_default(&options, 0), S2D_ERROR_ARGUMENT, "size");
 }
 
+/* Also after Python has been started for one that failed. */
+static void check_params(void)
+{
+    s2d_params params;
+    FAILS(s2d_params_default(&params, 3), S2D_ERROR_ARGUMENT, "size");
+    OK(s2d_params_default(&params, sizeof params));
+    params.size = 3;
+    FAILS(s2d_init(&params), S2D_ERROR_ARGUMENT, "s2d_params_default");
+    OK(s2d_params_default(&params, sizeof params));
+    params.sequences = 0;
+    FAILS(s2d_init(&params), S2D_ERROR_ARGUMENT, "at least 1");
+    OK(s2d_params_default(&params, sizeof params));
+    params.prefix_bytes = -1;
+    FAILS(s2d_init(&params), S2D_ERROR_ARGUMENT, "prefix_bytes");
+    OK(s2d_params_default(&params, sizeof params));
+    params.device = "tpu";
+    FAILS(s2d_init(&params), S2D_ERROR_ARGUMENT, "tpu");
+}
+
 int main(int argc, char **argv)
 {
     s2d_draft *draft, *foreign;
@@ -106,6 +125,7 @@ int main(int argc, char **argv)
     char text[8], *longest;
     s2d_message message = {"user", "a"};
     CHECK(argc == 4);
+    check_params();
     OK(s2d_init(NULL));
     OK(s2d_draft_open(argv[1], &draft));
     OK(s2d_target_open(argv[2], draft, &target));
