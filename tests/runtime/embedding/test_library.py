@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.faults.mutations import MANY
 
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
+from tests.faults.mutations import MANY
 from tests.runtime.embedding.programs import Run
 
 PROMPT = "the draft proposes"
