@@ -69,7 +69,7 @@ class TargetBatch:
         """Rows of prompts in this step."""
         if self._offline or not self.decoding:
             return self.target.prompt_rows
-        room = self.pace.room(self._expected_rows(), len(self.decoding), prompts)
+        room = self.pace.room(self._expected_rows(), prompts)
         return max(1, min(self.target.prompt_rows, int(room)))
 
     def _expected_rows(self) -> int:

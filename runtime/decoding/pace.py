@@ -9,9 +9,8 @@ MEMORY = 64
 LARGEST_RISE = 3.0
 """A step that takes more than so many times what was expected counts as this much: a first call is slow, and so is a
 call that another process interrupts."""
-LEAST_LONGER, MOST_LONGER = 0.7, 2.0
-"""Share of a step's usual time that chunks of prompts add at most, by how many prompts are read for each text that
-decodes."""
+LONGER = 0.7
+"""Share of a step's usual time that chunks add for each prompt that is read."""
 
 
 class Pace:
@@ -39,13 +38,14 @@ class Pace:
         """Expected seconds of a step with so many rows."""
         return max(0.0, self._time + self._row_seconds * (rows * self._weight - self._rows)) / self._weight
 
-    def room(self, decoding_rows: int, decoding: int, prompts: int) -> float:
-        """Rows of prompts beside ``decoding`` texts, which have ``decoding_rows``.
+    def room(self, decoding_rows: int, prompts: int) -> float:
+        """Rows of ``prompts`` prompts beside texts that have ``decoding_rows``.
 
-        A step's time is divided between prompts and decoding texts by their number, within limits: a prompt that joins
-        a text makes its steps less than twice as long.
+        One prompt makes the steps of the others less than twice as long. Several together add as much as one after
+        another: with less, prompts pile up under load, so that texts wait long for their first token and few share
+        the calls.
         """
-        longer = min(MOST_LONGER, max(LEAST_LONGER, prompts / (1 + decoding)))
+        longer = LONGER * prompts
         if not self._weight:
             return longer * (CALL_IN_ROWS + decoding_rows)
         return longer * self.seconds(decoding_rows) / max(self._row_seconds, 1e-9)

@@ -26,7 +26,8 @@ async def tokenize(http: Request, state: ServerState) -> Response:
     if body.prompt is not None:
         tokens = await asyncio.to_thread(decoder.encode, body.prompt, special)
     else:
-        tokens = await asyncio.to_thread(decoder.encode_chat, conversation(body.messages or [], served))
+        messages = body.messages or []
+        tokens = await asyncio.to_thread(lambda: decoder.encode_chat(conversation(messages, served)))
     return json_response(Tokens(len(tokens), decoder.target.max_length, tokens))
 
 

@@ -58,8 +58,8 @@ def draw(figures: Figures, path: Path) -> None:
         axes.set_xticks(clients, clients)
         axes.set_xlabel("clients at a time")
         axes.set_ylabel(title)
-        axes.set_ylim(bottom=0)
         axes.margins(y=0.2)
+        axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
         if at == 0:
             axes.legend(frameon=False, loc="lower right")

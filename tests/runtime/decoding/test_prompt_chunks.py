@@ -69,8 +69,8 @@ def test_a_chunk_beside_a_decoding_text_has_as_many_rows_as_the_pace_leaves(
 ) -> None:
     asked: list[tuple[int, int]] = []
 
-    def room(pace: Pace, decoding_rows: int, decoding: int, prompts: int) -> float:
-        asked.append((decoding, prompts))
+    def room(pace: Pace, decoding_rows: int, prompts: int) -> float:
+        asked.append((decoding_rows, prompts))
         return 5.7
 
     monkeypatch.setattr(Pace, "room", room)
