@@ -5,6 +5,7 @@ Each returns DONE or the status of its error; what the error says goes to the ca
 
 from __future__ import annotations
 
+import atexit
 import functools
 import io
 import sys
@@ -27,11 +28,13 @@ _NAME_BYTES = 63
 def attach(ffi: Any, lib: Any) -> None:
     """Give the C library its functions; it calls this when it starts."""
     native = Native(ffi, lib)
+    bridge = Bridge(native)
     if isinstance(sys.stderr, io.StringIO):  # the interpreter was started by the C library
         said = sys.stderr.getvalue()
         sys.stdout = sys.stderr = LogWriter(native)
         sys.stderr.write(said)
-    bridge = Bridge(native)
+    else:
+        atexit.register(bridge.close)  # the host's interpreter ends before C's exit functions run
     for name in dir(bridge):
         if name.startswith("python_"):
             ffi.def_extern(name=name, error=0)(_caught(native, getattr(bridge, name)))
@@ -87,6 +90,11 @@ class Bridge:
         """End all texts and forget what is open."""
         library, self._open = self._library, None
         library.close()
+
+    def close(self) -> None:
+        """As ``python_stop``, where the library is open."""
+        if self._open is not None:
+            self.python_stop()
 
     def python_draft_open(self, path: Any, number: Any) -> None:
         """Load a draft."""

@@ -62,7 +62,7 @@ def run(settings: Settings, host: str, port: int) -> None:
     """Start a cluster unless one runs, and serve on it until a signal comes. Raises OptionError."""
     from runtime.serving.server import listen
 
-    listen(host, port).close()  # Ray would go on without the port
+    listen(host, port).close()  # a port in use is told before a cluster is started
     import ray
     from ray import serve
 

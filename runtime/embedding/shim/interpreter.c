@@ -140,6 +140,11 @@ static int import_runtime(int own, const char *folder, const char *paths)
     return S2D_OK;
 }
 
+int interpreter_runs(void)
+{
+    return Py_IsInitialized();
+}
+
 int interpreter_start(const char *environment, const char *python_path)
 {
     char folder[PATH_MAX], python[PATH_MAX + 16], paths[2 * PATH_MAX];

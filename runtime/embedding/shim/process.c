@@ -99,7 +99,7 @@ static int shut_down(int seconds);
 
 static void at_exit(void)
 {
-    if (depth == 0)
+    if (depth == 0 && interpreter_runs()) /* a host's own Python has ended, and the texts with it */
         shut_down(EXIT_SECONDS);
 }
 

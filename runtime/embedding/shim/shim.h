@@ -41,6 +41,7 @@ int host_cancelled(const s2d_request *request);
 
 /* interpreter.c: start Python, or use the one that runs; report() on failure. */
 int interpreter_start(const char *environment, const char *python_path);
+int interpreter_runs(void);
 
 /* The file that cffi writes: connect the python_ functions; 0 or -1. */
 int native_start(void);

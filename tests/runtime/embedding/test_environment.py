@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from runtime.embedding.build import PACKAGES
 from tests.runtime.embedding.programs import PROGRAMS, Run
 
@@ -59,18 +61,23 @@ def test_the_hosts_variables_do_not_change_python(run: Run, tmp_path: Path) -> N
     assert "S2D_OK" in run("environment.c", PYTHONPATH=str(tmp_path), PYTHONHOME=str(tmp_path))
 
 
-def test_a_host_that_runs_python_shares_its_interpreter(dist: Path, draft_bundle: Path, target_bundle: Path) -> None:
+@pytest.mark.parametrize("ending", ["assert library.s2d_shutdown() == 0", ""])
+def test_a_host_that_runs_python_shares_its_interpreter(
+    dist: Path, draft_bundle: Path, target_bundle: Path, ending: str
+) -> None:
     program = f"""
 import ctypes, sys
 library = ctypes.CDLL({str(dist / "libs2d.so")!r})
 library.s2d_last_error.restype = ctypes.c_char_p
 assert library.s2d_init(None) == 0, library.s2d_last_error()
-draft, target = ctypes.c_void_p(), ctypes.c_void_p()
+draft, target, request, step = (ctypes.c_void_p() for _ in range(4))
 assert library.s2d_draft_open({str(draft_bundle).encode()!r}, ctypes.byref(draft)) == 0, library.s2d_last_error()
 assert library.s2d_target_open({str(target_bundle).encode()!r}, draft, ctypes.byref(target)) == 0
 assert "runtime.embedding.bridge" in sys.modules
+assert library.s2d_request_create(target, b"a", None, ctypes.byref(request)) == 0
+assert library.s2d_request_next(request, -1, ctypes.byref(step)) == 0
 print("its output stays its own")
-assert library.s2d_shutdown() == 0
+{ending}
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "its output stays its own\n")

@@ -25,7 +25,7 @@ def test_a_server_option_that_is_wrong_is_refused(capsys: pytest.CaptureFixture[
 
 
 def test_a_bundle_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "nowhere" in said(capsys, "--", "--target", "nowhere")
+    assert "nowhere" in said(capsys, "--", "--target", "nowhere", "--draft", "none")
 
 
 def test_a_missing_package_is_named(
