@@ -19,6 +19,7 @@ from runtime.tree.shape import TreeShape
 from s2d_trt.errors import OptionError
 
 NAMES = {"adaptive": Adaptive, "fixed": FixedThresholds}
+PRECISION = "{precision}"
 POLICY_KEYS = {"kind", "thresholds", "confidence", "depth", "top_k", "nodes", "lookup", "exact", "profile"}
 
 
@@ -36,7 +37,7 @@ class Cell:
     @property
     def engines(self) -> tuple[str, str]:
         """Target and draft bundles."""
-        return self.target.format(precision=self.precision), self.draft.format(precision=self.precision)
+        return self.target.replace(PRECISION, self.precision), self.draft.replace(PRECISION, self.precision)
 
     @property
     def title(self) -> str:
@@ -88,6 +89,11 @@ class Matrix:
             ):
                 yield Cell(target, draft, precision, temperature, policy, texts)
 
+    def check(self, policy: str, target: str, draft: str) -> None:
+        """Raise OptionError where a policy's profile is of another pair than these identities."""
+        if file := (self.policies or {}).get(policy, {}).get("profile"):
+            Profile.read(Path(file)).check(target, draft, file)
+
     def policy(self, name: str) -> tuple[Policy, bool | None]:
         """A policy by its name, and whether it decodes exactly (None: where the machine allows it)."""
         return _policy(name, (self.policies or {}).get(name, {}))
@@ -131,16 +137,26 @@ def _checked(name: str, value: Any, path: Path) -> Any:
 
 
 def _policy(name: str, entry: Mapping[str, Any]) -> tuple[Policy, bool | None]:
+    try:
+        return _described(name, entry)
+    except (TypeError, ValueError) as cause:
+        raise OptionError(f"policy {name}: a value of the wrong kind ({cause}); see --help for an example") from cause
+
+
+def _described(name: str, entry: Mapping[str, Any]) -> tuple[Policy, bool | None]:
     if unknown := sorted(entry.keys() - POLICY_KEYS):
         raise OptionError(f"policy {name}: unknown key {unknown[0]!r}; known are {', '.join(sorted(POLICY_KEYS))}")
     exact = entry.get("exact")
+    for key in ("exact", "lookup"):
+        if not isinstance(entry.get(key, True), bool):
+            raise TypeError(f"{key} is true or false")
     if "profile" in entry:
         if entry.keys() - {"profile", "exact"}:
             raise OptionError(f"policy {name}: a profile holds everything; leave the other keys out")
         profile = Profile.read(Path(entry["profile"]))
         return profile.policy, exact if exact is not None or profile.exact else False
     kind = entry.get("kind", "fixed" if "thresholds" in entry or "confidence" in entry else "adaptive")
-    if kind not in NAMES:
+    if not isinstance(kind, str) or kind not in NAMES:
         raise OptionError(f"policy {name}: kind {kind!r} is neither adaptive nor fixed")
     fixed = FixedThresholds(
         tuple(map(float, entry["thresholds"])) if "thresholds" in entry else None, entry.get("confidence", "mean")

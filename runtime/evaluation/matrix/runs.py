@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from runtime.evaluation.matrix.plan import PRECISION
 from runtime.machine.processor import physical_cores, processor_identity
 from s2d_trt import __version__
 from s2d_trt.errors import OptionError
@@ -43,7 +44,7 @@ class Run:
     def title(self) -> str:
         """The cell in words."""
         s = self.settings
-        target, draft = (Path(s[part].format(precision=s["precision"])).name for part in ("target", "draft"))
+        target, draft = (Path(s[part].replace(PRECISION, s["precision"])).name for part in ("target", "draft"))
         return f"{target} + {draft}, T {s['temperature']:g}, {s['policy']}, {s['texts']} at a time"
 
     @property
@@ -144,10 +145,6 @@ class Journal:
         except OSError as cause:
             raise unwritable(self.path, cause) from cause
         self.units[unit["key"]] = unit
-
-    def remove(self) -> None:
-        """The run file holds everything now."""
-        self.path.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, cause: OSError) -> OptionError:
