@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runtime.backends.placement import Placement
-from runtime.commands.recorded import PROBED_PROMPTS, note
+from runtime.commands.recorded import note
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.drafting.fixed import FixedThresholds
@@ -36,7 +36,7 @@ from runtime.machine.processor import physical_cores
 from runtime.sampling.options import Sampling
 from s2d_trt.cli import ArgumentParser, comma_ints, positive_int, run_command
 from s2d_trt.errors import CapacityError, OptionError, TokenizerMismatchError
-from s2d_trt.files import write_file
+from s2d_trt.files import write_result
 
 PROG = "python -m runtime.advise"
 POLICIES = {
@@ -112,8 +112,8 @@ def _predicted(
 ) -> Iterator[Setting]:
     """Every policy and number of texts of one pair; plain decoding once a target."""
     recorder = Recorder(decoder)
-    prices = measured_prices(decoder, [ids for _, ids in prompts[:PROBED_PROMPTS]], options, max(lanes))
     recording = recorder.record(prompts, options)
+    prices = measured_prices(recorder, recording, options, max(lanes))
     assert decoder.draft is not None
     any_policy = Setting(decoder.target.name, decoder.draft.name, "", threads, 1, 1.0)
     for count in lanes:
@@ -160,10 +160,7 @@ def _write_json(settings: Sequence[Setting], arguments: Namespace) -> None:
         }
         for each in settings
     ]
-    try:
-        write_file(arguments.json, json.dumps({"price": arguments.price, "settings": rows}, indent=1) + "\n")
-    except OSError as cause:
-        raise OptionError(f"{arguments.json} cannot be written ({cause.strerror}); name another place") from cause
+    write_result(arguments.json, json.dumps({"price": arguments.price, "settings": rows}, indent=1) + "\n")
     print(f"wrote {arguments.json}")
 
 

@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from runtime.evaluation.matrix.comparing import Gates, broken_gates, changes, pair_runs
 from runtime.evaluation.matrix.figures import report_lines
 from runtime.evaluation.matrix.plan import Matrix
-from runtime.evaluation.matrix.runs import read_runs, unwritable
+from runtime.evaluation.matrix.runs import Run, read_runs, unwritable
 from runtime.evaluation.matrix.sinks import send
 from runtime.evaluation.matrix.spec_bench import answer_lines
 from runtime.evaluation.matrix.sweeping import measure_all
@@ -50,6 +50,9 @@ def _measure(argv: Sequence[str]) -> int:
     parser = ArgumentParser(__doc__ or "", PROG)
     parser.add_argument("matrix", type=Path, help="a TOML file, or one of: compare, report, answers")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the run files are")
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="measure on a Ray cluster's machines, one cell at a time on each: auto, local"
+    )
     parser.add_argument("--trackio", metavar="PROJECT", help="also send the figures to trackio")
     arguments = parser.parse_args(argv)
     matrix = Matrix.read(arguments.matrix)
@@ -57,11 +60,19 @@ def _measure(argv: Sequence[str]) -> int:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as cause:
         raise unwritable(arguments.out, cause) from cause
-    for run, measured in measure_all(matrix, arguments.out, Progress()):
+    for run, measured in _runs(matrix, arguments.out, arguments.ray):
         print("\n".join(report_lines(run)), flush=True)
         if measured:
             send(run, arguments.trackio)
     return 0
+
+
+def _runs(matrix: Matrix, folder: Path, ray: str | None) -> Iterator[tuple[Run, bool]]:
+    if ray is None:
+        return measure_all(matrix, folder, Progress())
+    from runtime.evaluation.matrix.cluster import measure_on_cluster
+
+    return measure_on_cluster(matrix, folder, Progress(), ray)
 
 
 class Progress:

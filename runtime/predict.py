@@ -36,7 +36,7 @@ from runtime.sampling.options import Sampling
 from runtime.targets.target import Target
 from s2d_trt.cli import ArgumentParser, comma_ints, positive_int, run_command
 from s2d_trt.errors import CapacityError, OptionError
-from s2d_trt.files import write_file
+from s2d_trt.files import write_result
 
 PROG = "python -m runtime.predict"
 
@@ -164,10 +164,7 @@ def _described(recording: Recording, each: Predicted) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        write_file(path, text)
-    except OSError as cause:
-        raise OptionError(f"{path} cannot be written ({cause.strerror}); name another place") from cause
+    write_result(path, text)
     print(f"wrote {path}")
 
 

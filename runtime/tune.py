@@ -31,7 +31,7 @@ from runtime.sampling.options import Sampling
 from runtime.tree.shape import TreeShape
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from s2d_trt.errors import OptionError
-from s2d_trt.files import write_file
+from s2d_trt.files import write_result
 
 PROG = "python -m runtime.tune"
 CHECKED = {
@@ -81,10 +81,7 @@ def main(argv: Sequence[str]) -> int:
     recorded.keep()
     print("\n".join(report_lines(tuning)))
     if arguments.json is not None:
-        try:
-            write_file(arguments.json, json.dumps(figures(tuning), indent=1) + "\n")
-        except OSError as cause:
-            raise OptionError(f"{arguments.json} cannot be written ({cause.strerror}); name another place") from cause
+        write_result(arguments.json, json.dumps(figures(tuning), indent=1) + "\n")
     if arguments.out is None:
         return 0
     if not tuning.adopted:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from s2d_trt.errors import OptionError
+
 try:
     import fcntl
 except ImportError:  # no POSIX: what killed processes leave behind stays
@@ -40,6 +42,14 @@ def write_file(path: Path, content: str | bytes) -> None:
     """Replace ``path`` by ``content``, text as UTF-8; a reader sees the old content or the new. Raises OSError."""
     with replacing_file(path) as scratch:
         scratch.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_result(path: Path, content: str) -> None:
+    """As ``write_file``, for a file that the user asked for. Raises OptionError."""
+    try:
+        write_file(path, content)
+    except OSError as cause:
+        raise OptionError(f"{path} cannot be written ({cause.strerror}); name another place") from cause
 
 
 @contextmanager

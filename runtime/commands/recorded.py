@@ -21,8 +21,6 @@ from runtime.sampling.options import Sampling
 from s2d_trt.cli import ArgumentParser, comma_floats, positive_int
 from s2d_trt.errors import CapacityError, OptionError
 
-PROBED_PROMPTS = 4
-
 
 def add_recording_arguments(parser: ArgumentParser, policy_too: bool = False) -> None:
     """Which pair is recorded on which prompts, at what prices; with ``policy_too`` --exact comes with the policy."""
@@ -106,8 +104,7 @@ class Recorded:
         if path is not None and path.exists():
             return read_prices(path, len(self.recorder.pair.exits))
         note("measuring what steps cost")
-        prompts = [record.prompt for record in self.recordings[0].texts[:PROBED_PROMPTS]]
-        prices = measured_prices(self.decoder, prompts, self.options, lanes)
+        prices = measured_prices(self.recorder, self.recordings[0], self.options, lanes)
         if path is not None:
             write_prices(prices, path)
         return prices

@@ -17,7 +17,7 @@ from runtime.drafting.policy import DraftingPolicy
 from runtime.drafting.static import StaticTree
 from runtime.tree.shape import TreeShape
 from s2d_trt.errors import OptionError
-from s2d_trt.files import write_file
+from s2d_trt.files import write_result
 from s2d_trt.reading import read_json
 
 SCHEMA = 1
@@ -54,10 +54,7 @@ class Profile:
             "exact": self.exact,
             "evidence": self.evidence,
         }
-        try:
-            write_file(path, json.dumps(data, indent=1) + "\n")
-        except OSError as cause:
-            raise OptionError(f"{path} cannot be written ({cause.strerror}); name another place") from cause
+        write_result(path, json.dumps(data, indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Profile:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.drafting.options import Policy
-from runtime.evaluation.replay.recorder import Recorder
-from runtime.evaluation.replay.recording import Recording, TextRecord
+from runtime.evaluation.replay.recorder import Recorder, replayed
+from runtime.evaluation.replay.recording import Recording
 from runtime.evaluation.replay.steps import Prices
-from runtime.evaluation.statistics import Interval, bootstrap
-from runtime.evaluation.tuning import replayed
+from runtime.evaluation.statistics import Interval, bootstrap, groups_of, widened
 
 LEVEL = 0.9
 UNDECIDED = 0.05
@@ -45,22 +44,16 @@ def predict(
     replays = replayed(recorder, recording, prices, policy, chain, texts)
     tokens = np.array([len(text.record.tokens) - 1 for text in replays])
     ours = np.array([text.milliseconds for text in replays])
-    theirs = np.array([alone_ms(text.record, prices, texts) for text in replays])
+    theirs = np.array([prices.alone_ms(text.record, texts) for text in replays])
     # Texts that share a batch share its steps, so they are drawn one by one only where each runs alone.
     labels = [record.category for record in recording.texts]
     if len(set(labels)) < 3:
         labels = [""] * len(labels)
-    speedup = bootstrap(lambda chosen: float(theirs[chosen].sum() / ours[chosen].sum()), labels, LEVEL)
+    drawn = bootstrap(lambda chosen: float(theirs[chosen].sum() / ours[chosen].sum()), labels, LEVEL)
+    speedup = widened(drawn, len(groups_of(labels)), prices.noise)
     each = tuple((theirs / ours).tolist()) if texts == 1 else ()
     speeds = tokens.sum() / ours.sum() * 1e3, tokens.sum() / theirs.sum() * 1e3
     return Predicted(texts, speedup, float(speeds[0]), float(speeds[1]), each)
-
-
-def alone_ms(record: TextRecord, prices: Prices, texts: int = 1) -> float:
-    """Milliseconds of a text without drafting; of calls that texts share, each bears an equal part."""
-    lengths = range(len(record.prompt), len(record.prompt) + len(record.tokens) - 1)
-    verify = sum(prices.costs.verify_ms(texts, texts, length * texts) for length in lengths)
-    return (verify + prices.host_ms(0) * len(lengths)) / texts
 
 
 def break_even(predictions: Sequence[Predicted]) -> int | None:
@@ -75,7 +68,7 @@ def constant_acceptance(recording: Recording, prices: Prices, drafted: int = 3) 
     probability, a pass of the first exit costs the same share of the target's, verification costs nothing more.
     """
     rate = acceptance_rate(recording)
-    share = prices.costs.exit_ms(0, 1, 1) / prices.costs.verify_ms(1)
+    share = prices.drafting.exit_ms(0, 1, 1) / (prices.slowness.alone * prices.costs.verify_ms(1))
     expected = drafted + 1 if rate == 1 else (1 - rate ** (drafted + 1)) / (1 - rate)
     return expected / (drafted * share + 1)
 

@@ -116,4 +116,5 @@ def elsewhere(prices: Prices, sizes: Sizes, other: Hardware) -> Prices:
         token=costs.token * scale,
         segment_tokens=tuple(token * scale for token in costs.segment_tokens),
     )
-    return Prices(moved_costs, prices.host_step_ms * other.host, prices.host_level_ms * other.host)
+    host = prices.host_step_ms * other.host, prices.host_level_ms * other.host
+    return Prices(moved_costs, *host, prices.slowness, prices.noise)

@@ -14,7 +14,7 @@ from runtime.drafting.learned import Priors
 from runtime.drafting.options import Policy
 from runtime.drafting.static import StaticTree
 from runtime.evaluation.replay.hindsight import hindsight
-from runtime.evaluation.replay.recorder import Recorder
+from runtime.evaluation.replay.recorder import Recorder, replayed
 from runtime.evaluation.replay.recording import Recording, TextRecord
 from runtime.evaluation.replay.steps import Prices, Replay, ReplayedText
 from runtime.evaluation.replay.sweep import Settings, grid, sweep
@@ -148,7 +148,7 @@ class Tuner:
         published = self.try_policy("published thresholds", Policy(FixedThresholds()))
         trials = [published] if fixed else [self.try_policy("default", Policy()), published]
         self.progress("sweeping thresholds")
-        thresholds, surface = self._thresholds()
+        thresholds, surface = self.thresholds()
         trials.append(thresholds)
         self.progress("replaying policies")
         trials.append(self.try_policy("tuned thresholds and lookup", replace(thresholds.policy, lookup=True)))
@@ -162,25 +162,17 @@ class Tuner:
             trials += self._trees(thresholds, fixed)
         self.progress("computing the bound")
         bound, achievable = self._hindsight()
+        alone = np.array([self.prices.alone_ms(record) for record in self.texts])
         return Tuning(
-            trials[0], trials, self.tokens, self._alone(), bound, achievable, self.labels, self.tuned, self.held_out,
+            trials[0], trials, self.tokens, alone, bound, achievable, self.labels, self.tuned, self.held_out,
             surface,
         )  # fmt: skip
-
-    def _alone(self) -> np.ndarray:
-        costs, host = self.prices.costs, self.prices.host_ms(0)
-
-        def milliseconds(record: TextRecord) -> float:
-            lengths = range(len(record.prompt), len(record.prompt) + len(record.tokens) - 1)
-            return sum(costs.verify_ms(1, context=length) + host for length in lengths)
-
-        return np.array([milliseconds(record) for record in self.texts])
 
     def _hindsight(self) -> tuple[np.ndarray, np.ndarray]:
         plans = [plan for recording in self.recordings for plan in hindsight(recording, self.prices, lookup=True)]
         return np.array([plan.bound_ms for plan in plans]), np.array([plan.milliseconds for plan in plans])
 
-    def _thresholds(self) -> tuple[Trial, tuple[Settings, np.ndarray]]:
+    def thresholds(self) -> tuple[Trial, tuple[Settings, np.ndarray]]:
         """The best thresholds and depth for a chain: over all confidences, then around the best of these."""
         settings = grid(self.recordings[0], GRID, range(DEEPEST + 1))
         speeds = self._swept(settings)
@@ -233,16 +225,6 @@ class Tuner:
                 path = ranks[start : start + DEEPEST + 1]
                 unknown = path.index(-1) if -1 in path else len(path)
                 yield tuple(path[:unknown])
-
-
-def replayed(
-    recorder: Recorder, recording: Recording, prices: Prices, policy: Policy, chain: bool = True, lanes: int = 1
-) -> list[ReplayedText]:
-    """Replay all texts, and record what is missing until nothing is."""
-    while True:
-        texts = Replay(recording, prices, policy, chain).run(lanes)
-        if recording.complete or not recorder.complete(recording):
-            return texts
 
 
 def _rank(record: TextRecord, node: int) -> int:

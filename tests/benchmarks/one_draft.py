@@ -9,17 +9,19 @@ Costs are this machine's, or those of a prices file. A cost factor stands for a 
 a grown checkpoint computes the same function.
 
   python -m tests.benchmarks.one_draft --target target-17m --prompts demo --temperature 0,1 \\
-      --factors 1,5,14,46 --recording r.npz --prices p.json --table table.md --plot one-draft.svg
+      --factors 1,5,14,46 --recording r.npz --prices p.json --rows rows.json --table table.md --plot one-draft.svg
 
+Rows of earlier runs with the same --rows are in the table and the plot too, so that each target may have a run.
 --agreement A,B,C makes each exit agree with the target that often, by giving it wrong answers: a pair whose exits
 differ.
 """
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -31,13 +33,14 @@ from runtime.drafting.learned import PairStatistics
 from runtime.drafting.options import Policy
 from runtime.evaluation.prediction import acceptance_rate
 from runtime.evaluation.replay.hindsight import hindsight
+from runtime.evaluation.replay.recorder import replayed
 from runtime.evaluation.replay.recording import Recording
 from runtime.evaluation.replay.steps import Prices
 from runtime.evaluation.replay.sweep import Settings, sweep
 from runtime.evaluation.tuning import DEEPEST, Tuner
 from s2d_trt.cli import ArgumentParser, comma_floats, run_command
 from s2d_trt.errors import OptionError
-from s2d_trt.files import write_file
+from s2d_trt.files import write_result
 
 PROG = "python -m tests.benchmarks.one_draft"
 NEVER, ALWAYS = 2.0, -1.0
@@ -73,6 +76,7 @@ def main(argv: Sequence[str]) -> None:
     add_recording_arguments(parser)
     parser.add_argument("--factors", type=comma_floats, default=(1.0,), help="cost of the target, times (1)")
     parser.add_argument("--agreement", type=comma_floats, metavar="A,B,C", help="how often each exit is to be right")
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="keep the rows here, behind those of earlier runs")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table as Markdown")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write the plot as SVG")
     arguments = parser.parse_args(argv)
@@ -86,16 +90,19 @@ def main(argv: Sequence[str]) -> None:
         rates = ", ".join(f"{exit_}: {acceptance_rate(recording, index):.3f}" for index, exit_ in enumerate(exits))
         print(f"temperature {recording.temperature:g}: exits agree with the target at {rates}", flush=True)
     rows = list(_rows(recorded, arguments))
+    if arguments.rows is not None:
+        rows = [*_kept(arguments.rows), *rows]
+        write_result(arguments.rows, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if arguments.agreement is None:
         recorded.keep()
     text = "\n".join(table(rows, exits))
     print(text)
     if arguments.table is not None:
-        write_file(arguments.table, text + "\n")
+        write_result(arguments.table, text + "\n")
     if arguments.plot is not None:
         import vl_convert
 
-        write_file(arguments.plot, vl_convert.vegalite_to_svg(plot(rows)))
+        write_result(arguments.plot, vl_convert.vegalite_to_svg(plot(rows)))
 
 
 def _rows(recorded: Recorded, arguments: Namespace) -> Iterator[Row]:
@@ -105,28 +112,33 @@ def _rows(recorded: Recorded, arguments: Namespace) -> Iterator[Row]:
             yield _row(recorded, recording, factor)
 
 
+def _kept(path: Path) -> list[Row]:
+    return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+
+
 def _row(recorded: Recorded, recording: Recording, factor: float) -> Row:
     costs = recorded.prices.costs
     dearer = replace(costs, verify=tuple(factor * ms for ms in costs.verify), token=factor * costs.token)
     prices = replace(recorded.prices, costs=dearer)
-    tuner = Tuner(recorded.recorder, [recording], prices, progress=lambda _: None)
-    tuning = tuner.run()
-    held, exits = tuning.held_out, recording.pair.exits
-    named = {trial.name: tuning.speedup(trial, held) for trial in tuning.trials}
-    alone = float(tuning.alone[held].sum())
+    tuner = Tuner(recorded.recorder, [recording], prices)
+    held, exits = recording.subset(tuner.held_out.tolist()), recording.pair.exits
+    alone = sum(map(prices.alone_ms, held.texts))
+
+    def speedup(policy: Policy) -> float:
+        return alone / sum(text.milliseconds for text in replayed(recorded.recorder, held, prices, policy))
+
+    plans = hindsight(held, prices)
     speedups = {
         f"{exit_} layers": alone / _single(recorded, recording, prices, index, tuner)
         for index, exit_ in enumerate(exits)
+    } | {
+        "published": speedup(Policy(FixedThresholds())),
+        "tuned": speedup(tuner.thresholds()[0].policy),
+        "adaptive": speedup(Policy(lookup=False)),
+        "adaptive + lookup": speedup(Policy()),
+        "lookup": speedup(Policy(NoDraft(), lookup=True)),
+        "hindsight": alone / sum(plan.milliseconds for plan in plans),
     }
-    speedups |= {
-        "published": named["published thresholds"],
-        "tuned": named["tuned thresholds"],
-        "adaptive": named["adaptive without lookup"],
-        "adaptive + lookup": named["default"],
-        "lookup": tuning.speedup(tuner.try_policy("lookup", Policy(NoDraft(), lookup=True)), held),
-        "hindsight": alone / float(tuning.achievable[held].sum()),
-    }
-    plans = hindsight(recording.subset(held.tolist()), prices)
     used = np.bincount([e for plan in plans for run in plan.plan.values() for e in run], minlength=len(exits))
     label = f"{recorded.decoder.target.name} x{factor:g}" if factor != 1 else recorded.decoder.target.name
     return Row(label, dearer.verify_ms(1), recording.temperature, speedups, tuple((used / used.sum()).tolist()))

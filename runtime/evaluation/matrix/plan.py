@@ -21,6 +21,7 @@ from s2d_trt.reading import read_text, reading
 
 NAMES = {"adaptive": Adaptive, "fixed": FixedThresholds}
 MOST_BYTES = 2**20
+PRECISION = "{precision}"
 POLICY_KEYS = {"kind", "thresholds", "confidence", "depth", "top_k", "nodes", "lookup", "exact", "profile"}
 
 
@@ -38,8 +39,7 @@ class Cell:
     @property
     def engines(self) -> tuple[str, str]:
         """Target and draft bundles."""
-        target, draft = (name.replace("{precision}", self.precision) for name in (self.target, self.draft))
-        return target, draft
+        return self.target.replace(PRECISION, self.precision), self.draft.replace(PRECISION, self.precision)
 
     @property
     def title(self) -> str:
@@ -92,6 +92,11 @@ class Matrix:
             ):
                 yield Cell(target, draft, precision, temperature, policy, texts)
 
+    def check(self, policy: str, target: str, draft: str) -> None:
+        """Raise OptionError where a policy's profile is of another pair than these identities."""
+        if file := (self.policies or {}).get(policy, {}).get("profile"):
+            Profile.read(Path(file)).check(target, draft, file)
+
     def policy(self, name: str) -> tuple[Policy, bool | None]:
         """A policy by its name, and whether it decodes exactly (None: where the machine allows it)."""
         return _policy(name, (self.policies or {}).get(name, {}))
@@ -135,19 +140,28 @@ def _checked(name: str, value: Any, path: Path) -> Any:
 
 
 def _policy(name: str, entry: Mapping[str, Any]) -> tuple[Policy, bool | None]:
+    try:
+        return _described(entry)
+    except OptionError as cause:
+        raise OptionError(f"policy {name}: {cause}") from cause
+    except (TypeError, ValueError) as cause:
+        raise OptionError(f"policy {name}: a value of the wrong kind ({cause}); see --help for an example") from cause
+
+
+def _described(entry: Mapping[str, Any]) -> tuple[Policy, bool | None]:
     if unknown := sorted(entry.keys() - POLICY_KEYS):
-        raise OptionError(f"policy {name}: unknown key {unknown[0]!r}; known are {', '.join(sorted(POLICY_KEYS))}")
+        raise OptionError(f"unknown key {unknown[0]!r}; known are {', '.join(sorted(POLICY_KEYS))}")
     exact, lookup = entry.get("exact"), entry.get("lookup")
     if wrong := [value for value in (exact, lookup) if not isinstance(value, bool | None)]:
-        raise OptionError(f"policy {name}: {wrong[0]!r} is neither true nor false")
+        raise OptionError(f"{wrong[0]!r} is neither true nor false")
     if "profile" in entry:
         if entry.keys() - {"profile", "exact"}:
-            raise OptionError(f"policy {name}: a profile holds everything; leave the other keys out")
+            raise OptionError("a profile holds everything; leave the other keys out")
         profile = Profile.read(Path(str(entry["profile"])))
         return profile.policy, exact if exact is not None or profile.exact else False
     kind = entry.get("kind", "fixed" if "thresholds" in entry or "confidence" in entry else "adaptive")
-    if kind not in NAMES:
-        raise OptionError(f"policy {name}: kind {kind!r} is neither adaptive nor fixed")
+    if not isinstance(kind, str) or kind not in NAMES:
+        raise OptionError(f"kind {kind!r} is neither adaptive nor fixed")
     fixed = FixedThresholds(entry.get("thresholds"), entry.get("confidence", "mean"))
     exit_ = fixed if kind == "fixed" else Adaptive()
     sizes = {key: entry[key] for key in ("depth", "top_k", "nodes") if key in entry}

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from runtime.evaluation.matrix.plan import PRECISION
 from runtime.evaluation.matrix.schema import RunFile, Together, Turn
 from runtime.machine.processor import physical_cores, processor_identity
 from s2d_trt import __version__
@@ -47,7 +48,7 @@ class Run:
     def title(self) -> str:
         """The cell in words."""
         s = self.settings
-        target, draft = (Path(s[part].replace("{precision}", s["precision"])).name for part in ("target", "draft"))
+        target, draft = (Path(s[part].replace(PRECISION, s["precision"])).name for part in ("target", "draft"))
         return f"{target} + {draft}, T {s['temperature']:g}, {s['policy']}, {s['texts']} at a time"
 
     @property
@@ -147,10 +148,6 @@ class Journal:
         except OSError as cause:
             raise unwritable(self.path, cause) from cause
         self.units[unit["key"]] = unit
-
-    def remove(self) -> None:
-        """The run file holds everything now."""
-        self.path.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, cause: OSError) -> OptionError:

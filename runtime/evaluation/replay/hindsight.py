@@ -57,7 +57,7 @@ LONG_CHAIN = TreeShape(depth=DEEPEST - 1, top_k=1, nodes=DEEPEST + 1)
 
 def _shortest(record: TextRecord, exits: int, prices: Prices, lookup: bool) -> tuple[float, dict[int, list[int]]]:
     text, first, end = record.text, len(record.prompt) + 1, len(record.prompt) + len(record.tokens)
-    costs = prices.costs
+    costs = prices.drafting
     answer_ms = [
         sum(costs.segment_ms(segment, 1) + costs.head_ms(1) for segment in range(exit_ + 1)) for exit_ in range(exits)
     ]
@@ -69,7 +69,7 @@ def _shortest(record: TextRecord, exits: int, prices: Prices, lookup: bool) -> t
         draft_ms, run = 0.0, list[int]()
         while True:
             after = min(end, length + len(run) + 1)
-            verify = costs.verify_ms(1 + len(run), context=length - 1)
+            verify = prices.verify_ms(1 + len(run), 1, length - 1, drafted=bool(run))
             total = draft_ms + verify + prices.host_ms(len(run)) + best[after]
             if total < best[length]:
                 best[length], chosen[length] = total, list(run)
@@ -80,7 +80,7 @@ def _shortest(record: TextRecord, exits: int, prices: Prices, lookup: bool) -> t
             run.append(exit_)
             draft_ms += answer_ms[exit_]
         for count in range(1, copied.get(length, 0) + 1):
-            verify = costs.verify_ms(1 + count, context=length - 1)
+            verify = prices.verify_ms(1 + count, 1, length - 1, drafted=False)
             total = verify + prices.host_step_ms + best[min(end, length + count + 1)]
             best[length] = min(best[length], total)
     plan, position = {}, first

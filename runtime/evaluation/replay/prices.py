@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
-from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.drafting.adaptive import Adaptive
 from runtime.drafting.costs import Costs
@@ -17,33 +17,72 @@ from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.measurement import read_costs
 from runtime.drafting.options import Policy
 from runtime.drafting.proposal import Outcome
-from runtime.evaluation.comparison import generate
+from runtime.evaluation.comparison import generate, target_alone
 from runtime.evaluation.replay.exactness import Traced
-from runtime.evaluation.replay.steps import Prices
+from runtime.evaluation.replay.recorder import Recorder, replayed
+from runtime.evaluation.replay.recording import Recording
+from runtime.evaluation.replay.steps import Prices, Slowness
 from s2d_trt.errors import OptionError
-from s2d_trt.files import write_file
+from s2d_trt.files import write_result
 from s2d_trt.reading import read_json
 
-PROBED_TOKENS = 48
+PROBED_TEXTS, PROBED_TOKENS = 4, 48
+BURST = 4.0
+"""A step that took more than so many times the median counts as this much: the machine did something else."""
 
 
-def measured_prices(decoder: Decoder, prompts: Sequence[Sequence[int]], options: Options, lanes: int = 1) -> Prices:
-    """Measure calls (or take the kept costs), and the host's time in a few drafted steps after each prompt."""
+def measured_prices(recorder: Recorder, recording: Recording, options: Options, lanes: int = 1) -> Prices:
+    """Measure calls (or take the kept costs). Then decode the first texts again, drafted and alone in turn: what the
+    host adds to each step, and how much longer steps take than measured calls.
+    """
+    decoder = recorder.decoder
     decoder.prepare(replace(options, policy=Policy(Adaptive())), sequences=lanes)
     assert decoder.costs is not None
-    outcomes: list[Outcome] = []
-    for depth, prompt in enumerate(prompts):
-        traced = Traced(FixedThresholds((0.5,) * (len(decoder.costs.segments) - 1) + (0.0,)))
-        shape = replace(traced.largest_tree(chain=True), depth=depth % 4)
-        probe = replace(options, policy=Policy(traced, shape), max_new_tokens=PROBED_TOKENS)
-        generate(decoder, list(prompt), probe)
-        outcomes += traced.outcomes
-    step, level = host_milliseconds(outcomes)
-    return Prices(decoder.costs, step, level)
+    prices = Prices(decoder.costs)
+    steps: list[tuple[Outcome, Outcome]] = []
+    alone: list[float] = []
+    drafted: list[float] = []
+    for index, record in enumerate(recording.texts[:PROBED_TEXTS]):
+        exits = FixedThresholds((0.5,) * (len(recording.pair.exits) - 1) + (0.0,))
+        traced = Traced(exits)
+        probe = replace(
+            options,
+            sampling=replace(options.sampling, temperature=recording.temperature, seed=record.seed),
+            policy=Policy(traced, replace(traced.largest_tree(chain=True), depth=index % 4)),
+            max_new_tokens=min(PROBED_TOKENS, record.limit),
+        )
+        generate(decoder, record.prompt, probe)
+        replay = replayed(recorder, recording.subset([index]), prices, replace(probe.policy, exit=exits))[0]
+        probed = list(zip(traced.outcomes, replay.outcomes, strict=False))
+        steps += probed
+        stats = target_alone(decoder, record.prompt, probe).stats
+        if probed and stats.steps:
+            alone.append(stats.verify * 1e3 / prices.alone_ms(record, steps=stats.steps))
+            ours, priced = (sum(o.times.draft + o.times.verify for o in side) for side in zip(*probed, strict=True))
+            drafted.append(ours / priced)
+    times = [(real.times, once.times) for real, once in steps]
+    slowness = Slowness(
+        alone=median(alone) if alone else 1.0,
+        verify=_slowness([(real.verify, once.verify) for real, once in times]),
+        draft=_slowness([(real.draft, once.draft) for real, once in times]),
+    )
+    spread = float(np.std(np.log(drafted) - np.log(alone), ddof=1)) if len(alone) > 1 else 0.0
+    host = host_milliseconds([real for real, _ in steps])
+    return Prices(decoder.costs, *host, slowness, spread / max(1, len(alone)) ** 0.5)
+
+
+def _slowness(times: Sequence[tuple[float, float]]) -> float:
+    """How many times as long as priced calls took, given both; single bursts count little."""
+    ratios = [real / priced for real, priced in times if priced]
+    return _mean(ratios) if ratios else 1.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.minimum(values, BURST * np.median(values)).mean())
 
 
 def host_milliseconds(outcomes: Sequence[Outcome]) -> tuple[float, float]:
-    """Milliseconds outside engine calls, of a step and of each level that it drafts: a line through the medians."""
+    """Milliseconds outside engine calls, of a step and of each level that it drafts: a line through the means."""
     by_levels: dict[int, list[float]] = {}
     for outcome in outcomes:
         times = outcome.times
@@ -53,20 +92,17 @@ def host_milliseconds(outcomes: Sequence[Outcome]) -> tuple[float, float]:
     if not by_levels:
         return 0.0, 0.0
     levels = np.array(sorted(by_levels))
-    medians = np.array([np.median(by_levels[level]) for level in levels])
+    means = np.array([_mean(by_levels[level]) for level in levels])
     if len(levels) == 1:
-        return float(medians[0]), 0.0
+        return float(means[0]), 0.0
     weights = np.sqrt([len(by_levels[level]) for level in levels])
-    slope, offset = np.polyfit(levels, medians, 1, w=weights)
+    slope, offset = np.polyfit(levels, means, 1, w=weights)
     return max(0.0, float(offset)), max(0.0, float(slope))
 
 
 def write_prices(prices: Prices, path: Path) -> None:
     """Keep prices in a JSON file. Raises OptionError where it cannot be written."""
-    try:
-        write_file(path, json.dumps(asdict(prices), indent=1) + "\n")
-    except OSError as cause:
-        raise OptionError(f"{path} cannot be written ({cause.strerror}); name another place") from cause
+    write_result(path, json.dumps(asdict(prices), indent=1) + "\n")
 
 
 def read_prices(path: Path, exits: int) -> Prices:
@@ -75,8 +111,10 @@ def read_prices(path: Path, exits: int) -> Prices:
         data = read_json(path)
         costs: Costs | None = read_costs(data["costs"], exits)
         host = float(data["host_step_ms"]), float(data["host_level_ms"])
+        noise = float(data["noise"])
+        slowness = Slowness(**{name: float(value) for name, value in data["slowness"].items()})
     except (OSError, ValueError, KeyError, TypeError) as cause:
-        raise OptionError(f"{path} holds no prices ({cause}); write them with --write-prices") from cause
+        raise OptionError(f"{path} holds no prices ({cause}); delete it, --prices then measures") from cause
     if costs is None:
         raise OptionError(f"{path} holds the prices of another kind of draft; measure this pair's")
-    return Prices(costs, *host)
+    return Prices(costs, *host, slowness, noise)

@@ -13,9 +13,11 @@ from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.decoding.preparation import silent
 from runtime.drafting.ngram import LONGEST_DRAFT
+from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import DraftSequence, SortedDraft
 from runtime.evaluation.comparison import generate
 from runtime.evaluation.replay.recording import PairShape, Recording, TextRecord
+from runtime.evaluation.replay.steps import Prices, Replay, ReplayedText
 from runtime.sampling.noise import Noise
 from s2d_trt.errors import OptionError
 from s2d_trt.manifest import SCRATCH_ROWS
@@ -118,6 +120,16 @@ class Recorder:
         best = {record.child(node, int(ids[0, 0])) for node in nodes for ids, _ in record.candidates[node]}
         new = best - record.candidates.keys()
         return sorted(node for node in new if record.position(node) < self.draft.max_length)
+
+
+def replayed(
+    recorder: Recorder, recording: Recording, prices: Prices, policy: Policy, chain: bool = True, lanes: int = 1
+) -> list[ReplayedText]:
+    """Replay all texts, and record what is missing until nothing is."""
+    while True:
+        texts = Replay(recording, prices, policy, chain).run(lanes)
+        if recording.complete or not recorder.complete(recording):
+            return texts
 
 
 class _Reader:

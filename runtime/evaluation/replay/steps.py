@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from runtime.drafting.calls import Calls, run_together
 from runtime.drafting.costs import Costs
@@ -21,16 +22,51 @@ from runtime.tree.tree import Tree
 
 
 @dataclass(frozen=True, slots=True)
+class Slowness:
+    """Observed over measured time: of the target's calls where it runs alone and in steps that draft, and of the draft.
+
+    Calls that take turns find each other's weights in the processor's caches.
+    """
+
+    alone: float = 1.0
+    verify: float = 1.0
+    draft: float = 1.0
+
+
+@dataclass(frozen=True)
 class Prices:
-    """What steps cost: the engines' calls, and the host's milliseconds a step and a drafted level."""
+    """What steps cost: the engines' calls, and the host's milliseconds a step and a drafted level.
+
+    ``costs`` are what a policy knows; ``slowness`` is how much longer steps take.
+    """
 
     costs: Costs
     host_step_ms: float = 0.0
     host_level_ms: float = 0.0
+    slowness: Slowness = Slowness()
+    noise: float = 0.0
+    """The relative standard error of drafted over lone time, from its spread over the texts that were measured."""
+
+    @cached_property
+    def drafting(self) -> Costs:
+        """What the draft's calls take in steps."""
+        return self.costs.slower_draft(self.slowness.draft)
+
+    def verify_ms(self, rows: int, texts: int, context: int, drafted: bool) -> float:
+        """Milliseconds of the target's call in a step in which the draft ran, or did not."""
+        slowness = self.slowness.verify if drafted else self.slowness.alone
+        return slowness * self.costs.verify_ms(rows, texts, context)
 
     def host_ms(self, levels: int) -> float:
         """Milliseconds outside engine calls of a step that drafted so many levels."""
         return self.host_step_ms + self.host_level_ms * levels
+
+    def alone_ms(self, record: TextRecord, texts: int = 1, steps: int | None = None) -> float:
+        """Milliseconds of a text's ``steps`` (all) without drafting; ``texts`` that share calls bear equal parts."""
+        first = len(record.prompt)
+        lengths = range(first, first + (len(record.tokens) - 1 if steps is None else steps))
+        verify = sum(self.verify_ms(texts, texts, length * texts, drafted=False) for length in lengths)
+        return (verify + self.host_ms(0) * len(lengths)) / texts
 
 
 @dataclass(slots=True, eq=False)
@@ -103,7 +139,7 @@ class Replay:
     def __init__(self, recording: Recording, prices: Prices, policy: Policy, chain: bool = True) -> None:
         self.recording, self.prices, self.policy, self.chain = recording, prices, policy, chain
         pair = recording.pair
-        self.draft = RecordedDraft(pair, prices.costs)
+        self.draft = RecordedDraft(pair, prices.drafting)
         self.statistics = PairStatistics(pair.exits, prices.costs)
         self._lookup = NgramLookup()
 
@@ -161,8 +197,8 @@ class Replay:
         draft_ms = (self.draft.recorded.clock.seconds - before) * 1e3
         paths = [text.accept(proposal.tree) for text, proposal in zip(texts, proposals, strict=True)]
         rows, context = sum(len(proposal.tree) for proposal in proposals), sum(text.length - 1 for text in texts)
-        verify_ms = self.prices.costs.verify_ms(rows, len(texts), context)
         levels = sum(len(proposal.exits) for proposal in proposals)
+        verify_ms = self.prices.verify_ms(rows, len(texts), context, drafted=levels > 0)
         total_ms = draft_ms + verify_ms + self.prices.host_ms(levels)
         times = StepTimes(draft_ms * 1e-3, verify_ms * 1e-3, total_ms * 1e-3)
         batch = Batch(

@@ -83,7 +83,7 @@ class _Text:
     def __init__(self, record: TextRecord, pair: PairShape, prices: Prices, settings: Settings) -> None:
         self.record, self.pair, self.prices, self.settings = record, pair, prices, settings
         self.table = ChainTable(record, len(pair.exits))
-        count, costs = len(settings), prices.costs
+        count, costs = len(settings), prices.drafting
         self.length = np.full(count, len(record.prompt) + 1)
         self.done = np.zeros((len(pair.exits), count), np.int64)
         self.milliseconds, self.steps = np.zeros(count), np.zeros(count, np.int64)
@@ -117,8 +117,9 @@ class _Text:
             drafted[going] += 1
             right[going], node[going] = hit, following
         context = np.maximum(0, start - 1 - CONTEXT) * self.prices.costs.token
+        slowness = np.where(drafted > 0, self.prices.slowness.verify, self.prices.slowness.alone)
         host = self.prices.host_step_ms + self.prices.host_level_ms * drafted
-        self.milliseconds[active] += self._verify[1 + drafted] + context + host
+        self.milliseconds[active] += slowness * (self._verify[1 + drafted] + context) + host
         self.steps[active] += 1
         self.done[:, active] = np.minimum(self.done[:, active], start + accepted - 1)
         self.length[active] += accepted

@@ -11,7 +11,7 @@ from runtime.decoding.options import Options
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording
-from runtime.evaluation.replay.steps import Prices
+from runtime.evaluation.replay.steps import Prices, Slowness
 from runtime.sampling.options import Sampling
 
 TEXTS = [
@@ -32,6 +32,8 @@ PRICES = Prices(
     ),
     host_step_ms=0.2,
     host_level_ms=0.1,
+    slowness=Slowness(1.1, 1.2, 1.3),
+    noise=0.02,
 )
 
 

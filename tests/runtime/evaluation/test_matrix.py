@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from runtime import evaluate
+from runtime.drafting.options import Policy
+from runtime.drafting.profile import Profile
 from runtime.evaluation.matrix.comparing import Gates, broken_gates, changes, pair_runs
 from runtime.evaluation.matrix.figures import acceptance_by_depth, calibration, categories, mean_accepted, speedup
 from runtime.evaluation.matrix.measuring import BINS, trimmed
@@ -201,6 +203,37 @@ def test_changed_bundles_are_not_mixed(tmp_path: Path) -> None:
     assert Journal(journal.path).in_environment({"bundles": {"target": "a"}, "time": "now"})["time"] == "then"
     with pytest.raises(OptionError, match="other bundles"):
         Journal(journal.path).in_environment({"bundles": {"target": "b"}})
+
+
+def test_a_profile_of_another_pair_is_refused(matrix_file: Path, tmp_path: Path) -> None:
+    Profile("another target", "another draft", Policy(), True).write(tmp_path / "profile.json")
+    text = matrix_file.read_text().replace("thresholds = [0.5, 0.5, 0]", f'profile = "{tmp_path / "profile.json"}"')
+    (tmp_path / "matrix.toml").write_text(text)
+    with pytest.raises(OptionError, match="tuned for another target"):
+        evaluate.main([str(tmp_path / "matrix.toml"), "--out", str(tmp_path / "runs")])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "thresholds = 0.5",
+        'thresholds = ["a"]',
+        'depth = "deep"',
+        'lookup = "yes"',
+        "exact = 1",
+        "kind = 3",
+        "profile = 3",
+    ],
+)
+def test_a_policy_with_a_value_of_the_wrong_kind_is_named(tmp_path: Path, entry: str) -> None:
+    (tmp_path / "m.toml").write_text(f'targets = ["t"]\n[policies.mine]\n{entry}\n')
+    with pytest.raises(OptionError, match="policy mine"):
+        Matrix.read(tmp_path / "m.toml")
+
+
+def test_braces_in_a_name_are_part_of_it() -> None:
+    (cell,) = Matrix(targets=("t{0}-{precision}",), drafts=("d{",), precisions=("int8",)).cells()
+    assert cell.engines == ("t{0}-int8", "d{")
 
 
 # Comparing

@@ -13,7 +13,6 @@ from runtime.evaluation.matrix.figures import grouped_category
 from runtime.evaluation.prediction import (
     Predicted,
     acceptance_rate,
-    alone_ms,
     break_even,
     constant_acceptance,
     predict,
@@ -23,7 +22,7 @@ from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording
 from runtime.evaluation.replay.steps import Prices
 from runtime.evaluation.roofline import Hardware, Sizes, elsewhere, here
-from runtime.evaluation.statistics import Interval
+from runtime.evaluation.statistics import Interval, widened
 from runtime.targets.target import Target
 from s2d_trt.errors import OptionError
 from tests.runtime.evaluation.conftest import PRICES
@@ -35,7 +34,7 @@ def test_the_speedup_is_the_time_alone_over_the_time_drafted(recorder: Recorder,
     assert len(predicted.by_text) == len(recording.texts)
     ratio = predicted.tokens_per_second / predicted.alone_per_second
     assert predicted.speedup.value == pytest.approx(ratio)
-    alone = sum(alone_ms(record, PRICES) for record in recording.texts)
+    alone = sum(PRICES.alone_ms(record) for record in recording.texts)
     tokens = sum(len(record.tokens) - 1 for record in recording.texts)
     assert predicted.alone_per_second == pytest.approx(tokens / alone * 1e3)
 
@@ -62,6 +61,15 @@ def test_the_textbooks_formula_has_its_limits(recording: Recording) -> None:
     free = Prices(replace(PRICES.costs, segments=((0.0,) * len(WIDTHS),) * 3, head=(0.0,) * len(WIDTHS)))
     rate = acceptance_rate(recording)
     assert constant_acceptance(recording, free, 3) == pytest.approx(1 + rate + rate**2 + rate**3)
+
+
+def test_an_interval_from_few_texts_is_wider_than_the_bootstraps() -> None:
+    drawn = Interval(2.0, 1.8, 2.2)
+    few, many, noisy = widened(drawn, 4, 0.0), widened(drawn, 400, 0.0), widened(drawn, 400, 0.2)
+    assert few.low < many.low < 2.0 < many.high < few.high
+    assert many.high == pytest.approx(2.2, rel=0.01)
+    assert noisy.low < few.low
+    assert widened(drawn, 1, 0.1) == drawn
 
 
 # Prices

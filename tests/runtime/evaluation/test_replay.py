@@ -93,7 +93,7 @@ def test_a_step_costs_its_calls_and_the_hosts_work(recording: Recording) -> None
     none_drafted = Replay(recording, PRICES, Policy(_NoDraft())).run()[0]
     record = none_drafted.record
     expected = [
-        PRICES.costs.verify_ms(1, context=len(record.prompt) + done) + PRICES.host_step_ms
+        PRICES.slowness.alone * PRICES.costs.verify_ms(1, context=len(record.prompt) + done) + PRICES.host_step_ms
         for done in range(len(record.tokens) - 1)
     ]
     assert none_drafted.milliseconds == pytest.approx(sum(expected))

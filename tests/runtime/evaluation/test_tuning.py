@@ -10,12 +10,12 @@ import pytest
 from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.options import Policy
 from runtime.evaluation.replay.hindsight import hindsight
-from runtime.evaluation.replay.recorder import Recorder
+from runtime.evaluation.replay.recorder import Recorder, replayed
 from runtime.evaluation.replay.recording import Recording
 from runtime.evaluation.replay.sweep import Settings
 from runtime.evaluation.statistics import bootstrap, gain, spread
 from runtime.evaluation.study import search
-from runtime.evaluation.tuning import Trial, Tuner, Tuning, replayed, split
+from runtime.evaluation.tuning import Trial, Tuner, Tuning, split
 from tests.runtime.evaluation.conftest import PRICES
 
 
