@@ -57,7 +57,8 @@ def main(argv: Sequence[str]) -> None:
         )
         running.wait_until_ready("alertmanager", alertmanager, "/-/ready", 30.0)
         running.wait_until_ready("prometheus", prometheus, "/-/ready", 30.0)
-        running.start("server", [sys.executable, "-m", "runtime.serve", *options], log=False)
+        access_log = ["--access-log", str(folder / "access.log")]  # unless the options name another one
+        running.start("server", [sys.executable, "-m", "runtime.serve", *access_log, *options], log=False)
         running.wait_until_ready("server", server, "/health", LOADING_SECONDS)
         print(
             f"live page      http://{server}/\n"

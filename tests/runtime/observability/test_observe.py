@@ -29,7 +29,7 @@ def test_it_starts_everything_says_where_it_is_and_ends_everything(
             sys.executable, "-m", "runtime.observe", "--data", str(tmp_path / "data"), "--prometheus-port", ports["p"],
             "--alertmanager-port", ports["a"], "--scrape-seconds", "1", "--",
             "--target", str(target_bundle), "--draft", str(draft_bundle), "--port", ports["s"], "--policy", "fixed",
-            "--sequences", "1", "--access-log", "none",
+            "--sequences", "1",
         ],
         cwd=ROOT, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -48,6 +48,7 @@ def test_it_starts_everything_says_where_it_is_and_ends_everything(
     assert code == 130
     assert not any(answers(address, "/") for address in (server, prometheus, alertmanager))
     assert (tmp_path / "data" / "prometheus.log").exists()
+    assert '"path":"/metrics"' in (tmp_path / "data" / "access.log").read_text(encoding="utf-8")
 
 
 def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
