@@ -124,7 +124,7 @@ def test_where_every_call_is_launch_a_faster_memory_changes_nothing(sizes: Sizes
 @pytest.mark.parametrize("text", ["{", "[]", '{"speed": 1}', '{"bandwidth": 0, "peak": 1, "launch": 0}'])
 def test_a_file_that_describes_no_hardware_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "h.json").write_text(text)
-    with pytest.raises(OptionError, match="describes no hardware"):
+    with pytest.raises(OptionError, match="write it with --write-hardware"):
         Hardware.read(tmp_path / "h.json")
 
 
