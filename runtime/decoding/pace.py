@@ -9,7 +9,7 @@ MEMORY = 64
 LARGEST_RISE = 3.0
 """A step that takes more than so many times what was expected counts as this much: a first call is slow, and so is a
 call that another process interrupts."""
-LONGER = 0.7
+LONGER = 0.6
 """Share of a step's usual time that chunks add for each prompt that is read."""
 
 
