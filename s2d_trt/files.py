@@ -77,28 +77,49 @@ def publishing_directory(directory: Path, replace: bool = False) -> Iterator[Pat
                 raise
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed while they wrote ``path`` left beside it. Raises OSError."""
+    for left in path.parent.iterdir():
+        if fcntl is not None and left.name.startswith(_prefix(path)) and left.name.endswith(PARTIAL):
+            with contextlib.suppress(OSError), _opened(left) as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(left, path)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:100]}-"
+
+
 @contextmanager
 def _scratch_beside(path: Path) -> Iterator[Path]:
     """A private directory beside ``path`` for the block; those that killed processes left there are removed too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name[:100]}-"
-    for left in path.parent.iterdir():
-        if fcntl is not None and left.name.startswith(prefix) and left.name.endswith(PARTIAL):
-            with contextlib.suppress(OSError), _opened(left) as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(left, path)
-    made = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-    scratch = made.with_name(made.name + PARTIAL)
-    try:
-        with _opened(made) as handle:
-            # The lock goes with the process. Only what is locked gets the name that other processes look for.
+    remove_leftovers(path)
+    with _locked_scratch(path) as scratch:
+        try:
+            yield scratch
+        finally:
+            _remove(scratch, path)
+
+
+@contextmanager
+def _locked_scratch(path: Path) -> Iterator[Path]:
+    """A new directory whose lock goes with this process. Another process that saw it before it was locked may have
+    removed it; then there is another try.
+    """
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=PARTIAL, dir=path.parent))
+        with contextlib.ExitStack() as stack:
+            try:
+                handle = stack.enter_context(_opened(scratch))
+            except FileNotFoundError:
+                continue
             if fcntl is not None:
                 with contextlib.suppress(OSError):  # a file system without locks
                     fcntl.flock(handle, fcntl.LOCK_EX)
-            made.rename(scratch)
-            yield scratch
-    finally:
-        _remove(scratch, path)
+            if scratch.exists():
+                yield scratch
+                return
 
 
 def _remove(scratch: Path, path: Path) -> None:

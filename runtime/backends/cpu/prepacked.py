@@ -27,7 +27,7 @@ import onnxruntime as ort
 from runtime.machine.cache import cache_directory
 from runtime.machine.processor import processor_identity
 from s2d_trt.bundle import Bundle, file_sha256
-from s2d_trt.files import publishing_directory, write_file
+from s2d_trt.files import publishing_directory, remove_leftovers, write_file
 from s2d_trt.reading import read_json
 
 LEAST_BYTES = 2**25
@@ -65,6 +65,8 @@ class PrepackedWeights:
     def session(self, path: Path, make_options: Callable[[], ort.SessionOptions]) -> ort.InferenceSession:
         """A session of the graph at ``path``, from the cache; where there is none yet, it is written first."""
         if self._is_intact():
+            with contextlib.suppress(OSError):  # one that cannot be written is read all the same
+                remove_leftovers(self.directory)
             with contextlib.suppress(Exception):  # a damaged cache is no fault of the bundle
                 return _opened(self.directory / MODEL, make_options())
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -44,6 +44,15 @@ def test_a_start_from_the_cache_gives_the_same_bits(bundle: Bundle, tmp_path: Pa
     assert (made / "weights.bin").stat().st_mtime_ns == before
 
 
+def test_what_a_start_left_that_was_killed_behind_its_cache_is_removed(bundle: Bundle, tmp_path: Path) -> None:
+    logits(bundle)
+    [made] = caches(tmp_path)
+    left = made.with_name(f".{made.name}-killed.partial")
+    left.mkdir()
+    logits(bundle)
+    assert not left.exists()
+
+
 def test_small_weights_are_not_cached(bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(prepacked, "LEAST_BYTES", 2**28)
     logits(bundle)
