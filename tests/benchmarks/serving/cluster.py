@@ -50,11 +50,11 @@ class Cluster:
         """Those that answer, by name."""
         found = {}
         for file in self.metrics.glob("*.json"):
-            (given,) = json.loads(file.read_text(encoding="utf-8"))
-            url, pid = f"http://{given['targets'][0]}", int(given["labels"]["__meta_process"])
             try:
+                (given,) = json.loads(file.read_text(encoding="utf-8"))
+                url, pid = f"http://{given['targets'][0]}", int(given["labels"]["__meta_process"])
                 samples = counters(url)
-            except OSError:  # it was killed
+            except OSError:  # it was killed, and another one may have removed its file
                 continue
             tokens = sum(count for name, count in samples.items() if name.startswith("s2d_generated_tokens_total"))
             cancelled = sum(
