@@ -50,13 +50,19 @@ def pause(pids: Sequence[int], seconds: float) -> None:
 
 @contextmanager
 def memory_group() -> Iterator[Path | None]:
-    """A control group for processes to ``join``, below this process's own; None where there is no right to make one."""
+    """A control group for processes to ``join``, below this process's own; None where there is no right to make one.
+
+    A process of it that finds no memory waits until there is some; the system does not kill it.
+    """
     own = next((line.split(":")[2] for line in _control_groups() if ":memory:" in line), "")
     group = Path(f"/sys/fs/cgroup/memory{own}/faults-{os.getpid()}")
     try:
         group.mkdir()
         (group / "memory.limit_in_bytes").write_text("-1", encoding="ascii")
+        (group / "memory.oom_control").write_text("1", encoding="ascii")
     except OSError:
+        with contextlib.suppress(OSError):
+            group.rmdir()
         yield None
         return
     try:
