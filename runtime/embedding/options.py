@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from runtime.decoding.options import Options
+from runtime.drafting.options import choose_policy
 from runtime.embedding.native import Native
 from runtime.sampling.constraint import Constraint, Kind
 from runtime.sampling.options import Sampling
@@ -12,6 +13,7 @@ from runtime.sampling.options import Sampling
 
 def options_of(native: Native, given: Any) -> Options:
     """Raises OptionError, UnicodeDecodeError."""
+    thresholds = [given.thresholds[at] for at in range(given.threshold_count)]
     return Options(
         max_new_tokens=given.max_new_tokens,
         sampling=Sampling(
@@ -31,6 +33,7 @@ def options_of(native: Native, given: Any) -> Options:
         min_tokens=given.min_tokens,
         ignore_eos=bool(given.ignore_eos),
         logprobs=None if given.logprobs < 0 else given.logprobs,
+        policy=choose_policy(thresholds=thresholds or None),
         draft=bool(given.draft),
         exact=None if given.exact < 0 else bool(given.exact),
         constraint=_constraint(native.text(given.constraint_kind), native.text(given.constraint)),

@@ -167,6 +167,7 @@ static int check_options(const s2d_options *options)
         return report(S2D_ERROR_ARGUMENT, "s2d_options: constraint and constraint_kind belong together; give both");
     if (check_list(options->logit_bias, options->logit_bias_count, "logit_bias") != S2D_OK ||
         check_list(options->stop_token_ids, options->stop_token_id_count, "stop_token_ids") != S2D_OK ||
+        check_list(options->thresholds, options->threshold_count, "thresholds") != S2D_OK ||
         check_texts(options->bad_words, options->bad_word_count, "bad_words") != S2D_OK ||
         check_texts(options->stop, options->stop_count, "stop") != S2D_OK)
         return S2D_ERROR_ARGUMENT;

@@ -132,6 +132,8 @@ typedef struct s2d_options {
     int32_t exact;                 /* 1: bit for bit the target's own or an error; 0: need not; -1: where possible (-1) */
     const char *constraint_kind;   /* json_schema, regex, lark, or choice: a JSON list of texts; NULL: none */
     const char *constraint;        /* the whole new text matches it; needs the extra [grammar] */
+    const double *thresholds;      /* one for each exit of the draft, instead of the adaptive policy; NULL: adaptive */
+    size_t threshold_count;
 } s2d_options;
 
 /* What one step added. It belongs to the library. */

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.decoding.options import Options
+from runtime.drafting.options import choose_policy
 from runtime.sampling.constraint import Constraint
 from runtime.sampling.options import Sampling
 from s2d_trt.errors import OptionError
@@ -43,8 +44,9 @@ SAMPLING = (
     Field("seed", "TYPE_UINT64"),
     Field("bad_words", "TYPE_STRING", -1),
 )
+DRAFTING = (Field("draft", "TYPE_BOOL"), Field("thresholds", "TYPE_FP64", -1))
 CONSTRAINT = (Field("constraint_kind", "TYPE_STRING"), Field("constraint", "TYPE_STRING"))
-OPTIONAL = (TARGET, STREAM, *OPTIONS, *SAMPLING, *CONSTRAINT)
+OPTIONAL = (TARGET, STREAM, *OPTIONS, *SAMPLING, *DRAFTING, *CONSTRAINT)
 OUTPUTS = (
     Field("text_output", "TYPE_STRING"),
     Field("token_ids", "TYPE_INT32", -1),
@@ -65,4 +67,5 @@ def options_of(given: Mapping[str, Any]) -> Options:
     if (kind is None) != (text is None):
         raise OptionError("constraint and constraint_kind belong together; give both")
     constraint = None if kind is None or text is None else Constraint(kind, text)
-    return Options(sampling=sampling, constraint=constraint, **others)
+    policy, draft = choose_policy(thresholds=given.get("thresholds")), given.get("draft", True)
+    return Options(sampling=sampling, policy=policy, draft=draft, constraint=constraint, **others)

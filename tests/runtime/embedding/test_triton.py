@@ -15,6 +15,7 @@ import pytest
 
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
+from runtime.drafting.options import choose_policy
 from runtime.embedding.triton import __main__ as triton
 from runtime.embedding.triton.fields import OPTIONAL, options_of
 from runtime.sampling.options import Sampling
@@ -82,8 +83,11 @@ def test_inputs_become_options() -> None:
         "bad_words": ("c",),
         "stream": True,
         "target": "x",
+        "thresholds": (0.5, 0.0),
+        "draft": False,
     }
-    expected = Options(9, Sampling(temperature=0.9, bad_words=("c",)), stop=("a", "b"))
+    policy = choose_policy(thresholds=[0.5, 0.0])
+    expected = Options(9, Sampling(temperature=0.9, bad_words=("c",)), stop=("a", "b"), policy=policy, draft=False)
     assert options_of(given) == expected
     assert options_of({}) == Options()
 

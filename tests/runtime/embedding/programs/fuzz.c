@@ -52,12 +52,13 @@ static void check(int status, const struct timespec *began)
 }
 
 /* Options at random: most of them as they are, some not. */
-static void choose(s2d_options *options, const s2d_bias *bias, const char *const *texts, const int32_t *ids)
+static void choose(s2d_options *options, const s2d_bias *bias, const char *const *texts, const int32_t *ids,
+                   const double *thresholds)
 {
     s2d_options_default(options, sizeof *options);
     options->size = size_of(sizeof *options);
     options->max_new_tokens = 1 + (int32_t)below(4);
-    switch (below(14)) {
+    switch (below(15)) {
     case 0: options->max_new_tokens = number(); break;
     case 1: options->temperature = real(); break;
     case 2: options->top_k = number(); break;
@@ -71,6 +72,7 @@ static void choose(s2d_options *options, const s2d_bias *bias, const char *const
     case 10: options->stop_token_ids = ids; options->stop_token_id_count = below(4); break;
     case 11: options->min_tokens = number(); options->ignore_eos = number(); break;
     case 12: options->logprobs = number(); options->exact = number(); options->draft = number(); break;
+    case 13: options->thresholds = thresholds; options->threshold_count = below(4); break;
     default: options->constraint_kind = text(); options->constraint = text();
     }
 }
@@ -90,6 +92,7 @@ int main(int argc, char **argv)
     for (at = 0; at < cases; at++) {
         const char *texts[3] = {text(), text(), text()};
         int32_t ids[3] = {number(), number(), number()};
+        double thresholds[3] = {real(), real(), real()};
         s2d_bias bias[3] = {{number(), real()}, {number(), real()}, {number(), real()}};
         s2d_message messages[3] = {{text(), text()}, {text(), text()}, {text(), text()}};
         s2d_request **slot = &alive[below(ALIVE)], *made = NULL;
@@ -101,7 +104,7 @@ int main(int argc, char **argv)
         size_t count, room = below(sizeof buffer + 1);
         int status;
         struct timespec began;
-        choose(&options, bias, texts, ids);
+        choose(&options, bias, texts, ids, thresholds);
         clock_gettime(CLOCK_MONOTONIC, &began);
         switch (below(9)) {
         case 0: status = s2d_tokenize(target, text(), number(), ids, below(4), &count); break;

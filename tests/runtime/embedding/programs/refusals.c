@@ -120,6 +120,7 @@ int main(int argc, char **argv)
     s2d_target *target, *other;
     s2d_request *request;
     s2d_options options;
+    const double thresholds[2] = {0.5, 0.0};
     int32_t token = 5000;
     size_t length;
     char text[8], *longest;
@@ -144,6 +145,10 @@ int main(int argc, char **argv)
     options.temperature = -1.0;
     FAILS(s2d_request_create(target, "a", &options, &request), S2D_ERROR_ARGUMENT, "temperature -1.0");
     CHECK(!request);
+    s2d_options_default(&options, sizeof options);
+    options.thresholds = thresholds;
+    options.threshold_count = 2;
+    FAILS(s2d_request_create(target, "a", &options, &request), S2D_ERROR_ARGUMENT, "thresholds");
     s2d_options_default(&options, sizeof options);
     options.constraint = "[ab]";
     FAILS(s2d_request_create(target, "a", &options, &request), S2D_ERROR_ARGUMENT, "belong together");

@@ -32,6 +32,7 @@ int main(int argc, char **argv)
     s2d_draft *draft;
     s2d_target *target;
     s2d_request *request;
+    const double thresholds[3] = {0.0, 0.0, 0.0};
     s2d_options options;
     s2d_stats stats;
     s2d_target_facts facts;
@@ -53,6 +54,8 @@ int main(int argc, char **argv)
     s2d_options_default(&options, sizeof options);
     options.max_new_tokens = 30;
     options.logprobs = 2;
+    options.thresholds = thresholds; /* the adaptive policy may draft nothing */
+    options.threshold_count = 3;
     OK(s2d_request_create(target, argv[3], &options, &request));
     while (s2d_request_next(request, -1, &step) == S2D_OK) {
         size_t token;
