@@ -9,8 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runtime.decoding.request import Step
-from runtime.serving.answering import Answer, answer
-from runtime.serving.answers import Metrics, Usage
+from runtime.serving.answering import StreamedAnswer, stream
 from runtime.serving.errors import bad_request
 from runtime.serving.fields import CompletionBody
 from runtime.serving.generation import Generation
@@ -39,7 +38,7 @@ class LiveEnd(Struct):
     finish_reason: str
 
 
-class LiveAnswer(Answer[CompletionBody]):
+class LiveAnswer(StreamedAnswer[CompletionBody]):
     """A streamed text with its drafts marked."""
 
     prefix = "live"
@@ -71,11 +70,7 @@ class LiveAnswer(Answer[CompletionBody]):
             finish_reason=self.finish_reason(generation),
         )
 
-    def whole(self, usage: Usage, metrics: Metrics) -> Struct:
-        """Of a stream there is none."""
-        raise NotImplementedError
-
 
 async def live_text(http: Request, state: ServerState) -> Response:
     """Stream one text."""
-    return await answer(http, state, CompletionBody, completion_requests, LiveAnswer)
+    return await stream(http, state, CompletionBody, completion_requests, LiveAnswer)

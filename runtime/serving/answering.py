@@ -26,14 +26,15 @@ from runtime.serving.targets import ServedTarget
 from runtime.serving.texts import TextEvents
 
 Body = TypeVar("Body", bound=GenerationBody)
+Built = TypeVar("Built", bound="StreamedAnswer[Any]")
 Measured = Completion | ChatChunk
 """Parts that may have the usage and the metrics."""
 
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "capacity": "length"}
 
 
-class Answer(ABC, Generic[Body]):
-    """Builds one answer from the steps of its texts, whole or in parts."""
+class StreamedAnswer(ABC, Generic[Body]):
+    """Builds the parts of one answer from the steps of its texts."""
 
     def __init__(self, body: Body, served: ServedTarget, generations: Sequence[Generation], request_id: str) -> None:
         self.body, self.served, self.generations = body, served, generations
@@ -57,10 +58,6 @@ class Answer(ABC, Generic[Body]):
 
     def last(self) -> Struct | None:
         """A part without a choice, for the usage."""
-
-    @abstractmethod
-    def whole(self, usage: Usage, metrics: Metrics) -> Struct:
-        """The answer, after all steps were given to ``part``."""
 
     def finish_reason(self, generation: Generation) -> FinishReason:
         """Why a text has ended."""
@@ -97,12 +94,31 @@ class Answer(ABC, Generic[Body]):
             last.usage, last.metrics = self.usage(), metrics(self.generations)
             yield last
 
+
+class Answer(StreamedAnswer[Body]):
+    """Builds one answer, whole or in parts."""
+
+    @abstractmethod
+    def whole(self, usage: Usage, metrics: Metrics) -> Struct:
+        """The answer, after all steps were given to ``part``."""
+
     async def complete(self, events: TextEvents) -> Struct:
         """The whole answer."""
         async for event in events.until_all_end():
             if event is not None and event[1] is not None:
                 self.part(event[0], event[1])
         return self.whole(self.usage(), metrics(self.generations))
+
+
+async def stream(
+    http: HttpRequest,
+    state: ServerState,
+    kind: type[Body],
+    make_requests: Callable[[Body, ServedTarget], list[Request]],
+    make_answer: Callable[[Body, ServedTarget, Sequence[Generation], str], StreamedAnswer[Body]],
+) -> EventStream:
+    """Read the body, run its texts, and stream what they give. Raises as ``answer`` does."""
+    return _streamed(http, state, *await _submitted(http, state, kind, make_requests, make_answer))
 
 
 async def answer(
@@ -112,11 +128,28 @@ async def answer(
     make_requests: Callable[[Body, ServedTarget], list[Request]],
     make_answer: Callable[[Body, ServedTarget, Sequence[Generation], str], Answer[Body]],
 ) -> Response:
-    """Read the body, run its texts, and send what they give.
+    """Read the body, run its texts, and send what they give, as a stream where the body asks for one.
 
     Raises:
         ApiError, S2DError: the body or an option is wrong, or there is no room. ClientGone: nobody is there.
     """
+    built, events = await _submitted(http, state, kind, make_requests, make_answer)
+    if built.body.stream:
+        return _streamed(http, state, built, events)
+    try:
+        return json_response(await while_connected(http, built.complete(events), _deadline(http, state)))
+    finally:
+        events.close()
+
+
+async def _submitted(
+    http: HttpRequest,
+    state: ServerState,
+    kind: type[Body],
+    make_requests: Callable[[Body, ServedTarget], list[Request]],
+    make_answer: Callable[[Body, ServedTarget, Sequence[Generation], str], Built],
+) -> tuple[Built, TextEvents]:
+    """The answer, and what happens to its texts."""
     exchange, limits = exchange_of(http), state.limits
     body = await body_of(http, kind, limits.max_body, limits.body_seconds)
     served = state.target(body.model)
@@ -127,14 +160,16 @@ async def answer(
     requests = await asyncio.to_thread(make_requests, body, served)
     exchange.generations = _generations(requests, served, exchange)
     built = make_answer(body, served, exchange.generations, exchange.request_id)
-    deadline = None if limits.request_seconds is None else exchange.arrived + limits.request_seconds
-    events = texts.submit(exchange.generations)
-    if body.stream:
-        return EventStream(http, events, built.parts(events, limits.keep_alive_seconds), deadline)
-    try:
-        return json_response(await while_connected(http, built.complete(events), deadline))
-    finally:
-        events.close()
+    return built, texts.submit(exchange.generations)
+
+
+def _streamed(http: HttpRequest, state: ServerState, built: StreamedAnswer[Any], events: TextEvents) -> EventStream:
+    return EventStream(http, events, built.parts(events, state.limits.keep_alive_seconds), _deadline(http, state))
+
+
+def _deadline(http: HttpRequest, state: ServerState) -> float | None:
+    seconds = state.limits.request_seconds
+    return None if seconds is None else exchange_of(http).arrived + seconds
 
 
 def _generations(requests: Sequence[Request], served: ServedTarget, exchange: Exchange) -> list[Generation]:

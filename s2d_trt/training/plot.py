@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import io
 
+from s2d_trt.svg import drawing
 from s2d_trt.training.evaluate import Evaluation
 
 
 def draw(result: Evaluation) -> str:
     """The plot as SVG text; the same figures give the same text."""
-    # Not pyplot: it looks for a display and keeps every figure in memory.
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context({"svg.hashsalt": "s2d-trt", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(8, 3.2), layout="constrained")
+    text = io.StringIO()
+    with drawing(text) as figure:
         panels = figure.subplots(1, 2 if result.agreement else 1, squeeze=False)[0]
         panels[0].plot(result.exits, result.loss, marker="o")
         panels[0].set_title("held-out loss")
@@ -29,6 +26,4 @@ def draw(result: Evaluation) -> str:
             panel.set_xlabel("exit (layers)")
             panel.set_xticks(result.exits)
             panel.grid(alpha=0.3)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()

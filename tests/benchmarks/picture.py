@@ -13,6 +13,7 @@ from typing import Any
 
 from s2d_trt.cli import ArgumentParser, run_command
 from s2d_trt.errors import OptionError
+from s2d_trt.svg import drawing
 
 PROG = "python -m tests.benchmarks.picture"
 ALONE, DRAFTED = "#9aa5b1", "#2f6fde"
@@ -31,28 +32,22 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     """A pair of bars for each target and temperature; above it the speed-up and how many outputs are identical."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    # Text stays text, and the same figures give the same file.
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "s2d-trt"})
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    for at, result in enumerate(results):
-        speeds = result["tokens_per_second"]
-        axes.bar(at - 0.2, speeds["alone"], 0.38, color=ALONE, label="target alone" if at == 0 else None)
-        axes.bar(at + 0.2, speeds["s2d"], 0.38, color=DRAFTED, label="with the sorted draft" if at == 0 else None)
-        identical = f"{result['bit_identical']}/{result['prompts']} bit-identical"
-        axes.annotate(
-            f"{result['speedup']:.2f}x\n{identical}", (at, max(speeds.values())), (0, 3), ha="center",
-            textcoords="offset points", fontsize=8,
-        )  # fmt: skip
-    axes.set_xticks(range(len(results)), [_label(result) for result in results])
-    axes.set_ylabel("tokens per second")
-    axes.margins(y=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    with drawing(path) as figure:
+        axes = figure.add_subplot()
+        for at, result in enumerate(results):
+            speeds = result["tokens_per_second"]
+            axes.bar(at - 0.2, speeds["alone"], 0.38, color=ALONE, label="target alone" if at == 0 else None)
+            axes.bar(at + 0.2, speeds["s2d"], 0.38, color=DRAFTED, label="with the sorted draft" if at == 0 else None)
+            identical = f"{result['bit_identical']}/{result['prompts']} bit-identical"
+            axes.annotate(
+                f"{result['speedup']:.2f}x\n{identical}", (at, max(speeds.values())), (0, 3), ha="center",
+                textcoords="offset points", fontsize=8,
+            )  # fmt: skip
+        axes.set_xticks(range(len(results)), [_label(result) for result in results])
+        axes.set_ylabel("tokens per second")
+        axes.margins(y=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
 
 
 def _label(result: dict[str, Any]) -> str:

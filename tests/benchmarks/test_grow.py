@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from s2d_trt.cli import run_command
 from s2d_trt.errors import CheckpointError, OptionError
 from s2d_trt.training.model import Exits
 from tests.benchmarks.grow import PROG, main
+from tests.mistakes import mistake
 
 WIDER = ["--hidden", "256", "--heads", "16", "--kv-heads", "4", "--ffn", "200"]
 TOKENS = torch.arange(40)[None] * 7 % 300
@@ -128,7 +128,5 @@ def test_damaged_weights_leave_nothing(draft_checkpoint: Path, tmp_path: Path) -
 def test_an_output_that_exists_is_left_alone(
     draft_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run_command(PROG, main, ["--checkpoint", str(draft_checkpoint), "--out", str(tmp_path)])
-    assert ended.value.code == 2
-    assert "exists; name a new directory" in capsys.readouterr().err
+    argv = ["--checkpoint", str(draft_checkpoint), "--out", str(tmp_path)]
+    assert "exists; name a new directory" in mistake(capsys, PROG, main, argv)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from s2d_trt.cli import run_command
 from s2d_trt.errors import CheckpointError
 from tests.benchmarks.peers import __main__ as command
 from tests.benchmarks.peers import artefacts
@@ -23,6 +22,7 @@ from tests.benchmarks.peers.environment import Environment
 from tests.benchmarks.peers.measure import Answer, Job, Outcome, measure, prepare
 from tests.benchmarks.peers.process import PeerError, Worker, run_to_end
 from tests.benchmarks.peers.result import best_modes, rows
+from tests.mistakes import mistake
 
 COUNTER = """
 def convert(job):
@@ -289,10 +289,5 @@ def test_a_mistake_is_one_line(
     choice: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoints: dict[str, Path]
 ) -> None:
     given = ["--target", str(checkpoints["target"]), "--draft", str(checkpoints["draft"]), "--out", str(tmp_path / "o")]
-    with pytest.raises(SystemExit) as ended:
-        run_command("peers", command.main, [*given, *choice])
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert reason in error
-    assert len(error.splitlines()) == 1
+    assert reason in mistake(capsys, "peers", command.main, [*given, *choice])
     assert not (tmp_path / "o").exists()

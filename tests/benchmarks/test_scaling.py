@@ -10,9 +10,9 @@ import pytest
 
 from export import target
 from s2d_trt.bundle import Bundle
-from s2d_trt.cli import run_command
 from tests.benchmarks import scaling
 from tests.benchmarks.bandwidth import bytes_per_token, read_bandwidth
+from tests.mistakes import mistake
 
 
 def test_one_run_fills_every_table(
@@ -79,8 +79,5 @@ def test_a_table_that_is_only_looked_up_in_is_not_read(target_bundle: Path, othe
 
 
 def test_a_missing_bundle_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run_command("scaling", scaling.main, ["--target", "nowhere", "--out", str(tmp_path / "out")])
-    assert ended.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    mistake(capsys, "scaling", scaling.main, ["--target", "nowhere", "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from s2d_trt.cli import run_command
 from tests.benchmarks.serving.__main__ import PROG, main
+from tests.mistakes import mistake
 
 
 @pytest.fixture
@@ -49,7 +49,4 @@ def test_a_soak_holds_the_servers_counters_against_the_clients(given: list[str])
 
 def test_a_soak_of_one_target_is_one_line(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     given[1] = given[1].partition(",")[0]
-    with pytest.raises(SystemExit) as ended:
-        run_command(PROG, main, ["soak", *given])
-    assert ended.value.code == 2
-    assert "needs two targets" in capsys.readouterr().err
+    assert "needs two targets" in mistake(capsys, PROG, main, ["soak", *given])

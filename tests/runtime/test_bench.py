@@ -14,8 +14,8 @@ from runtime.decoding.options import Options
 from runtime.evaluation.comparison import Comparison, compare, generate, target_alone
 from runtime.evaluation.prompts import Prompt
 from runtime.sampling.options import Sampling
-from s2d_trt.cli import run_command
 from s2d_trt.errors import OptionError
+from tests.mistakes import mistake
 
 FIGURES = {
     "target",
@@ -187,7 +187,7 @@ def test_a_bad_prompts_file_is_one_line(
     path = tmp_path / "bad.jsonl"
     if content is not None:
         path.write_bytes(content)
-    assert reason in mistake(capsys, [*engines_given, "--prompts", str(path)])
+    assert reason in mistake(capsys, PROG, main, [*engines_given, "--prompts", str(path)])
 
 
 @pytest.mark.parametrize(
@@ -206,16 +206,4 @@ def test_a_bad_prompts_file_is_one_line(
 def test_a_wrong_option_is_one_line(
     capsys: pytest.CaptureFixture[str], engines_given: list[str], prompts: Path, options: list[str], reason: str
 ) -> None:
-    assert reason in mistake(capsys, [*engines_given, "--prompts", str(prompts), *options])
-
-
-def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    """The one line that a mistaken call prints; it prints nothing else and ends with 2."""
-    with pytest.raises(SystemExit) as ended:
-        run_command(PROG, main, argv)
-    captured = capsys.readouterr()
-    assert ended.value.code == 2
-    assert captured.out == ""
-    assert len(captured.err.splitlines()) == 1, captured.err
-    assert "Traceback" not in captured.err
-    return captured.err
+    assert reason in mistake(capsys, PROG, main, [*engines_given, "--prompts", str(prompts), *options])

@@ -13,20 +13,7 @@ import pytest
 from runtime.run import PROG, main
 from s2d_trt.cli import run_command
 from s2d_trt.manifest import MANIFEST
-
-
-def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    """The one line that a mistaken call prints; it prints nothing else and ends with 2."""
-    with pytest.raises(SystemExit) as ended:
-        run_command(PROG, main, argv)
-    captured = capsys.readouterr()
-    assert ended.value.code == 2
-    assert captured.out == ""
-    assert captured.err.startswith(f"{PROG}: ")
-    assert captured.err.endswith("\n")
-    assert len(captured.err.splitlines()) == 1, captured.err
-    assert "Traceback" not in captured.err
-    return captured.err
+from tests.mistakes import mistake
 
 
 @pytest.mark.parametrize(
@@ -69,7 +56,7 @@ def mistake(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
 def test_a_wrong_option_is_one_line(
     capsys: pytest.CaptureFixture[str], usual: list[str], options: list[str], reason: str
 ) -> None:
-    assert reason in mistake(capsys, [*usual, *options])
+    assert reason in mistake(capsys, PROG, main, [*usual, *options])
 
 
 @pytest.mark.parametrize(
@@ -80,7 +67,7 @@ def test_a_wrong_option_is_one_line(
 def test_a_prompt_that_cannot_be_answered_is_one_line(
     capsys: pytest.CaptureFixture[str], engines_given: list[str], prompt: str, reason: str
 ) -> None:
-    assert reason in mistake(capsys, [*engines_given, "--prompt", prompt])
+    assert reason in mistake(capsys, PROG, main, [*engines_given, "--prompt", prompt])
 
 
 @pytest.mark.parametrize(
@@ -102,7 +89,7 @@ def test_a_bad_prompt_file_is_one_line(
     (tmp_path / "folder").mkdir()
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    assert reason in mistake(capsys, [*engines_given, "--prompt-file", str(tmp_path / name)])
+    assert reason in mistake(capsys, PROG, main, [*engines_given, "--prompt-file", str(tmp_path / name)])
 
 
 def weights(bundle: Path) -> Path:
@@ -154,7 +141,7 @@ def test_a_damaged_bundle_is_one_line_that_names_it(
     shutil.copytree(usual[option], copy)
     damage(copy)
     usual[option] = str(copy)
-    line = mistake(capsys, usual)
+    line = mistake(capsys, PROG, main, usual)
     assert reason in line
     assert "copied.engine" in line
 
@@ -162,12 +149,16 @@ def test_a_damaged_bundle_is_one_line_that_names_it(
 def test_draft_and_target_in_each_others_place_are_one_line(
     capsys: pytest.CaptureFixture[str], usual: list[str], draft_bundle: Path, target_bundle: Path
 ) -> None:
-    assert "is a draft bundle where a target is needed" in mistake(capsys, [*usual, "--target", str(draft_bundle)])
-    assert "is a target bundle where a draft is needed" in mistake(capsys, [*usual, "--draft", str(target_bundle)])
+    assert "is a draft bundle where a target is needed" in mistake(
+        capsys, PROG, main, [*usual, "--target", str(draft_bundle)]
+    )
+    assert "is a target bundle where a draft is needed" in mistake(
+        capsys, PROG, main, [*usual, "--draft", str(target_bundle)]
+    )
 
 
 def test_a_target_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--target" in mistake(capsys, ["--prompt", "the draft"])
+    assert "--target" in mistake(capsys, PROG, main, ["--prompt", "the draft"])
 
 
 def test_debug_shows_where_an_error_arose(usual: list[str]) -> None:
@@ -194,7 +185,7 @@ def test_debug_shows_where_an_error_arose(usual: list[str]) -> None:
 def test_an_option_that_means_nothing_here_is_refused_by_name(
     capsys: pytest.CaptureFixture[str], usual: list[str], arguments: list[str], reason: str
 ) -> None:
-    assert reason in mistake(capsys, [*usual, *arguments])
+    assert reason in mistake(capsys, PROG, main, [*usual, *arguments])
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "/dev/zero", "/dev/null", "x" * 300, "link", "large"])
@@ -207,4 +198,4 @@ def test_a_prompt_file_of_another_kind_is_one_line(
     Path("link").symlink_to("/dev/zero")
     with Path("large").open("wb") as file:
         file.truncate(2**29)
-    mistake(capsys, [*usual[: usual.index("--prompt")], "--prompt-file", kind])
+    mistake(capsys, PROG, main, [*usual[: usual.index("--prompt")], "--prompt-file", kind])

@@ -25,17 +25,12 @@ class MixedLoad(Soak):
     known: dict[bytes, str]
     different = 0
 
-    @property
-    def whole(self) -> str:
-        """The model whose clients read all that they ask for."""
-        return self._whole
-
     async def know(self) -> None:
         """Ask for the known texts, from the target alone."""
         self.known = {}
         for seed in range(KNOWN):
             fields = {"seed": seed, "max_tokens": self._new, "temperature": seed % 2}
-            alone, drafted = (self._body(self._whole, **fields, speculative={"enabled": on}) for on in (False, True))
+            alone, drafted = (self._body(self.whole, **fields, speculative={"enabled": on}) for on in (False, True))
             body = json.loads(drafted) | {"prompt": json.loads(alone)["prompt"]}
             reply = await self._post(alone)
             if reply.status != 200:

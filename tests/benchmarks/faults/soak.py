@@ -25,8 +25,8 @@ from tests.benchmarks.embedding.__main__ import program
 from tests.benchmarks.faults import machine
 from tests.benchmarks.faults.load import TEMPLATE, MixedLoad
 from tests.benchmarks.faults.watch import Watch
-from tests.benchmarks.serving import soak
 from tests.benchmarks.serving.process import ServerProcess, server
+from tests.benchmarks.serving.soak import models_of, settled
 from tests.benchmarks.tables import Row
 
 ROOT = Path(__file__).parents[3]
@@ -84,7 +84,7 @@ def measure(minutes: float, seed: int, samples: Path) -> list[Row]:
             faults.start()
             _until_time_or_signal(minutes * 60, load)
             faults.end()
-            counters = asyncio.run(soak._settled(running))
+            counters = asyncio.run(settled(running))
             watch.end()
             host.send_signal(signal.SIGTERM)
             said = json.loads(host.communicate()[0].splitlines()[-1])
@@ -97,7 +97,7 @@ def measure(minutes: float, seed: int, samples: Path) -> list[Row]:
             "known": load.sums["known"],
             "different": load.different,
             "wrong": len(load.wrong),
-            "counters that differ": len(_differences(load, counters)),
+            "counters that differ": len(load.differences(counters)),
             **watch.growth("server"),
             **({"first wrong answer": load.wrong[0]} if load.wrong else {}),
         },
@@ -158,7 +158,7 @@ def _storm(program: str, draft: str, first: str, second: str, seed: int) -> Iter
 
 
 def _load(running: ServerProcess, seed: int) -> MixedLoad:
-    whole, broken, length = soak._models(running)
+    whole, broken, length = models_of(running)
     return MixedLoad(running, whole, broken, NEW, length - NEW - 1, seed)
 
 
@@ -196,11 +196,3 @@ def _until_time_or_signal(seconds: float, load: MixedLoad) -> None:
     while not stopped.is_set() and (left := began + seconds - time.monotonic()) > 0:
         asyncio.run(load.run(min(PART, left)))
     signal.signal(signal.SIGINT, before)
-
-
-def _differences(load: MixedLoad, counters: dict[str, float]) -> list[str]:
-    """The counters of whole texts that are not the clients' own count."""
-    whole = load.whole
-    ours = {f'{name}{{model="{whole}"}}': load.sums[key] for name, key in soak.COMPARED.items()}
-    found = [name for name, count in ours.items() if counters.get(name) != count]
-    return found + ["texts"] * (soak._sum(counters, "s2d_requests_total", whole) != load.sums["texts"])

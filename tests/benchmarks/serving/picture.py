@@ -14,6 +14,7 @@ from pathlib import Path
 
 from s2d_trt.cli import ArgumentParser, run_command
 from s2d_trt.errors import OptionError
+from s2d_trt.svg import drawing
 from tests.benchmarks.picture import ALONE, DRAFTED
 
 PROG = "python -m tests.benchmarks.serving.picture"
@@ -41,35 +42,29 @@ def read_figures(folder: Path) -> Figures:
 
 def draw(figures: Figures, path: Path) -> None:
     """Two panels; above the speed with drafting, how many times the one without it is."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    # Text stays text, and the same figures give the same file.
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "s2d-trt"})
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    for at, (axes, title) in enumerate(
-        zip(figure.subplots(1, 2), ("tokens per second, all clients", "seconds to the first token"), strict=True)
-    ):
-        for way, (label, colour) in WAYS.items():
-            by_clients = figures[way]
-            axes.plot([*by_clients], [each[at] for each in by_clients.values()], "o-", color=colour, label=label)
-        clients = sorted({*figures["on"], *figures["off"]})
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(clients, clients)
-        axes.set_xlabel("clients at a time")
-        axes.set_ylabel(title)
-        axes.margins(y=0.2)
-        axes.set_ylim(bottom=0)
-        axes.spines[["top", "right"]].set_visible(False)
-        if at == 0:
-            axes.legend(frameon=False, loc="lower right")
-            for count, (speed, _) in figures["on"].items():
-                if alone := figures["off"].get(count):
-                    axes.annotate(
-                        f"{speed / alone[0]:.2f}x", (count, speed), (0, 6), ha="center", textcoords="offset points",
-                        fontsize=8,
-                    )  # fmt: skip
-    figure.savefig(path, metadata={"Date": None})
+    with drawing(path) as figure:
+        for at, (axes, title) in enumerate(
+            zip(figure.subplots(1, 2), ("tokens per second, all clients", "seconds to the first token"), strict=True)
+        ):
+            for way, (label, colour) in WAYS.items():
+                by_clients = figures[way]
+                axes.plot([*by_clients], [each[at] for each in by_clients.values()], "o-", color=colour, label=label)
+            clients = sorted({*figures["on"], *figures["off"]})
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(clients, clients)
+            axes.set_xlabel("clients at a time")
+            axes.set_ylabel(title)
+            axes.margins(y=0.2)
+            axes.set_ylim(bottom=0)
+            axes.spines[["top", "right"]].set_visible(False)
+            if at == 0:
+                axes.legend(frameon=False, loc="lower right")
+                for count, (speed, _) in figures["on"].items():
+                    if alone := figures["off"].get(count):
+                        axes.annotate(
+                            f"{speed / alone[0]:.2f}x", (count, speed), (0, 6), ha="center", textcoords="offset points",
+                            fontsize=8,
+                        )  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> None:

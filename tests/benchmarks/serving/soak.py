@@ -47,7 +47,7 @@ class Soak:
     """Clients of ``whole`` read all that they ask for, so that they know every token; those of ``broken`` leave."""
 
     def __init__(self, running: ServerProcess, whole: str, broken: str, new: int, room: int, seed: int) -> None:
-        self._running, self._whole, self._broken, self._new = running, whole, broken, new
+        self._running, self.whole, self._broken, self._new = running, whole, broken, new
         self._longest = room // (1 + max(map(len, WORDS)))
         self._rng = random.Random(seed)
         self.sums: Counter[str] = Counter()
@@ -79,6 +79,15 @@ class Soak:
         print(file=sys.stderr)
         return memory
 
+    def differences(self, counters: dict[str, float]) -> dict[str, list[float]]:
+        """The counters of whole texts that are not the clients' own count: theirs, and ours."""
+        model = self.whole
+        pairs = {
+            name: [counters.get(f'{name}{{model="{model}"}}', -1), self.sums[ours]] for name, ours in COMPARED.items()
+        }
+        pairs["texts"] = [total(counters, "s2d_requests_total", model), self.sums["texts"]]
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
     def _body(self, model: str, **fields: Any) -> bytes:
         rng = self._rng
         prompt = " ".join(rng.choices(WORDS, k=rng.randint(1, self._longest)))
@@ -93,7 +102,7 @@ class Soak:
 
     async def _ask(self) -> None:
         stream = {"stream": True, "stream_options": {"include_usage": True}}
-        reply = await self._post(self._body(self._whole, **self._rng.choice(({}, stream))))
+        reply = await self._post(self._body(self.whole, **self._rng.choice(({}, stream))))
         if reply.status == 429:
             return
         if reply.status != 200 or "usage" not in reply.final:
@@ -127,25 +136,18 @@ def measure(
 ) -> list[Row]:
     """One row: what came of it."""
     with server(targets, draft, [*options, "--request-timeout", str(REQUEST_SECONDS)]) as running:
-        whole, broken, length = _models(running)
+        whole, broken, length = models_of(running)
         soak = Soak(running, whole, broken, new, length - new - 1, seed)
         asyncio.run(soak.run(minutes * 60 * WARM_UP))
-        asyncio.run(_settled(running))
+        asyncio.run(settled(running))
         held = running.open_files(), running.threads()
         memory = asyncio.run(soak.run(minutes * 60 * (1 - WARM_UP)))
-        counters = asyncio.run(_settled(running))
+        counters = asyncio.run(settled(running))
         until = time.monotonic() + CLOSING_SECONDS
         while running.open_files() > held[0] and time.monotonic() < until:
             time.sleep(0.1)
         files, threads = running.open_files() - held[0], running.threads() - held[1]
-    different = {
-        name: [counters.get(f'{name}{{model="{whole}"}}', -1.0), soak.sums[ours]]
-        for name, ours in COMPARED.items()
-        if counters.get(f'{name}{{model="{whole}"}}') != soak.sums[ours]
-    }
-    ended = _sum(counters, "s2d_requests_total", whole)
-    if ended != soak.sums["texts"]:
-        different["texts"] = [ended, soak.sums["texts"]]
+    different = soak.differences(counters)
     tenth = max(1, len(memory) // 10)
     first, last = sum(memory[:tenth]) / tenth, sum(memory[-tenth:]) / tenth
     return [
@@ -155,10 +157,12 @@ def measure(
             "by status": [f"{status}: {count}" for status, count in sorted(soak.statuses.items()) if count],
             "whole texts": soak.sums["texts"],
             "tokens of whole texts": soak.sums["completion_tokens"],
-            "cancelled": int(_sum(counters, "s2d_requests_total", broken, "cancelled")),
+            "cancelled": int(total(counters, "s2d_requests_total", broken, "cancelled")),
             "wrong answers": len(soak.wrong),
             "counters that differ": len(different),
-            "texts left": int(_sum(counters, "s2d_requests_running", "") + _sum(counters, "s2d_requests_waiting", "")),
+            "texts left": int(
+                total(counters, "s2d_requests_running", "") + total(counters, "s2d_requests_waiting", "")
+            ),
             "files left": files,
             "threads left": threads,
             "resident MiB": last / 2**20,
@@ -169,23 +173,29 @@ def measure(
     ]
 
 
-def _models(running: ServerProcess) -> tuple[str, str, int]:
+def models_of(running: ServerProcess) -> tuple[str, str, int]:
     """The first target and the last one, and how many tokens both hold."""
     with urllib.request.urlopen(f"{running.url}/v1/models") as answer:
         models = json.load(answer)["data"]
     return models[0]["id"], models[-1]["id"], min(model["max_model_len"] for model in models)
 
 
-async def _settled(running: ServerProcess) -> dict[str, float]:
+def open_texts(counters: dict[str, float]) -> int:
+    """Texts that run or wait."""
+    return int(total(counters, "s2d_requests_running", "") + total(counters, "s2d_requests_waiting", ""))
+
+
+async def settled(running: ServerProcess) -> dict[str, float]:
     """The counters once the texts of clients that left have ended."""
     while True:
         counters = await asyncio.to_thread(running.counters)
-        if not _sum(counters, "s2d_requests_running", "") + _sum(counters, "s2d_requests_waiting", ""):
+        if not open_texts(counters):
             return counters
         await asyncio.sleep(0.1)
 
 
-def _sum(counters: dict[str, float], name: str, model: str, reason: str = "") -> float:
+def total(counters: dict[str, float], name: str, model: str, reason: str = "") -> float:
+    """The sum of a counter over its labels, for one model or all, for one finish reason or all."""
     wanted = [f'model="{model}"'] * bool(model) + [f'finish_reason="{reason}"'] * bool(reason)
     return sum(
         value for key, value in counters.items() if key.startswith(f"{name}{{") and all(part in key for part in wanted)

@@ -99,7 +99,7 @@ def error_of(response: Any) -> Any:
 def test_a_wrong_body_names_its_field(server: Any, data: bytes, param: str | None) -> None:
     response = server.post(COMPLETIONS, data)
     error = error_of(response)
-    assert (response.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
+    assert (response.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param), error
     assert len(error["message"]) < 500
     assert server.post(COMPLETIONS, GOOD).status_code == 200
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from s2d_trt.cli import run_command
 from s2d_trt.training import checkpoint, demo, sources
 from s2d_trt.training.corpus import Files
 from s2d_trt.training.model import Exits
+from tests.mistakes import mistake
 
 WITHOUT_TORCH = (
     "import runpy, sys; sys.modules.update(torch=None, transformers=None); "
@@ -65,10 +65,8 @@ def test_every_plan_comes_after_its_teacher_and_ends_at_its_last_layer() -> None
 
 
 def test_a_draft_without_its_teacher_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        run_command("demo", demo.main, ["--only", "draft", "--out", str(tmp_path), "--state", str(tmp_path / "state")])
-    assert exit_.value.code == 2
-    assert "train that first (--only target-17m)" in capsys.readouterr().err
+    argv = ["--only", "draft", "--out", str(tmp_path), "--state", str(tmp_path / "state")]
+    assert "train that first (--only target-17m)" in mistake(capsys, "demo", demo.main, argv)
     assert not list(tmp_path.iterdir())
 
 
