@@ -38,6 +38,8 @@ def session_options(threads: int | None = None, int8: bool = False) -> ort.Sessi
     options.intra_op_num_threads = threads or physical_cores()
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # It would keep a plan of memory for each combination of sizes, of which batches have thousands, and saves no time.
+    options.enable_mem_pattern = False
     # The threads of idle sessions would otherwise spin on the cores that the running session needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry(UNSIGNED_WEIGHTS, "1" if int8 and byte_products_overflow() else "0")
