@@ -35,6 +35,8 @@ LEAST_BYTES = 2**25
 ROOM = 4
 """Free space that a new cache needs, in sizes of the weights; it takes two of them."""
 MODEL, WEIGHTS, SEAL = "model.onnx", "weights.bin", "seal.json"
+SOURCE = "bundle.txt"
+"""Says whose weights they are, so that the cache of a bundle that is gone can go too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,9 @@ class PrepackedWeights:
         self._bytes = manifest.files[manifest.weights].bytes
         files = [manifest.files[name].sha256 for name in (manifest.graphs[graph], manifest.weights)]
         key = hashlib.sha256("\n".join((ort.__version__, processor_identity(), form, *files)).encode()).hexdigest()[:16]
-        source = hashlib.sha256(str(bundle.directory.resolve()).encode()).hexdigest()[:16]
-        self._source = source
-        self._folder = cache_directory() / "prepacked" / f"{manifest.name}-{graph}-{source}"
+        self._bundle = str(bundle.directory.resolve())
+        self._source = hashlib.sha256(self._bundle.encode()).hexdigest()[:16]
+        self._folder = cache_directory() / "prepacked" / f"{manifest.name}-{graph}-{self._source}"
         self.directory = self._folder / key
 
     def session(self, path: Path, make_options: Callable[[], ort.SessionOptions]) -> ort.InferenceSession:
@@ -86,9 +88,8 @@ class PrepackedWeights:
                 _opened(path, options)
                 self._share(scratch / WEIGHTS)
                 write_file(scratch / SEAL, json.dumps(_sealed(scratch)))
-            for older in self._folder.glob("[!.]*"):
-                if older != self.directory:
-                    shutil.rmtree(older, ignore_errors=True)
+                write_file(scratch / SOURCE, self._bundle)
+            self._remove_useless()
             return _opened(self.directory / MODEL, make_options())
         return _opened(path, make_options())
 
@@ -112,6 +113,16 @@ class PrepackedWeights:
                 weights.unlink()
                 weights.hardlink_to(other)
                 return
+
+    def _remove_useless(self) -> None:
+        """Remove what this cache replaces, and the caches of bundles that are gone."""
+        for older in self._folder.glob("[!.]*"):
+            if older != self.directory:
+                shutil.rmtree(older, ignore_errors=True)
+        for source in self._folder.parent.glob(f"*/*/{SOURCE}"):
+            with contextlib.suppress(OSError, ValueError):  # another process removes it too
+                if not Path(source.read_text(encoding="utf-8")).exists():
+                    shutil.rmtree(source.parents[1], ignore_errors=True)
 
     def _has_room(self) -> bool:
         """Whether the weights are large enough for a cache, and the disk for both."""

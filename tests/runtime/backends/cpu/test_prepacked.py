@@ -53,6 +53,14 @@ def test_what_a_start_left_that_was_killed_behind_its_cache_is_removed(bundle: B
     assert not left.exists()
 
 
+def test_a_new_cache_drops_those_of_bundles_that_are_gone(bundle: Bundle, tmp_path: Path) -> None:
+    logits(bundle)
+    moved = Bundle.open(Path(shutil.move(bundle.directory, tmp_path / "moved.engine")))
+    logits(moved)
+    [made] = caches(tmp_path)
+    assert (made / "bundle.txt").read_text(encoding="utf-8") == str(moved.directory)
+
+
 def test_small_weights_are_not_cached(bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(prepacked, "LEAST_BYTES", 2**28)
     logits(bundle)
