@@ -18,7 +18,7 @@ CATCH_UP_ROWS = 64
 """Most rows of a text's backlog in one step, where the text is not alone."""
 FRUITLESS = 4
 """After so many steps in a row with nothing to verify, a text looks for something now and then only."""
-LOOK_MS, LOOK_SHARE, LONGEST_REST = 0.06, 0.005, 7
+LOOK_MS, LOOK_SHARE, LONGEST_REST = 0.06, 0.005, 15
 """Looking for something takes about so many milliseconds, and then at most this share of the time, but for resting at
 most so many steps: with a small target it would take several per cent."""
 
@@ -90,7 +90,8 @@ class TextDrafting:
     def learn(self, outcome: Outcome) -> None:
         """Take note of what the target accepted, and of the time that the step took."""
         self._step_ms = outcome.times.total * 1e3 / outcome.batch.texts
-        self.planner.learn(self.budget, outcome)
+        if not self._resting:
+            self.planner.learn(self.budget, outcome)
 
     def follow(self, tokens: Sequence[int]) -> int:
         """Note which tokens the text gained; returns how many of them were copied from the text."""

@@ -13,7 +13,9 @@ from runtime.sampling.noise import Noise
 from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
 
-PASSAGE = [5, 9, 200, 31, 7, 12, 60, 61, 62, 63, 64, 65]
+PASSAGE = [5, 9, 200, 31, 7, 12, *range(60, 60 + LONGEST_REST)]
+SHORT = 5e-4
+"""Seconds of a step that looking would make longer by a tenth."""
 
 
 class NothingPays(StepPlanner):
@@ -49,12 +51,12 @@ def step(text: TextDrafting, token: int, seconds: float) -> Proposal | None:
 
 def test_a_text_with_short_steps_rests_after_some_looks_without_success() -> None:
     text = text_of([1], NothingPays())
-    looks = [step(text, 10 + index, 1e-3) is not None for index in range(40)]
+    looks = [step(text, 10 + index, SHORT) is not None for index in range(40)]
     assert all(looks[: FRUITLESS + 1])
     assert looks[FRUITLESS + 1 : FRUITLESS + 1 + 2 * (LONGEST_REST + 1)] == ([False] * LONGEST_REST + [True]) * 2
 
 
-@pytest.mark.parametrize(("seconds", "hopeful"), [(60e-3, False), (1e-3, True)])
+@pytest.mark.parametrize(("seconds", "hopeful"), [(60e-3, False), (SHORT, True)])
 def test_a_text_never_rests_where_steps_are_long_or_drafting_is_expected_to_pay(seconds: float, hopeful: bool) -> None:
     text = text_of([1], NothingPays(hopeful))
     assert all(step(text, 10 + index, seconds) is not None for index in range(40))
@@ -63,18 +65,21 @@ def test_a_text_never_rests_where_steps_are_long_or_drafting_is_expected_to_pay(
 def test_tokens_gained_in_a_rest_are_known_to_the_next_look() -> None:
     text = text_of([*PASSAGE, *range(100, 110)], NothingPays())
     for index in range(FRUITLESS + 1):
-        step(text, 110 + index, 1e-3)
+        step(text, 110 + index, SHORT)
     for token in PASSAGE[:LONGEST_REST]:
-        assert step(text, token, 1e-3) is None
+        assert step(text, token, SHORT) is None
     assert not text.rests()
-    assert run_together([text.propose(PASSAGE[LONGEST_REST], 50)])[0].tree.tokens[1:5].tolist() == PASSAGE[7:11]
+    assert (
+        run_together([text.propose(PASSAGE[LONGEST_REST], 50)])[0].tree.tokens[1:5].tolist()
+        == PASSAGE[LONGEST_REST:][:4]
+    )
 
 
 def test_a_look_that_finds_something_ends_the_resting() -> None:
     text = text_of([*PASSAGE, *range(100, 110)], NothingPays())
     for index in range(FRUITLESS + 1):
-        step(text, 110 + index, 1e-3)
+        step(text, 110 + index, SHORT)
     for token in PASSAGE[:LONGEST_REST]:
-        step(text, token, 1e-3)
-    assert len((step(text, PASSAGE[7], 1e-3) or Proposal(Tree.chain([0]))).tree) > 1
-    assert all(step(text, token, 1e-3) is not None for token in PASSAGE[8:])
+        step(text, token, SHORT)
+    assert len((step(text, PASSAGE[LONGEST_REST], SHORT) or Proposal(Tree.chain([0]))).tree) > 1
+    assert all(step(text, token, SHORT) is not None for token in PASSAGE[LONGEST_REST + 1 :])
