@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from s2d_trt.errors import BundleError
 from s2d_trt.manifest import MANIFEST, Manifest
-from s2d_trt.reading import read_object
+from s2d_trt.reading import is_unicode, read_object
 
 Loaded = TypeVar("Loaded")
 
@@ -47,6 +47,8 @@ class Bundle:
             raise BundleError(f"no bundle at {directory}; build one with python -m export.build or export.target")
         if not path.exists():
             raise BundleError(f"{directory} has no {MANIFEST}, so it is not a bundle; build it again")
+        if not is_unicode(str(directory)):  # ONNX Runtime takes no other paths
+            raise BundleError(f"the path {directory} is not UTF-8; rename or move the bundle")
         data = read_object(path, BundleError, "build the bundle again")
         bundle = cls(directory, Manifest.from_mapping(data, path), verify)
         if kind is not None and bundle.manifest.kind != kind:

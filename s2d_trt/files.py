@@ -39,9 +39,12 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` by ``content``, text as UTF-8; a reader sees the old content or the new. Raises OSError."""
+    """Replace ``path`` by ``content``, text as UTF-8; a reader sees the old content or the new. Raises OSError.
+
+    What UTF-8 cannot hold, as the bytes of a path that are no UTF-8, is escaped.
+    """
     with replacing_file(path) as scratch:
-        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
+        scratch.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def write_result(path: Path, content: str) -> None:

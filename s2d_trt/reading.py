@@ -160,3 +160,12 @@ def _is_deep(data: Any) -> bool:
 def _children(data: Any) -> Iterable[Any]:
     inside = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
     return [child for child in inside if isinstance(child, (dict, list))]
+
+
+def is_unicode(text: str) -> bool:
+    """Whether ``text`` has no lone surrogate, which Python makes of bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

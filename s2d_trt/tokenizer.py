@@ -56,15 +56,6 @@ def tokenizer_errors(error: type[S2DError], what: str) -> Iterator[None]:
         raise error(f"{what} ({cause}); {REMEDY}") from cause
 
 
-def is_unicode(text: str) -> bool:
-    """Whether ``text`` has no lone surrogate, which Python makes of bytes that are no text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def tokenizer_fingerprint(path: Path, error: type[S2DError]) -> str:
     """SHA-256 of the parts of ``tokenizer.json`` that decide token ids: model, added tokens, normalizer, pre-tokenizer.
 

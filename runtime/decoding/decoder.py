@@ -28,7 +28,8 @@ from runtime.targets.interface import TargetModel
 from runtime.text.chat import ChatTemplate, Message, TemplateSource
 from s2d_trt.bundle import find_bundle
 from s2d_trt.errors import BundleError, OptionError, TokenizerMismatchError
-from s2d_trt.tokenizer import is_unicode, load_tokenizer, tokenizer_errors
+from s2d_trt.reading import is_unicode
+from s2d_trt.tokenizer import load_tokenizer, tokenizer_errors
 
 CHARACTERS = 16
 """For each token that a target holds: so much of a longer prompt is tokenized first."""

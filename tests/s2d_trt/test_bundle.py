@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,12 @@ def test_files_that_the_manifest_does_not_name_are_ignored(directory: Path) -> N
 def test_a_missing_directory_is_named_with_the_command_that_builds_one(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"no bundle at .*nowhere; build one with python -m export"):
         Bundle.open(tmp_path / "nowhere")
+
+
+def test_a_path_that_is_no_text_is_refused(directory: Path) -> None:
+    moved = Path(shutil.move(directory, os.fsdecode(os.fsencode(directory.parent) + b"/\xff.engine")))
+    with pytest.raises(BundleError, match="is not UTF-8; rename or move the bundle"):
+        Bundle.open(moved)
 
 
 def test_a_directory_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:

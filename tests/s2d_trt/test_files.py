@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,11 @@ def test_a_file_is_written_with_its_folders_and_replaced(tmp_path: Path) -> None
     write_file(path, b"\x00\x01")
     assert path.read_bytes() == b"\x00\x01"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_text_that_names_a_path_of_any_bytes_can_be_written(tmp_path: Path) -> None:
+    write_file(path := tmp_path / "report.md", "read " + os.fsdecode(b"a-\xff.engine"))
+    assert path.read_text(encoding="utf-8") == "read a-\\udcff.engine"
 
 
 def test_a_file_is_the_old_one_until_the_block_ends(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import contextlib
 import filecmp
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -60,7 +61,7 @@ class PrepackedWeights:
         files = [manifest.files[name].sha256 for name in (manifest.graphs[graph], manifest.weights)]
         key = hashlib.sha256("\n".join((ort.__version__, processor_identity(), form, *files)).encode()).hexdigest()[:16]
         self._bundle = str(bundle.directory.resolve())
-        self._source = hashlib.sha256(self._bundle.encode()).hexdigest()[:16]
+        self._source = hashlib.sha256(os.fsencode(self._bundle)).hexdigest()[:16]
         self._folder = cache_directory() / "prepacked" / f"{manifest.name}-{graph}-{self._source}"
         self.directory = self._folder / key
 
@@ -88,7 +89,7 @@ class PrepackedWeights:
                 _opened(path, options)
                 self._share(scratch / WEIGHTS)
                 write_file(scratch / SEAL, json.dumps(_sealed(scratch)))
-                write_file(scratch / SOURCE, self._bundle)
+                write_file(scratch / SOURCE, os.fsencode(self._bundle))
             self._remove_useless()
             return _opened(self.directory / MODEL, make_options())
         return _opened(path, make_options())
@@ -120,8 +121,8 @@ class PrepackedWeights:
             if older != self.directory:
                 shutil.rmtree(older, ignore_errors=True)
         for source in self._folder.parent.glob(f"*/*/{SOURCE}"):
-            with contextlib.suppress(OSError, ValueError):  # another process removes it too
-                if not Path(source.read_text(encoding="utf-8")).exists():
+            with contextlib.suppress(OSError):  # another process removes it too
+                if not Path(os.fsdecode(source.read_bytes())).exists():
                     shutil.rmtree(source.parents[1], ignore_errors=True)
 
     def _has_room(self) -> bool:
