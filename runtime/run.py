@@ -114,7 +114,7 @@ def main(argv: Sequence[str]) -> None:
 
     if prompts:
         prepare(decoder, arguments, options, arguments.lanes)
-        answer_prompts(decoder, prompts, make_request, arguments)
+        answer_prompts(prompts, make_request, arguments)
         return
     request = make_request(text)
     prepare(decoder, arguments, options)

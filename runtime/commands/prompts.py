@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from runtime.commands.report import logprobs_json
-from runtime.decoding.decoder import Decoder
+from runtime.decoding.leasing import bytes_of
 from runtime.decoding.request import Request
 from runtime.decoding.scheduler import Scheduler
 from runtime.evaluation.prompts import Prompt
@@ -18,7 +18,6 @@ from s2d_trt.errors import CapacityError, S2DError
 
 
 def answer_prompts(
-    decoder: Decoder,
     prompts: Sequence[Prompt],
     make_request: Callable[[str], Request],
     arguments: argparse.Namespace,
@@ -29,7 +28,7 @@ def answer_prompts(
     if not requests:
         raise next(answer for answer in answers if isinstance(answer, S2DError))
     scheduler = Scheduler(arguments.lanes, offline=True)
-    together = sorted(map(decoder.bytes_of, requests))[-arguments.lanes :]
+    together = sorted(map(bytes_of, requests))[-arguments.lanes :]
     print(f"prompts fill up to {byte_size(sum(together))} of caches at a time", file=sys.stderr)
     for each in requests:
         scheduler.add(each)

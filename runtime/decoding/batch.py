@@ -5,22 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from runtime.backends import Logits
 from runtime.decoding.acceptance import accept
 from runtime.decoding.pace import Pace
+from runtime.decoding.pair import Pair
 from runtime.decoding.request import Request, Step
 from runtime.drafting.calls import Calls, run_together
 from runtime.drafting.policy import Load
 from runtime.drafting.proposal import Batch, Outcome, Proposal, StepTimes
 from runtime.targets.interface import Chunk
 from runtime.tree.tree import Tree
-
-if TYPE_CHECKING:
-    from runtime.decoding.decoder import Decoder
 
 Steps = list[tuple[Request, Step]]
 
@@ -32,7 +30,7 @@ class CallReport:
     ``predicted_draft_ms`` is what the draft's calls should have taken, 0 where no policy prices them.
     """
 
-    decoder: Decoder
+    pair: Pair
     texts: list[Request]
     batch: Batch
     times: StepTimes
@@ -45,7 +43,7 @@ class TargetBatch:
     """The texts of one target in one step. A text decodes, or its prompt is not committed yet."""
 
     def __init__(self, texts: Sequence[Request], pace: Pace, offline: bool = False) -> None:
-        self.texts, self.target, self.pace, self._offline = texts, texts[0].decoder.target, pace, offline
+        self.texts, self.target, self.pace, self._offline = texts, texts[0].pair.target, pace, offline
         self.decoding = [request for request in texts if not request.left]
         self.drafting = [request for request in self.decoding if request.drafting and not request.drafting.rests()]
         self.proposals = {request: Proposal(Tree.chain(request.tokens[-1:])) for request in self.decoding}
@@ -140,7 +138,7 @@ class TargetBatch:
         }
         for request, outcome in outcomes.items():
             request.record(outcome)
-        self.report = CallReport(texts[0].decoder, texts, batch, times, outcomes, steps, predicted_ms)
+        self.report = CallReport(texts[0].pair, texts, batch, times, outcomes, steps, predicted_ms)
         return steps
 
     def _part(self, request: Request) -> Tree | Chunk:
@@ -153,7 +151,7 @@ def draft_together(batches: Sequence[TargetBatch]) -> None:
         return
     began = time.perf_counter()
     requests = [request for batch in batches for request in batch.drafting]
-    drafts = {id(request.decoder.draft): request.decoder.draft for request in requests}.values()
+    drafts = {id(request.pair.draft): request.pair.draft for request in requests}.values()
     before = sum(draft.engines.clock.seconds for draft in drafts if draft)
     drafting: list[Calls[Any]] = [draft for batch in batches for draft in batch.drafts()]
     others: list[Calls[Any]] = [draft for batch in batches for draft in batch.catching_up()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
+from runtime.decoding.leasing import bytes_of, lease, release
 from runtime.decoding.request import Request
 from runtime.targets.interface import CopyableSequence, TargetModel
 from runtime.targets.prefixes import PrefixCache
@@ -28,7 +29,7 @@ class CacheMemory:
     @staticmethod
     def bytes_of(texts: Sequence[Request]) -> int:
         """Bytes that the rows of all ``texts`` take after their next step."""
-        return sum(request.decoder.bytes_of(request) for request in texts)
+        return sum(map(bytes_of, texts))
 
     def holds(self, texts: Sequence[Request]) -> bool:
         """Whether the rows of all ``texts``, after their next step, fit."""
@@ -36,7 +37,7 @@ class CacheMemory:
 
     def begin(self, request: Request, sequences: int) -> None:
         """Lease what a text needs, and restore the rows of a prefix that an earlier text has computed."""
-        request.decoder.lease(request, sequences)
+        lease(request, sequences)
         sequence = request.sequence
         # Restored rows have no logits.
         prefixes = None if request.scores_prompt else self._of(request)
@@ -51,11 +52,11 @@ class CacheMemory:
         if not failed and (prefixes := self._of(request)) and isinstance(sequence, CopyableSequence):
             prefixes.store([*request.prompt, *request.tokens][: sequence.length], sequence.rows)
             self.prefixes_bytes = sum(kept.bytes for kept in self._prefixes.values())
-        request.decoder.release(request)
+        release(request)
 
     def _of(self, request: Request) -> PrefixCache | None:
         """Only where bits do not depend on how a prompt was cut."""
-        target = request.decoder.target
+        target = request.pair.target
         if not (self._prefix_bytes and request.exact and target.keeps_prefixes):
             return None
         return self._prefixes.setdefault(target, PrefixCache(self._prefix_bytes))

@@ -75,6 +75,19 @@ class Options:
         """Whether no tree with branches is asked for."""
         return not self.draft or self.policy.largest_tree(chain=True).is_chain
 
+    def check_token_ids(self, vocab_size: int) -> None:
+        """Raise OptionError where an option names a token outside the vocabulary."""
+        sampling = self.sampling
+        sources = {
+            "logit bias": [*sampling.logit_bias],
+            "stop token id": self.stop_token_ids,
+            "bad word": [token for word in sampling.bad_words if not isinstance(word, str) for token in word],
+        }
+        for name, tokens in sources.items():
+            for token in tokens:
+                if not 0 <= token < vocab_size:
+                    raise OptionError(f"{name}: token id {token} is outside the vocabulary of {vocab_size}")
+
     @property
     def needing_scores(self) -> list[str]:
         """The options in use that need the target's scores, by name; a target may give only its greedy choices."""

@@ -7,10 +7,11 @@ import operator
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from runtime.backends import Logits
 from runtime.decoding.options import Options
+from runtime.decoding.pair import Pair
 from runtime.decoding.rules import chooser_of, stop_tokens
 from runtime.decoding.stats import Stats
 from runtime.drafting.proposal import Outcome
@@ -20,9 +21,6 @@ from runtime.sampling.noise import Noise
 from runtime.targets.interface import Chunk, TargetModel, TargetSequence
 from runtime.text.tokenizer import TextStream
 from s2d_trt.errors import BundleError, CapacityError, OptionError
-
-if TYPE_CHECKING:
-    from runtime.decoding.decoder import Decoder
 
 FinishReason = Literal["stop", "length", "capacity", "cancelled", "error"]
 
@@ -54,14 +52,14 @@ class Request:
     settled when the request starts, says whether its text and scores are bit-identical to the target's own.
     """
 
-    def __init__(self, prompt: Sequence[int], options: Options, decoder: Decoder) -> None:
-        target = decoder.target
-        self.decoder = decoder
+    def __init__(self, prompt: Sequence[int], options: Options, pair: Pair) -> None:
+        target = pair.target
+        self.pair = pair
         self.prompt, self.options = _checked_prompt(prompt, target), options
         sampling = options.sampling
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         self.noise = Noise(self.seed, sampling.temperature, target.vocab_size)
-        self.chooser = chooser_of(self.prompt, options, self.noise, decoder)
+        self.chooser = chooser_of(self.prompt, options, self.noise, pair)
         self.prompt_logprobs: list[TokenLogprob | None] | None = None if options.prompt_logprobs is None else [None]
         """Of each token of the prompt but the first, as they become known; None where they were not asked for."""
         self.stats = Stats()
@@ -75,7 +73,7 @@ class Request:
         self.drafting: TextDrafting | None = None
         self.usual_rows = 1.0
         """Rows that the text had in the target's latest calls."""
-        self._stream = TextStream(decoder.tokenizer, options.stop)
+        self._stream = TextStream(pair.tokenizer, options.stop)
         self._stop_tokens = frozenset(stop_tokens(options, target))
         self._limit = min(options.max_new_tokens, target.max_length - len(self.prompt))
 
@@ -169,14 +167,14 @@ class Request:
         for index, score in enumerate(self.chooser.chosen_scores[-count:]):
             if not math.isfinite(score):
                 raise BundleError(
-                    f"target {self.decoder.target.name} gives a score of {score} for token {self.length + index} of the"
+                    f"target {self.pair.target.name} gives a score of {score} for token {self.length + index} of the"
                     " text: its weights are damaged, or too large for its precision; check it with --verify, or build"
                     " it again"
                 )
 
     def record(self, outcome: Outcome) -> None:
         """Count a step, and let the drafting learn from it."""
-        exits = self.decoder.draft.exits if self.decoder.draft else ()
+        exits = self.pair.draft.exits if self.pair.draft else ()
         self.stats.record(outcome.proposal, exits, len(outcome.path), outcome.times)
         self.usual_rows += (len(outcome.proposal.tree) - self.usual_rows) / 4
         if self.drafting is not None:

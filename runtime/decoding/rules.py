@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
 from runtime.decoding.options import Options
+from runtime.decoding.pair import Pair
 from runtime.sampling.chooser import Chooser
 from runtime.sampling.noise import Noise
 from runtime.sampling.rules import (
@@ -20,15 +20,11 @@ from runtime.sampling.rules import (
     UserProcessors,
 )
 from runtime.targets.interface import TargetModel
-from s2d_trt.errors import OptionError
-
-if TYPE_CHECKING:
-    from runtime.decoding.decoder import Decoder
 
 
-def chooser_of(prompt: Sequence[int], options: Options, noise: Noise, decoder: Decoder) -> Chooser:
+def chooser_of(prompt: Sequence[int], options: Options, noise: Noise, pair: Pair) -> Chooser:
     """What chooses the tokens of a text behind ``prompt``."""
-    rules = list(_rules(prompt, options, decoder))
+    rules = list(_rules(prompt, options, pair))
     return Chooser(options.sampling, noise, rules, options.logprobs, options.logprobs_mode)
 
 
@@ -37,23 +33,9 @@ def stop_tokens(options: Options, target: TargetModel) -> list[int]:
     return [*(() if options.ignore_eos else target.tokenizer.eos_token_ids), *options.stop_token_ids]
 
 
-def check_token_ids(options: Options, vocab_size: int) -> None:
-    """Raise OptionError where an option names a token outside the vocabulary."""
-    sampling = options.sampling
-    sources = {
-        "logit bias": [*sampling.logit_bias],
-        "stop token id": options.stop_token_ids,
-        "bad word": [token for word in sampling.bad_words if not isinstance(word, str) for token in word],
-    }
-    for name, tokens in sources.items():
-        for token in tokens:
-            if not 0 <= token < vocab_size:
-                raise OptionError(f"{name}: token id {token} is outside the vocabulary of {vocab_size}")
-
-
-def _rules(prompt: Sequence[int], options: Options, decoder: Decoder) -> Iterator[Rule]:
+def _rules(prompt: Sequence[int], options: Options, pair: Pair) -> Iterator[Rule]:
     """Penalties and bias first, then the user's processors; bans last, so that nothing lifts them."""
-    sampling, target = options.sampling, decoder.target
+    sampling, target = options.sampling, pair.target
     vocab_size = target.vocab_size
     if sampling.repetition_penalty != 1.0:
         yield RepetitionPenalty(sampling.repetition_penalty, prompt, vocab_size)
@@ -64,12 +46,12 @@ def _rules(prompt: Sequence[int], options: Options, decoder: Decoder) -> Iterato
     if options.processors:
         yield UserProcessors(options.processors, prompt)
     if sampling.bad_words:
-        words = (tokens for word in sampling.bad_words for tokens in _sequences(word, decoder.tokenizer))
+        words = (tokens for word in sampling.bad_words for tokens in _sequences(word, pair.tokenizer))
         yield BadWords([*words], prompt)
     if options.min_tokens:
         yield MinTokens(options.min_tokens, stop_tokens(options, target))
     if options.constraint:
-        yield decoder.grammars.rule(options.constraint)
+        yield pair.grammars.rule(options.constraint)
 
 
 def _sequences(word: str | tuple[int, ...], tokenizer: Tokenizer) -> list[list[int]]:

@@ -60,7 +60,7 @@ class Scheduler:
         An error of an engine ends the texts of its call, with finish reason ``error`` and ``request.error``; the texts
         of other targets go on.
         """
-        with turns(request.decoder for request in (*self.waiting, *self.running)):
+        with turns(request.pair for request in (*self.waiting, *self.running)):
             return self._step()
 
     def _step(self) -> Steps:
@@ -86,7 +86,7 @@ class Scheduler:
         """A batch for each target that has texts."""
         texts: dict[TargetModel, list[Request]] = {}
         for request in self.running:
-            texts.setdefault(request.decoder.target, []).append(request)
+            texts.setdefault(request.pair.target, []).append(request)
         return [
             TargetBatch(each, self._paces.setdefault(target, Pace()), self._offline) for target, each in texts.items()
         ]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from runtime.decoding.decoder import Decoder
+from runtime.decoding.pair import Pair
 
 
 @contextmanager
-def turns(decoders: Iterable[Decoder]) -> Iterator[None]:
-    """Keep the engines of ``decoders`` from other threads; all take them in the same order."""
-    engines = {engine for decoder in decoders for engine in (decoder.target, decoder.draft) if engine}
+def turns(pairs: Iterable[Pair]) -> Iterator[None]:
+    """Keep the engines of ``pairs`` from other threads; all take them in the same order."""
+    engines = {engine for pair in pairs for engine in (pair.target, pair.draft) if engine}
     with ExitStack() as held:
         for engine in sorted(engines, key=id):
             held.enter_context(engine.turn)

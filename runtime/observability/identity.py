@@ -70,7 +70,7 @@ class IdentityCheck(Observer):
         generation = self._waiting.popleft()
         drafted = generation.request
         options = replace(with_seed(drafted.options, drafted.seed), draft=False, exact=True)
-        alone = drafted.decoder.request(drafted.prompt, options)
+        alone = Request(drafted.prompt, options, drafted.pair)
         self._unseen(alone)
         self._check = alone, asyncio.get_running_loop().create_task(self._run(self._service, generation, alone))
 

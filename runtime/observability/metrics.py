@@ -185,7 +185,7 @@ class Metrics(Observer):
             instruments.per_token.labels(model).observe((last - generation.first_token) / (len(request.tokens) - 1))
 
     def _watch(self, report: CallReport) -> None:
-        model, instruments, times = self._names.get(id(report.decoder.target)), self.instruments, report.times
+        model, instruments, times = self._names.get(id(report.pair.target)), self.instruments, report.times
         if model is None or all(request in self.unseen for request in report.texts):
             return
         self._count_tokens(model, report)
@@ -200,7 +200,7 @@ class Metrics(Observer):
 
     def _count_tokens(self, model: str, report: CallReport) -> None:
         instruments, counted = self.instruments, Stats()
-        exits = report.decoder.draft.exits if report.decoder.draft else ()
+        exits = report.pair.draft.exits if report.pair.draft else ()
         for request, outcome in report.outcomes.items():
             if request not in self.unseen:
                 counted.record(outcome.proposal, exits, len(outcome.path), outcome.times)
@@ -219,7 +219,7 @@ class Metrics(Observer):
 
     def _count_costs(self, model: str, report: CallReport) -> None:
         """Only of calls without prompts: catching up with them is not priced."""
-        batch, times, costs = report.batch, report.times, report.decoder.costs
+        batch, times, costs = report.batch, report.times, report.pair.costs
         if costs is None or batch.prompt_rows or not batch.texts:
             return
         pairs = [("verify", costs.verify_ms(batch.rows, batch.lanes, batch.context) / 1e3, times.verify)]

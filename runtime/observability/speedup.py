@@ -60,7 +60,7 @@ class SpeedUp:
 
     def observe(self, report: CallReport) -> Estimate | None:
         """The estimate for one call; None where it says nothing: it held a part of a prompt, or costs are not known."""
-        batch, times, costs = report.batch, report.times, report.decoder.costs
+        batch, times, costs = report.batch, report.times, report.pair.costs
         if not batch.texts or batch.prompt_rows or costs is None:
             return None
         host = max(0.0, times.total - times.draft - times.verify)

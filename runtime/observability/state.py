@@ -44,7 +44,7 @@ class StateCollector(Collector):
             name, decoder = served.name, served.decoder
             draft = decoder.draft.name if decoder.draft else ""
             info.add_metric([name, draft, served.fingerprint, s2d_trt.__version__], 1)
-            texts = [request for request in running if request.decoder.target is decoder.target]
+            texts = [request for request in running if request.pair.target is decoder.target]
             cache.add_metric([name], memory.bytes_of(texts))
             speedup.add_metric([name], self._speedups[name].ratio)
             disagreement.add_metric([name], decoder.cost_disagreement)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runtime import CacheMemory, Decoder, Options, Request, Sampling, Scheduler, SortedDraft, open_target
+from runtime.decoding.leasing import bytes_of
 from s2d_trt.bundle import find_bundle
 from s2d_trt.cli import ArgumentParser, positive_int, run_command
 from tests.benchmarks.internals import generate, load_prompts, same_bits_so_far
@@ -77,7 +78,7 @@ def serve_once(known: Sequence[Reference], rng: random.Random, counts: Counts, m
         (each, each.decoder.request(each.request.prompt, replace(each.options, draft=rng.random() < 0.7)))
         for each in chosen
     ]
-    average = sum(each.decoder.bytes_of(request) for each, request in served) / len(served)
+    average = sum(bytes_of(request) for _, request in served) / len(served)
     memory = memory if rng.random() < 0.6 else CacheMemory()
     memory.limit = int(average * rng.uniform(1.5, MOST_TEXTS)) if rng.random() < 0.4 else None
     restored = memory.restored_tokens

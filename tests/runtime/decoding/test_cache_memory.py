@@ -12,6 +12,7 @@ import pytest
 
 from runtime.backends.placement import Placement
 from runtime.decoding.decoder import Decoder
+from runtime.decoding.leasing import bytes_of
 from runtime.decoding.memory import CacheMemory
 from runtime.decoding.options import Options
 from runtime.decoding.request import Request
@@ -30,7 +31,7 @@ def test_texts_that_outgrow_the_memory_wait_and_go_on_where_they_were(
 ) -> None:
     texts = [Text(prompt=1, options=Options(NEW, replace(WARM, seed=seed), policy=SURE)) for seed in range(6)]
     requests = [decoders[0].request(PROMPTS[text.prompt], text.options) for text in texts]
-    scheduler = Scheduler(memory=CacheMemory(limit=4 * decoders[0].bytes_of(requests[0])))
+    scheduler = Scheduler(memory=CacheMemory(limit=4 * bytes_of(requests[0])))
     for request in requests:
         scheduler.add(request)
     restarted: set[int] = set()

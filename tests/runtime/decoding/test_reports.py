@@ -38,7 +38,7 @@ def test_the_sums_over_reports_are_the_sums_over_texts(
     requests = serve(scheduler, decoders, texts)
     counted = Stats()
     for report in reports:
-        exits = report.decoder.draft.exits if report.decoder.draft else ()
+        exits = report.pair.draft.exits if report.pair.draft else ()
         for outcome in report.outcomes.values():
             counted.record(outcome.proposal, exits, len(outcome.path), outcome.times)
     assert counted.drafts == sum(request.stats.drafts for request in requests) > 0

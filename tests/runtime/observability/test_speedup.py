@@ -60,7 +60,7 @@ def test_the_hosts_work_without_drafting_is_learned_from_calls_without_drafts() 
     speedup.observe(call(1, 1, 1))
     busy = call(1, 6, 3)
     slow_host = StepTimes(busy.times.draft, busy.times.verify, busy.times.total + 0.1)
-    estimate = speedup.observe(CallReport(busy.decoder, [], busy.batch, slow_host, {}, [], 0.0))
+    estimate = speedup.observe(CallReport(busy.pair, [], busy.batch, slow_host, {}, [], 0.0))
     assert estimate is not None
     assert estimate.plain_seconds == pytest.approx(3 * call(1, 1, 1).times.total)
 
