@@ -16,7 +16,7 @@ from runtime.decoding.request import Request, Step, too_long
 from runtime.decoding.rules import check_token_ids
 from runtime.decoding.scheduler import Scheduler
 from runtime.drafting.costs import Costs
-from runtime.drafting.forced import ForcedOdds, ForcedSequence
+from runtime.drafting.forced import ForcedSequence
 from runtime.drafting.ngram import LONGEST_DRAFT
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.drafting.text import TextDrafting
@@ -45,7 +45,6 @@ class Decoder:
         self.target, self.draft = target, draft
         self.tokenizer = load_tokenizer(target.tokenizer_path, BundleError)
         self._preparation = Preparation(target, draft)
-        self._forced_odds = ForcedOdds()
         # Read now, since a bundle that is built anew takes its old files away.
         self._template_source = TemplateSource.of(target)
         if draft is not None:
@@ -230,7 +229,7 @@ class Decoder:
                 if drafter is not None and (leased := drafter.lease(text, shape)) is not None:
                     request.drafting.sequences.append(leased)
             grammars = [rule for rule in shifts if isinstance(rule, GrammarRule)]
-            request.drafting.sequences += [ForcedSequence(self._forced_odds, grammar) for grammar in grammars]
+            request.drafting.sequences += [ForcedSequence(grammar) for grammar in grammars]
         request.stats.preparation += time.perf_counter() - began
 
     def release(self, request: Request) -> None:
