@@ -212,7 +212,8 @@ class Decoder:
         options, policy = request.options, request.options.policy
         request.exact = self._preparation.prepare(options, sequences=sequences)
         shape = policy.largest_tree(chain=request.exact)
-        copied = LONGEST_DRAFT if policy.looks_up else 0
+        # Forced tokens may fill the tree.
+        copied = shape.nodes if options.constraint else LONGEST_DRAFT if policy.looks_up else 0
         rows = min(shape.verify_rows(copied), self.target.max_rows) if options.draft else 1
         request.sequence = self.target.lease(rows if request.exact else 0)
         if options.draft:
