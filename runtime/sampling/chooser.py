@@ -68,8 +68,9 @@ class Chooser:
         # The best of all tokens is the best of those that are allowed, if it is one of them: to ask so takes a
         # fraction of the time of a mask.
         if not (self._sees_bans or self._allows(token)):
-            scores = _under(self._banning, scores)
-            token = int(scores.argmax())
+            few = self._few()
+            scores = _under(self._banning, scores) if few is None else scores
+            token = int(scores.argmax() if few is None else few[scores[few].argmax()])
         score = float(scores[token])
         if self.rules and not score > -np.inf:
             raise OptionError("bans, bias and processors leave no token to choose; ask for less")
@@ -82,6 +83,11 @@ class Chooser:
 
     def _allows(self, token: int) -> bool:
         return all(rule.allows(token) for rule in self._banning)
+
+    def _few(self) -> np.ndarray | None:
+        """The ids to choose from, where they are known to be few and there is one rule that bans."""
+        few = self._banning[0].few() if len(self._banning) == 1 else None
+        return None if few is None or not len(few) else few
 
     def _with_noise(self, processed: np.ndarray, position: int) -> np.ndarray:
         if self._sampling.temperature == 0:

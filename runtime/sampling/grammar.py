@@ -25,8 +25,8 @@ LONGEST_REASON = 300
 WORDS = ["[a-z]{1,4}", "[a-z]{1,8}"]
 """Sets of tokens that masks take or leave as a whole, beside llguidance's own sets for JSON strings: most tokens of a
 vocabulary are such words. Without them a mask of a name of bounded length takes ten times as long."""
-FEW = 1 / 16
-"""Share of a bit mask's bytes: where no more of them allow any token, only their tokens are looked at."""
+FEW = 1 / 64
+"""Where no more words of 32 bits than this share of a mask's bytes allow any token, only their tokens are looked at."""
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _MASKS = np.where(_BITS, np.float32(0), np.float32(-np.inf))
 """For each byte of llguidance's bit masks, what to add to the scores of its eight tokens, float32 ``[256, 8]``."""
@@ -227,20 +227,29 @@ class GrammarRule(Rule):
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Ban the other tokens. Raises OptionError where the library's limits end the matching."""
         try:
-            bits = self._walk.bits(self._state)
+            few = self.few()
         except OptionError:
             if not self._forked:
                 raise
-            return np.full_like(scores, -np.inf)
-        some = np.flatnonzero(bits)
-        if len(some) > FEW * len(bits):
-            masked: np.ndarray = scores + _MASKS.take(bits, axis=0, mode="clip").reshape(-1)[: len(scores)]
-            return masked
-        masked = np.full_like(scores, -np.inf)
-        byte, bit = _BITS[bits[some]].nonzero()
-        ids = 8 * some[byte] + bit
-        masked[ids] = scores[ids]
+            few = np.zeros(0, np.int64)
+        if few is None:
+            masked = _MASKS.take(self._walk.bits(self._state), axis=0, mode="clip").reshape(-1)[: len(scores)]
+            masked += scores
+        else:
+            masked = np.full_like(scores, -np.inf)
+            masked[few] = scores[few]
         return masked
+
+    def few(self) -> np.ndarray | None:
+        """As ``Rule.few``. Raises OptionError as ``apply``."""
+        if forced := self.forced():
+            return np.array(forced[:1])
+        bits = self._walk.bits(self._state)
+        some = np.flatnonzero(bits.view(np.uint32))
+        if len(some) > FEW * len(bits):
+            return None
+        word, bit = np.unpackbits(bits.reshape(-1, 4)[some], axis=1, bitorder="little").nonzero()
+        return 32 * some[word] + bit
 
     def follow(self, token: int) -> None:
         """Go on behind ``token``. Raises OptionError where the library's limits end the matching."""

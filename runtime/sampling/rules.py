@@ -36,6 +36,10 @@ class Rule(ABC):
         """Whether a rule that bans lets ``token`` follow."""
         return True
 
+    def few(self) -> np.ndarray | None:
+        """The ids that a rule which bans allows, where it knows them to be few."""
+        return None
+
     @abstractmethod
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """The next token's scores float32 ``[V]`` under this rule; ``scores`` may be returned but not written to."""

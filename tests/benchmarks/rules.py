@@ -106,7 +106,8 @@ class Spent:
 def counted() -> Iterator[Spent]:
     """Count the time that rules take, on scores and on the draft's noise; the noise itself is not counted."""
     spent, depth = Spent(), 0
-    originals: list[tuple[Any, str]] = [(chooser, "_under"), (Chooser, "_allows"), (Chooser, "follow")]
+    originals: list[tuple[Any, str]] = [(chooser, "_under"), (Chooser, "_allows"), (Chooser, "_few")]
+    originals += [(Chooser, "follow")]
     originals += [(RuledNoise, "row"), (RuledNoise, "forced"), (RuledNoise, "restrict"), (RuledNoise, "admitted")]
     originals += [(GrammarRule, "forced"), (Noise, "row")]
     functions = [getattr(owner, name) for owner, name in originals]

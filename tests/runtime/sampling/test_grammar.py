@@ -136,6 +136,8 @@ def test_without_a_mask_the_same_tokens_are_allowed_and_a_forced_one_is_the_only
         mask = allowed(masked)
         assert [token for token in range(VOCAB_SIZE) if asked.allows(token)] == mask
         assert asked._state.bits is None, "no mask was computed"
+        few = masked.few()
+        assert few is None or few.tolist() == mask
         assert [token for token in range(VOCAB_SIZE) if masked.allows(token)] == mask
         forced = asked.forced()
         assert forced[: len(expected)] == expected, "what is forced is forced to its end"
