@@ -23,7 +23,8 @@ def lease(request: Request, sequences: int = 1) -> None:
     pair, options, policy = request.pair, request.options, request.options.policy
     request.exact = pair.preparation.prepare(options, sequences=sequences)
     shape = policy.largest_tree(chain=request.exact)
-    copied = LONGEST_DRAFT if policy.looks_up else 0
+    # Forced tokens may fill the tree.
+    copied = shape.nodes if options.constraint else LONGEST_DRAFT if policy.looks_up else 0
     rows = min(shape.verify_rows(copied), pair.target.max_rows) if options.draft else 1
     request.sequence = pair.target.lease(rows if request.exact else 0)
     if options.draft:
@@ -40,7 +41,7 @@ def lease(request: Request, sequences: int = 1) -> None:
             if drafter is not None and (leased := drafter.lease(text, shape)) is not None:
                 request.drafting.sequences.append(leased)
         grammars = [rule for rule in shifts if isinstance(rule, GrammarRule)]
-        request.drafting.sequences += [ForcedSequence(pair.forced_odds, grammar) for grammar in grammars]
+        request.drafting.sequences += [ForcedSequence(grammar) for grammar in grammars]
     request.stats.preparation += time.perf_counter() - began
 
 

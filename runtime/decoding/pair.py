@@ -7,7 +7,6 @@ from functools import cached_property
 from runtime.decoding.options import Options
 from runtime.decoding.preparation import Preparation, Progress, silent
 from runtime.drafting.costs import Costs
-from runtime.drafting.forced import ForcedOdds
 from runtime.drafting.sorted_draft import SortedDraft
 from runtime.sampling.grammar import Grammars
 from runtime.targets.interface import TargetModel
@@ -26,7 +25,6 @@ class Pair:
         self.target, self.draft = target, draft
         self.tokenizer = load_tokenizer(target.tokenizer_path, BundleError)
         self.preparation = Preparation(target, draft)
-        self.forced_odds = ForcedOdds()
         if draft is not None:
             ours, theirs = (part.tokenizer.fingerprint for part in (target, draft))
             if ours != theirs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from runtime.drafting.proposal import Proposal, StepTimes
+from runtime.drafting.proposal import NO_EXIT, Proposal, StepTimes
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Stats:
         self.total += times.total
         self.accept_lengths.append(accepted)
         self.drafted.append(len(proposal.tree) - 1)
-        self.exit_counts.update(exits[index] for index in proposal.exits)
+        self.exit_counts.update(exits[index] for index in proposal.exits if index != NO_EXIT)
         deepest = max(len(proposal.exits), int(proposal.tree.depths.max()))
         self.drafted_at_depth.update(range(1, deepest + 1))
         self.accepted_at_depth.update(range(1, accepted))

@@ -33,7 +33,7 @@ from runtime.drafting.policy import (
     StepPlanner,
     confidence,
 )
-from runtime.drafting.proposal import Outcome
+from runtime.drafting.proposal import NO_EXIT, Outcome
 from runtime.tree.shape import TreeShape
 from s2d_trt.errors import OptionError
 
@@ -168,8 +168,10 @@ class CostAware(StepPlanner):
             return
         economy.drafted_steps += 1.0 / batch.drafted
         self._learn_candidates(outcome)
-        for depth in range(1, min(len(outcome.path), len(outcome.proposal.exits))):
-            learned.next_level.observe(float(len(outcome.path) > depth + 1))
+        drafted = [depth for depth, exit_ in enumerate(outcome.proposal.exits) if exit_ != NO_EXIT]
+        for depth in drafted[1:]:
+            if len(outcome.path) > depth:
+                learned.next_level.observe(float(len(outcome.path) > depth + 1))
         if economy.drafted_steps <= COLD_STEPS:
             return
         draft_ms = times.draft * 1e3 / batch.drafted
@@ -185,12 +187,14 @@ class CostAware(StepPlanner):
         """The tokens that drafting added, less those that its time would have earned: the draft's own calls, and what
         the text's rows added to the target's call.
 
-        The backlog of earlier steps is deducted from the time: it says nothing of what a step of drafting costs. The
-        target's time without these rows is estimated from the call itself: a machine may be twice as slow from one step
-        to the next, which must not look like a profit.
+        The backlog of earlier steps is deducted from the time: it says nothing of what a step of drafting costs. Nor do
+        rows of tokens that were forced at the root. The target's time without the other rows is estimated from the call
+        itself: a machine may be twice as slow from one step to the next, which must not look like a profit.
         """
         economy, costs, batch = budget.economy, self.learned.costs, outcome.batch
-        accepted, added = len(outcome.path), len(outcome.proposal.tree) - 1
+        exits = outcome.proposal.exits
+        forced = next(depth for depth, exit_ in enumerate(exits) if exit_ != NO_EXIT)
+        accepted, added = len(outcome.path), max(0, len(outcome.proposal.tree) - 1 - forced)
         plain = costs.verify_ms(batch.texts + batch.prompt_rows, batch.lanes, batch.context)
         share = 1.0 - plain / costs.verify_ms(batch.rows, batch.lanes, batch.context)
         extra = batch.rows - batch.texts - batch.prompt_rows
@@ -275,6 +279,12 @@ class AdaptiveBudget(StepBudget):
         learned = self.planner.learned
         cost = self.draft_price * self.costs.exit_ms(0, rows, rows) + self.row_price * self.row_ms
         return sum(map(math.exp, paths)) * learned.next_level.value * (1.0 + self.chain_profit) > cost
+
+    def also_runs(self, rows: int) -> None:
+        """As backlog."""
+        before = self.segment_rows
+        self.segment_rows += rows
+        self.backlog_ms += self.costs.exit_ms(0, self.segment_rows, 1) - self.costs.exit_ms(0, before, 1)
 
     def size(self, logprobs: Sequence[float]) -> int:
         """As many nodes as pay for their rows."""

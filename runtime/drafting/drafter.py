@@ -19,8 +19,8 @@ class DrafterSequence(Protocol):
         """What a step that may add ``room`` tokens to the text could draft."""
 
     def propose(self, builder: TreeBuilder, budget: StepBudget, noise: DraftNoise, room: int) -> Calls[Sequence[int]]:
-        """Add candidates to the tree, at most ``room`` levels; returns the exit that answered at each drafted depth.
-        Calls of engines are yielded, so that those of several texts run together.
+        """Add candidates to the tree, at most ``room`` levels; returns the exit that answered at each drafted depth,
+        as ``Proposal.exits``. Calls of engines are yielded, so that those of several texts run together.
 
         Drafters are called in their order, each once a step; those that grow the tree level by level come first.
         """

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from runtime.drafting.averages import FadingMean
 from runtime.drafting.calls import Calls
 from runtime.drafting.policy import Prospect, StepBudget
 from runtime.sampling.grammar import GrammarRule
@@ -13,35 +11,24 @@ from runtime.sampling.noise import DraftNoise
 from runtime.text.prefix import common_prefix
 from runtime.tree.builder import TreeBuilder
 
-PRIOR, PRIOR_WEIGHT, MEMORY = 0.95, 16.0, 256.0
-"""Assumed probability that a forced token is accepted: the target may cut the forced characters in another way."""
-
-
-class ForcedOdds:
-    """How often forced tokens are accepted by one target."""
-
-    def __init__(self) -> None:
-        self.accepted = FadingMean(PRIOR, PRIOR_WEIGHT, MEMORY)
-
 
 class ForcedSequence:
-    """One text under ``grammar``, which is where the text is."""
+    """One text under ``grammar``, which is where the text is. Draft models go on behind forced tokens by themselves;
+    this drafter proposes them where no model runs.
+    """
 
-    def __init__(self, odds: ForcedOdds, grammar: GrammarRule) -> None:
-        self._odds, self._grammar = odds, grammar
+    def __init__(self, grammar: GrammarRule) -> None:
+        self._grammar = grammar
         self._tokens: list[int] = []
-        self._logprobs: list[float] = []
 
     def prospect(self, room: int) -> Prospect:
         """Ask the grammar for at most ``room`` tokens."""
         self._tokens = self._grammar.forced()[: max(room, 0)]
-        logprob = math.log(self._odds.accepted.value)
-        self._logprobs = [logprob * count for count in range(1, len(self._tokens) + 1)]
-        return Prospect(None, self._logprobs)
+        return Prospect(None, forced=len(self._tokens))
 
     def propose(self, builder: TreeBuilder, budget: StepBudget, noise: DraftNoise, room: int) -> Calls[Sequence[int]]:
         """Merge the tokens into the tree; no engine is called."""
-        builder.graft(self._tokens, self._logprobs)
+        builder.graft(self._tokens, [0.0] * len(self._tokens))
         yield from ()
         return ()
 
@@ -50,11 +37,8 @@ class ForcedSequence:
         yield from ()
 
     def learn(self, tokens: Sequence[int]) -> int:
-        """Learn how many of the tokens were right."""
-        agreed = common_prefix(self._tokens, tokens)
-        for index in range(min(agreed + 1, len(self._tokens), len(tokens))):
-            self._odds.accepted.observe(float(index < agreed))
-        return agreed
+        """How many of the tokens the text gained; the others ended it, or met another rule."""
+        return common_prefix(self._tokens, tokens)
 
     def follow(self, tokens: Sequence[int]) -> bool:
         """The grammar follows with the target's choices."""

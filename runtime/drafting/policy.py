@@ -26,11 +26,13 @@ class Prospect:
 
     ``backlog`` is the number of rows that the draft model would run first: committed tokens that it has not seen. None
     means that no draft model can draft in this step. ``copied`` holds the cumulative log-probabilities that the
-    tokens found by n-gram lookup are accepted; it is empty where nothing was found.
+    tokens found by n-gram lookup are accepted; it is empty where nothing was found. ``forced`` is the number of tokens
+    that are verified in any case, since no others may follow.
     """
 
     backlog: int | None
     copied: Sequence[float] = ()
+    forced: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,11 @@ class StepBudget:
     def continues(self, paths: Sequence[float]) -> bool:
         """Whether another level is grown below the frontier ``paths``."""
         return len(paths) > 0
+
+    def also_runs(self, rows: int) -> None:
+        """The next pass runs ``rows`` rows of forced tokens too. They say nothing of what drafting costs: without it
+        they would be backlog of a later step.
+        """
 
     def size(self, logprobs: Sequence[float]) -> int:
         """How many nodes are verified, given their cumulative log-probabilities, the root's 0 first and falling."""

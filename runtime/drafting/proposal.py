@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from runtime.tree.tree import Tree
 
+NO_EXIT = -1
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """``tree`` is to be verified. ``exits`` holds, for each depth that the draft model drafted, the index of the exit
-    that answered; it is empty where no draft model ran.
+    """``tree`` is to be verified. ``exits`` holds, for each depth down to the last that the draft model drafted, the
+    index of the exit that answered, ``NO_EXIT`` for a forced token; it is empty where no draft model ran.
     """
 
     tree: Tree

@@ -19,6 +19,7 @@ from runtime.backends.placement import Placement
 from runtime.drafting.calls import Calls, HeadCall, SegmentCall, run_together
 from runtime.drafting.fixed import FixedBudget
 from runtime.drafting.policy import Prospect, StepBudget
+from runtime.drafting.proposal import NO_EXIT
 from runtime.sampling.noise import DraftNoise
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
@@ -129,10 +130,10 @@ class DraftSequence:
 
     def prospect(self, room: int) -> Prospect:
         """The first segment's backlog, where there is room for a drafted token."""
-        return Prospect(self.backlogs[0] if self._levels(room) > 0 else None)
+        return Prospect(self.backlogs[0] if self._deepest(room) > 0 else None)
 
-    def _levels(self, room: int) -> int:
-        return min(self.shape.depth + 1, room, self._draft.max_length - self.committed)
+    def _deepest(self, room: int) -> int:
+        return min(room, self._draft.max_length - self.committed)
 
     def truncate(self, length: int) -> None:
         """Drop the tree rows and all committed rows from ``length`` on."""
@@ -178,14 +179,16 @@ class DraftSequence:
         """Give the sequence back to the draft."""
         self._draft.release(self)
 
-    def _enqueue_frontier(self, tokens: Sequence[int], parent_rows: Sequence[int], depth: int) -> list[int]:
-        """Append a level of tree rows, one under each of ``parent_rows``; returns the new rows."""
+    def _enqueue_frontier(self, builder: TreeBuilder, rows: Sequence[int]) -> Sequence[int]:
+        """Append the frontier as tree rows, given the ``rows`` of the one before, unless it is the root; its rows."""
+        if builder.depth == 0:
+            return rows
         start, committed = self.rows, self.committed
-        self.rows = stop = start + len(tokens)
-        self._ids[start:stop] = tokens
-        self._positions[start:stop] = committed - 1 + depth
-        for row, parent in enumerate(parent_rows, start - committed):
-            mask = self._tree_mask[row]
+        self.rows = stop = start + len(builder.frontier_tokens)
+        self._ids[start:stop] = builder.frontier_tokens
+        self._positions[start:stop] = committed - 1 + builder.depth
+        for row, index in enumerate(builder.frontier_parents, start - committed):
+            mask, parent = self._tree_mask[row], rows[index]
             mask[:] = self._tree_mask[parent - committed] if parent >= committed else False
             mask[row] = True
         return list(range(start, stop))
@@ -239,22 +242,35 @@ class DraftSequence:
         """Grow the tree below the last committed token, level by level.
 
         At each level the frontier goes through segment 0 and the head. Where ``budget`` does not take the exit's answer
-        the next segment runs, and so on; the last exit always answers.
+        the next segment runs, and so on; the last exit always answers. Forced tokens cost no pass: they come before the
+        first level and behind every other one.
         """
         exits: list[int] = []
-        if not budget.drafts:
-            return exits
-        rows = [self.committed - 1]
-        for depth in range(self._levels(room)):
-            if depth > 0:
-                if not budget.continues(builder.frontier_logprobs):
-                    break
-                parents = [rows[parent] for parent in builder.frontier_parents]
-                rows = self._enqueue_frontier(builder.frontier_tokens, parents, depth)
-            if (row := noise.row(self.committed + depth, builder.frontier_paths)) is None:
+        rows: Sequence[int] = [self.committed - 1]
+        deepest = self._deepest(room)
+        for drafted in range(self.shape.depth + 2 if budget.drafts else 0):
+            forced = self._forced(builder, noise, deepest)
+            goes_on = drafted <= self.shape.depth and builder.depth + len(forced) < deepest
+            goes_on = goes_on and (drafted == 0 or budget.continues(builder.frontier_logprobs))
+            for token in forced:
+                rows = self._enqueue_frontier(builder, rows)
+                builder.force(token)
+            if not goes_on:
                 break
+            if forced:
+                budget.also_runs(len(forced))
+            rows = self._enqueue_frontier(builder, rows)
+            if (row := noise.row(self.committed + builder.depth, builder.frontier_paths)) is None:
+                break
+            exits += [NO_EXIT] * len(forced)
             exits.append((yield from self._expand(builder, noise, row, budget)))
         return exits
+
+    def _forced(self, builder: TreeBuilder, noise: DraftNoise, deepest: int) -> Sequence[int]:
+        """Tokens that are drafted without a pass: their rows run with those of the level that is drafted next."""
+        spare = SCRATCH_ROWS - self.shape.draft_rows - (self.rows - self.committed)
+        forced = noise.forced(builder.frontier_paths)[: max(0, min(deepest - builder.depth, spare))]
+        return forced if forced and self._draft.covers(forced) else ()
 
     def _expand(self, builder: TreeBuilder, noise: DraftNoise, row: np.ndarray, budget: StepBudget) -> Calls[int]:
         """Add the candidates of every frontier node; returns the exit that gave them."""

@@ -72,7 +72,7 @@ class TextDrafting:
             backlogs = []
         copied = max((prospect.copied for prospect in prospects), key=len, default=())
         self.budget = self.planner.plan(Prospect(backlogs[0] if backlogs else None, copied), load)
-        if not copied and not (backlogs and self.budget.drafts):
+        if not (copied or any(prospect.forced for prospect in prospects) or (backlogs and self.budget.drafts)):
             return Proposal(Tree.chain([root_token]))
         builder = self.budget.grow(root_token, self.shape)
         exits: list[int] = []

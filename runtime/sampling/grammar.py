@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 KEPT = 32
 """Compiled constraints that are kept for later texts."""
 LONGEST_REASON = 300
+WORDS = ["[a-z]{1,4}", "[a-z]{1,8}"]
+"""Sets of tokens that masks take or leave as a whole, beside llguidance's own sets for JSON strings: most tokens of a
+vocabulary are such words. Without them a mask of a name of bounded length takes ten times as long."""
+FEW = 1 / 64
+"""Where no more words of 32 bits than this share of a mask's bytes allow any token, only their tokens are looked at."""
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _MASKS = np.where(_BITS, np.float32(0), np.float32(-np.inf))
 """For each byte of llguidance's bit masks, what to add to the scores of its eight tokens, float32 ``[256, 8]``."""
@@ -41,7 +46,10 @@ class Grammars:
             ) from cause
         try:
             self._tokenizer = llguidance.LLTokenizer(
-                tokenizer_path.read_text(encoding="utf-8"), n_vocab=vocab_size, eos_token=[*eos_tokens] or None
+                tokenizer_path.read_text(encoding="utf-8"),
+                n_vocab=vocab_size,
+                eos_token=[*eos_tokens] or None,
+                slices=[*WORDS, *llguidance.LLTokenizer.general_slices()],
             )
         except Exception as cause:  # of the library's own tokenizer
             raise OptionError(f"llguidance cannot read {tokenizer_path} ({cause}); leave the constraint out") from cause
@@ -76,18 +84,22 @@ class Grammars:
 
 
 class _State:
-    """A place in a text: the tokens from the beginning to it. Masks are computed once, for draft and target."""
+    """A place in a text: the tokens from the beginning to it. What is found there serves draft and target."""
 
-    __slots__ = ("__weakref__", "_parent", "children", "depth", "ended", "error", "mask", "token")
+    __slots__ = ("__weakref__", "_parent", "bits", "children", "depth", "ended", "error", "forced", "token")
 
     def __init__(self, parent: _State | None = None, token: int = -1) -> None:
-        # Weak, so that the masks of paths that were not taken go at once.
+        # Weak, so that paths that were not taken go at once.
         self._parent, self.token = ref(parent or self), token
         self.depth: int = parent.depth + 1 if parent else 0
         self.children: dict[int, _State] = {}
-        self.mask: np.ndarray | None = None
-        """Float32 ``[V]``: 0 for a token that may follow, -inf for the others."""
-        self.ended, self.error = False, ""
+        self.bits: np.ndarray | None = None
+        """llguidance's mask, uint8: a bit for each token that may follow."""
+        self.forced: list[int] | None = None
+        """What follows of necessity; its first token is then the only one that may follow."""
+        self.ended: bool | None = None
+        """None where the matcher has not been yet."""
+        self.error = ""
 
     @property
     def parent(self) -> _State:
@@ -133,21 +145,58 @@ class _Walk:
             if tokens:
                 self.matcher.consume_tokens(tokens[::-1])
             self._at, state.ended = state, self.matcher.is_stopped()
-            self.check(state)
+            if reason := self._failure():
+                state.error, state.ended = reason, True
         if state.error:
             raise OptionError(_FAILED + state.error)
         return self.matcher
 
-    def check(self, state: _State) -> None:
-        """Where the matcher failed at ``state``, note why, and begin again at the root: it does not recover."""
-        if self.matcher.is_error():
-            state.error, state.ended = _reason(self.matcher), True
-            self.matcher, self._at = self._compiled.deep_copy(), self._root
-            self.matcher.consume_tokens(self._tokens)
+    def allows(self, state: _State, token: int) -> bool:
+        """Whether ``token`` may follow ``state``; the matcher is behind it then. Raises OptionError."""
+        if state.bits is not None:
+            return bool(state.bits[token >> 3] >> (token & 7) & 1)
+        if forced := self.forced(state):
+            return token == forced[0]
+        if self.go(state).try_consume_tokens([token]) != 1:
+            self._failure()
+            return False
+        self._at = state.after(token)
+        self._at.ended = self.matcher.is_stopped()
+        return True
+
+    def bits(self, state: _State) -> np.ndarray:
+        """Which tokens may follow ``state``. Raises OptionError where the library's limits end the matching."""
+        if state.bits is None:
+            bits = np.frombuffer(self.go(state).compute_bitmask(), np.uint8)
+            if reason := self._failure():
+                raise OptionError(_FAILED + reason)
+            state.bits = bits
+        return state.bits
+
+    def forced(self, state: _State) -> list[int]:
+        """What follows ``state`` of necessity. Raises OptionError where the matcher cannot get there."""
+        if state.forced is None:
+            state.forced = self.go(state).compute_ff_tokens()
+        return state.forced
+
+    def _failure(self) -> str:
+        """Why the matcher failed, if it did. It does not recover, so another one begins again at the root."""
+        if not self.matcher.is_error():
+            return ""
+        reason = _reason(self.matcher)
+        self.matcher, self._at = self._compiled.deep_copy(), self._root
+        self.matcher.consume_tokens(self._tokens)
+        return reason
 
     def commit(self, state: _State) -> None:
         """The text goes on at ``state``, a child of the root; other paths are forgotten. Raises OptionError."""
-        self.go(state)
+        here = self._at
+        while here.depth > state.depth:
+            here = here.parent
+        if here is state:  # the matcher is there, or came by without an end
+            state.ended = bool(state.ended)
+        else:
+            self.go(state)
         if state is not self._root:
             self._tokens.append(state.token)
             self._root = state
@@ -158,35 +207,55 @@ class GrammarRule(Rule):
     where one fails, only its path ends.
     """
 
+    bans = True
+
     def __init__(self, walk: _Walk, state: _State, forked: bool = False) -> None:
         self._walk, self._state, self._forked = walk, state, forked
 
     @property
     def ended(self) -> bool:
         """Whether the text matches and no token can follow."""
-        return self._state.ended
+        if self._state.ended is None:
+            with suppress(OptionError):  # the state has ended then
+                self._walk.go(self._state)
+        return bool(self._state.ended)
+
+    def allows(self, token: int) -> bool:
+        """Whether the text can still match behind ``token``. Raises OptionError as ``apply``."""
+        return self._walk.allows(self._state, token)
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Ban the other tokens. Raises OptionError where the library's limits end the matching."""
-        state = self._state
-        if state.mask is None:
-            matcher = self._walk.go(state)
-            bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
-            state.mask = _MASKS.take(bits, axis=0, mode="clip").reshape(-1)[: len(scores)]
-            self._walk.check(state)
-        if state.error and not self._forked:
-            raise OptionError(_FAILED + state.error)
-        masked: np.ndarray = scores + state.mask
+        try:
+            few = self.few()
+        except OptionError:
+            if not self._forked:
+                raise
+            few = np.zeros(0, np.int64)
+        if few is None:
+            masked = _MASKS.take(self._walk.bits(self._state), axis=0, mode="clip").reshape(-1)[: len(scores)]
+            masked += scores
+        else:
+            masked = np.full_like(scores, -np.inf)
+            masked[few] = scores[few]
         return masked
+
+    def few(self) -> np.ndarray | None:
+        """As ``Rule.few``. Raises OptionError as ``apply``."""
+        if forced := self.forced():
+            return np.array(forced[:1])
+        bits = self._walk.bits(self._state)
+        some = np.flatnonzero(bits.view(np.uint32))
+        if len(some) > FEW * len(bits):
+            return None
+        word, bit = np.unpackbits(bits.reshape(-1, 4)[some], axis=1, bitorder="little").nonzero()
+        return 32 * some[word] + bit
 
     def follow(self, token: int) -> None:
         """Go on behind ``token``. Raises OptionError where the library's limits end the matching."""
         state = self._state.after(token)
         if not self._forked:
             self._walk.commit(state)
-        else:
-            with suppress(OptionError):  # the state has ended then
-                self._walk.go(state)
         self._state = state
 
     def fork(self) -> GrammarRule:
@@ -198,8 +267,8 @@ class GrammarRule(Rule):
         return 0 if self.ended else self._walk.go(self._state).validate_tokens([*tokens])
 
     def forced(self) -> list[int]:
-        """Tokens that follow if the tokenizer writes what the grammar leaves no choice about."""
-        return [] if self.ended else self._walk.go(self._state).compute_ff_tokens()
+        """What the grammar leaves no choice about, in the tokens that the tokenizer writes it with."""
+        return [] if self.ended else self._walk.forced(self._state)
 
 
 def _reason(matcher: LLMatcher) -> str:

@@ -42,6 +42,9 @@ class DraftNoise(Protocol):
     def admitted(self, tokens: Sequence[int]) -> int:
         """How many of ``tokens`` may follow the text."""
 
+    def forced(self, paths: Paths) -> Sequence[int]:
+        """The only tokens that may follow, of one path; of several paths none."""
+
 
 class Gumbel:
     """Standard Gumbel noise of one ``seed``, a 64-bit integer."""
@@ -87,6 +90,10 @@ class Noise:
     def admitted(self, tokens: Sequence[int]) -> int:
         """All may follow."""
         return len(tokens)
+
+    def forced(self, paths: Paths) -> Sequence[int]:
+        """None: all may follow."""
+        return ()
 
     def row(self, position: int, paths: Paths | None = None) -> np.ndarray:
         """Noise for the token at ``position``, float32 ``[vocab_size]``; zeros when greedy. Do not write to it.

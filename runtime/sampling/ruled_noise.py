@@ -24,10 +24,7 @@ class RuledNoise:
 
     def row(self, position: int, paths: Paths) -> np.ndarray | None:
         """A token has the largest of its values below the ``paths``."""
-        noise, level = self._noise.row(position), paths()
-        if level == [()]:  # of a new step
-            self._states = {(): [rule.fork() for rule in self._rules]}
-        states = [self._state(path) for path in level]
+        noise, states = self._noise.row(position), self._at(paths())
         self._rows = [None if any(rule.ended for rule in state) else _ruled(noise, state) for state in states]
         possible = [row for row in self._rows if row is not None]
         if len(possible) < 2:
@@ -49,10 +46,20 @@ class RuledNoise:
         """How many of ``tokens`` the rules allow at the end of the text."""
         return min((rule.admitted(tokens) for rule in self._rules), default=len(tokens))
 
+    def forced(self, paths: Paths) -> Sequence[int]:
+        """Of the rule that forces most."""
+        level = paths()
+        return max((rule.forced() for rule in self._at(level)[0]), key=len, default=()) if len(level) == 1 else ()
+
+    def _at(self, level: Sequence[Path]) -> list[list[Rule]]:
+        """The rules behind each path."""
+        if level == [()]:  # of a new step
+            self._states = {(): [rule.fork() for rule in self._rules]}
+        return [self._state(path) for path in level]
+
     def _state(self, path: Path) -> list[Rule]:
-        """The rules behind ``path``; the path without its last token was asked for before."""
         if path not in self._states:
-            self._states[path] = [rule.fork() for rule in self._states[path[:-1]]]
+            self._states[path] = [rule.fork() for rule in self._state(path[:-1])]
             for rule in self._states[path]:
                 rule.follow(path[-1])
         return self._states[path]

@@ -24,10 +24,21 @@ class Rule(ABC):
     shifts = True
     """Whether it only adds to scores, -inf included, by what it knows before them: then a draft can follow it."""
 
+    bans = False
+    """Whether it only forbids tokens, by what it knows before their scores."""
+
     @property
     def ended(self) -> bool:
         """Whether it ends the text here."""
         return False
+
+    def allows(self, token: int) -> bool:
+        """Whether a rule that bans lets ``token`` follow."""
+        return True
+
+    def few(self) -> np.ndarray | None:
+        """The ids that a rule which bans allows, where it knows them to be few."""
+        return None
 
     @abstractmethod
     def apply(self, scores: np.ndarray) -> np.ndarray:
@@ -43,6 +54,10 @@ class Rule(ABC):
     def admitted(self, tokens: Sequence[int]) -> int:
         """How many of ``tokens`` may follow, as far as that is known without scores."""
         return len(tokens)
+
+    def forced(self) -> Sequence[int]:
+        """Tokens that follow since the rule bans all others."""
+        return ()
 
 
 class RepetitionPenalty(Rule):
@@ -138,15 +153,23 @@ def _problem(result: object, scores: np.ndarray) -> str:
 class BadWords(Rule):
     """Sequences of tokens that the text never completes. One may begin in the prompt."""
 
+    bans = True
+
     def __init__(self, words: Sequence[Sequence[int]], prompt: Sequence[int]) -> None:
         self._words = [(list(word[:-1]), word[-1]) for word in words]
         self._longest = max(map(len, words)) - 1
         self._latest = list(prompt)[-self._longest :] if self._longest else []
 
+    def allows(self, token: int) -> bool:
+        """Whether it completes no sequence."""
+        return token not in self._banned()
+
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Ban the last token of a sequence whose others are the latest tokens."""
-        banned = [last for before, last in self._words if not before or self._latest[-len(before) :] == before]
-        return _without(scores, banned)
+        return _without(scores, self._banned())
+
+    def _banned(self) -> list[int]:
+        return [last for before, last in self._words if not before or self._latest[-len(before) :] == before]
 
     def follow(self, token: int) -> None:
         """Remember it."""
@@ -156,8 +179,14 @@ class BadWords(Rule):
 class MinTokens(Rule):
     """No token that ends the text before there are so many new ones."""
 
+    bans = True
+
     def __init__(self, least: int, ends: Sequence[int]) -> None:
         self._left, self._ends = least, [*ends]
+
+    def allows(self, token: int) -> bool:
+        """Whether it does not end the text, or may."""
+        return self._left <= 0 or token not in self._ends
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Ban the tokens that end the text."""

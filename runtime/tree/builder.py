@@ -42,7 +42,7 @@ class TreeBuilder:
         are corrected. A candidate whose path is not above the floor never becomes a node: by default one of
         probability zero (a banned or padding id).
         """
-        first, depth = len(self._tokens), self._depths[-1] + 1
+        first, depth = len(self._tokens), self.depth + 1
         own = logprobs if draft_logprobs is None else draft_logprobs
         origins = []
         for index, (node, path) in enumerate(zip(self._frontier, self.frontier_logprobs, strict=True)):
@@ -56,6 +56,17 @@ class TreeBuilder:
             best = sorted(best, key=self._logprobs.__getitem__, reverse=True)[: self.top_k]
         self.frontier_parents = [origins[node - first] for node in best]
         self._set_frontier(best)
+
+    def force(self, token: int) -> None:
+        """Go on from the only node of the frontier with ``token``, which is as likely as that node."""
+        (node,) = self._frontier
+        self._set_frontier([self._add(token, node, self.depth + 1, self._logprobs[node])])
+        self.frontier_parents = [0]
+
+    @property
+    def depth(self) -> int:
+        """Of the frontier; where that is empty, of the deepest node."""
+        return self._depths[-1]
 
     def frontier_paths(self) -> list[tuple[int, ...]]:
         """For each node of the frontier, the tokens from below the root to it."""

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from runtime.tree.builder import TreeBuilder
+from runtime.tree.builder import UNRANKED, TreeBuilder
 from runtime.tree.shape import TreeShape
 
 Path = tuple[int, ...]
@@ -23,7 +23,7 @@ class StaticTreeBuilder(TreeBuilder):
     def _cumulative(self, parent: int, rank: int, logprob: float) -> float:
         path = [rank]
         while parent > 0:
-            path.append(self._ranks[parent])
+            path += [self._ranks[parent]] if self._ranks[parent] != UNRANKED else []
             parent = self._parents[parent]
         frequency = self._frequencies.get(tuple(reversed(path)), 0.0)
         return math.log(frequency) if frequency > 0 and logprob > -math.inf else -math.inf

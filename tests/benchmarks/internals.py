@@ -12,7 +12,7 @@ from runtime.evaluation.comparison import generate, same_bits, same_bits_so_far,
 from runtime.evaluation.prompts import Prompt, load_prompts
 from runtime.machine.cache import cache_directory
 from runtime.machine.processor import physical_cores, processor_identity
-from runtime.sampling import ruled_noise
+from runtime.sampling import chooser
 from runtime.sampling.chooser import Chooser
 from runtime.sampling.grammar import GrammarRule, Grammars
 from runtime.sampling.noise import Noise
@@ -39,6 +39,7 @@ __all__ = [
     "TreeBuilder",
     "cache_directory",
     "choose_policy",
+    "chooser",
     "generate",
     "installed_flavors",
     "load_prompts",
@@ -47,7 +48,6 @@ __all__ = [
     "open_gpu",
     "physical_cores",
     "processor_identity",
-    "ruled_noise",
     "run_prompts",
     "run_together",
     "same_bits",

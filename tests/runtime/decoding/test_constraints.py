@@ -166,6 +166,22 @@ def test_tokens_that_the_grammar_forces_are_drafted_without_a_model(target: Targ
     assert not request.stats.exit_counts
 
 
+@pytest.mark.parametrize("sampling", [Sampling(), WARM], ids=["greedy", "warm"])
+def test_forced_tokens_are_drafted_before_and_behind_the_tokens_of_the_model_and_all_accepted(
+    decoder: Decoder, sampling: Sampling
+) -> None:
+    constraint = Constraint("regex", "(the draft proposes [ab]){4}")
+    options = Options(NEW, sampling, policy=SURE, exact=True, constraint=constraint)
+    request, alone = generate(decoder, [5, 9], options), target_alone(decoder, [5, 9], options, exact=True)
+    assert same_bits(request, alone)
+    assert re.fullmatch(constraint.text, request.text)
+    forced = len(request.tokens) - 4
+    assert sum(request.stats.exit_counts.values()) <= 3 * request.stats.steps
+    assert request.stats.accepted_tokens >= forced - request.stats.steps
+    assert request.stats.steps <= 5, "a step goes on at least to the end of what is forced"
+    assert request.stats.exit_counts.keys() <= set(decoder.draft.exits if decoder.draft else ())
+
+
 def test_the_draft_proposes_only_what_can_follow(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     constraint = Constraint("regex", "[01]{40}")
     for policy in (SURE, WIDE):

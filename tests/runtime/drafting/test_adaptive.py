@@ -22,7 +22,7 @@ from runtime.drafting.adaptive import (
 from runtime.drafting.costs import WIDTHS, Costs
 from runtime.drafting.learned import FIRST_TRIAL_SHARE, LEAST_TRIAL_SHARE, Learned
 from runtime.drafting.policy import Prospect
-from runtime.drafting.proposal import Outcome, Proposal, StepTimes
+from runtime.drafting.proposal import NO_EXIT, Outcome, Proposal, StepTimes
 from runtime.tree.builder import TreeBuilder
 from runtime.tree.shape import TreeShape
 from runtime.tree.tree import Tree
@@ -334,3 +334,43 @@ def test_each_exit_learns_for_itself() -> None:
     assert acceptance(planner, 0, 0.8)[0] < 0.2
     assert acceptance(planner, 1, 0.8)[0] == pytest.approx(0.8)
     assert acceptance(planner, 2, 0.8)[0] > 0.9
+
+
+@pytest.mark.parametrize(("root", "between"), [(0, 2), (5, 0), (3, 2)])
+@pytest.mark.parametrize("accepted", [0, 1, 2, 3])
+def test_forced_tokens_are_no_evidence_of_exits_levels_or_costs(root: int, between: int, accepted: int) -> None:
+    """The same three drafted tokens, with forced ones before the first and the second, and without."""
+    with_forced, without = new(), new()
+    probabilities, exits = [0.9, 0.8, 0.7], [0, 1, 2]
+    builder, levels = TreeBuilder(0, TreeShape()), list[int]()
+    for probability, exit_index, forced in zip(probabilities, exits, [root, between, 0], strict=True):
+        for _ in range(forced):
+            builder.force(2)
+        builder.expand([[1]], [[math.log(probability)]])
+        levels += [NO_EXIT] * forced + [exit_index]
+    tree = builder.finish()
+    # The target accepts what is forced behind an accepted token.
+    drafted = [node for node in range(len(tree)) if tree.ranks[node] >= 0]
+    last = drafted[accepted] - 1 if accepted < len(drafted) else len(tree) - 1
+    for planner, proposed, answered, path in (
+        (with_forced, tree, levels, list(range(last + 1))),
+        (without, chain_of(probabilities), exits, list(range(accepted + 1))),
+    ):
+        judged(planner, proposed, answered, path)
+    for exit_index in range(EXITS):
+        assert acceptance(with_forced, exit_index, 0.5) == acceptance(without, exit_index, 0.5)
+    assert with_forced.learned.next_level.value == without.learned.next_level.value
+
+
+def test_rows_of_forced_tokens_are_priced_as_backlog() -> None:
+    forced, backlog = new().plan(Prospect(1)), new().plan(Prospect(6))
+    forced.also_runs(5)
+    for budget in (forced, backlog):
+        budget.answers(0, [0.0], [math.log(0.9)], 1)
+    assert forced.predicted_ms == backlog.predicted_ms
+    assert forced.backlog_ms == pytest.approx(backlog.backlog_ms)
+
+
+def test_forced_tokens_do_not_tell_a_passage_that_copies_the_text() -> None:
+    assert new().plan(Prospect(1, forced=9)).kind == new().plan(Prospect(1)).kind == 0
+    assert new().plan(Prospect(1, COPIED)).kind > 0

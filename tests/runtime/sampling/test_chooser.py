@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.sampling.chooser import Chooser
+from runtime.sampling.chooser import Chooser, LogprobsMode
 from runtime.sampling.filters import kept_tokens
 from runtime.sampling.noise import Gumbel, Noise
 from runtime.sampling.options import Sampling
-from runtime.sampling.rules import RepetitionPenalty
+from runtime.sampling.rules import BadWords, LogitBias, MinTokens, RepetitionPenalty
 
 VOCAB = 12
 # Quarters make ties likely and are exact in binary.
@@ -109,3 +109,30 @@ def test_choosing_leaves_the_logits_as_they_were() -> None:
     before = logits.copy()
     chooser(Sampling(1.0, 3, 0.9, 0.1, 1.2, seed=1), (2, 5)).choose(logits, 0)
     assert np.array_equal(logits, before)
+
+
+@given(
+    logits=st.lists(LOGITS, min_size=4, max_size=4),
+    words=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=2), min_size=1, max_size=4),
+    sampling=st.builds(Sampling, TEMPERATURES | st.just(0.0), st.sampled_from([0, 3]), seed=st.integers(0, 9)),
+    least=st.integers(0, 3),
+    bans_first=st.booleans(),
+    mode=st.sampled_from(["raw", "processed"]),
+)
+def test_bans_leave_the_best_of_the_tokens_that_they_allow(
+    logits: list[np.ndarray],
+    words: list[list[int]],
+    sampling: Sampling,
+    least: int,
+    bans_first: bool,
+    mode: LogprobsMode,
+) -> None:
+    bans, bias = [BadWords(words, [1, 2]), MinTokens(least, (0, 7))], LogitBias({3: 2.5})
+    rules = [*bans, bias] if bans_first else [bias, *bans]
+    choosing = Chooser(sampling, Noise(sampling.seed or 0, sampling.temperature, VOCAB), rules, 2, mode)
+    for position, row in enumerate(logits):
+        scores = choosing.scores(row, position)
+        allowed = [all(ban.allows(token) for ban in bans) for token in range(VOCAB)]
+        assert all(allowed[token] or scores[token] == -np.inf for token in range(VOCAB))
+        assert choosing.choose(row, position) == int(scores.argmax())
+        assert choosing.chosen_scores[-1] == scores.max()

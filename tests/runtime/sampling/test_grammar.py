@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from weakref import ref
 
 import llguidance
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.sampling.constraint import Constraint
@@ -108,6 +109,59 @@ def follow_all(rule: GrammarRule, tokens: Sequence[int]) -> None:
     for token in tokens:
         allowed(rule)
         rule.follow(token)
+
+
+# What is known without a mask
+
+CALLS = Constraint("lark", 'start: ("call " NAME "(" NAME ("," NAME)* ")\\n")+\nNAME: /[a-z_]{1,6}/')
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 5}, "kind": {"enum": ["draft", "target", "tree"]}},
+    "required": ["name", "kind"],
+    "additionalProperties": False,
+    "x-guidance": {"whitespace_flexible": False},
+}
+WALKED = [LISTS, CALLS, Constraint.json_schema(SCHEMA), Constraint.choice(["the draft", "the target", "a tree"])]
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(WALKED), st.randoms(use_true_random=False))
+def test_without_a_mask_the_same_tokens_are_allowed_and_a_forced_one_is_the_only_one(
+    grammars: Grammars, constraint: Constraint, random: Random
+) -> None:
+    masked, asked, expected = grammars.rule(constraint), grammars.rule(constraint), list[int]()
+    for _ in range(10):
+        if masked.ended:
+            break
+        mask = allowed(masked)
+        assert [token for token in range(VOCAB_SIZE) if asked.allows(token)] == mask
+        assert asked._state.bits is None, "no mask was computed"
+        few = masked.few()
+        assert few is None or few.tolist() == mask
+        assert [token for token in range(VOCAB_SIZE) if masked.allows(token)] == mask
+        forced = asked.forced()
+        assert forced[: len(expected)] == expected, "what is forced is forced to its end"
+        assert mask == forced[:1] or not forced
+        token = random.choice(mask)
+        expected = forced[1:]
+        for rule in (masked, asked):
+            rule.follow(token)
+    assert asked.ended == masked.ended
+
+
+def test_words_change_no_mask(grammars: Grammars, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    monkeypatch.setattr("runtime.sampling.grammar.WORDS", [])
+    others = Grammars(tmp_path / "tokenizer.json", VOCAB_SIZE, (0,))
+    for constraint in WALKED:
+        ours, theirs = grammars.rule(constraint), others.rule(constraint)
+        for step in range(12):
+            if ours.ended:
+                break
+            mask = allowed(ours)
+            assert mask == allowed(theirs)
+            ours.follow(mask[step % len(mask)])
+            theirs.follow(mask[step % len(mask)])
 
 
 def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

@@ -83,6 +83,34 @@ class Ending(Rule):
         self._ended = token == 4
 
 
+class Forced(Rule):
+    """Forces 5 and 6 behind token 4, and 6 behind these."""
+
+    def __init__(self) -> None:
+        self._left: list[int] = []
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        return scores
+
+    def follow(self, token: int) -> None:
+        self._left = [5, 6] if token == 4 else self._left[1:]
+
+    def forced(self) -> list[int]:
+        return self._left
+
+
+def test_what_is_forced_behind_one_path_is_that_of_its_rules_and_behind_several_nothing() -> None:
+    rule = Forced()
+    ruled = RuledNoise(Noise(0, 0.0, VOCAB), [*rules(), rule])
+    assert list(ruled.forced(lambda: [()])) == []
+    assert list(ruled.forced(lambda: [(4,)])) == [5, 6]
+    assert list(ruled.forced(lambda: [(3, 4, 5)])) == [6], "paths between were not asked for"
+    assert list(ruled.forced(lambda: [(4,), (3,)])) == []
+    rule.follow(4)
+    assert list(ruled.forced(lambda: [()])) == [5, 6], "a new step begins where the text is"
+    assert list(Noise(0, 0.0, VOCAB).forced(lambda: [()])) == []
+
+
 def test_a_path_that_a_rule_ended_goes_no_further() -> None:
     ruled = RuledNoise(Noise(0, 0.0, VOCAB), [Ending()])
     assert ruled.row(0, lambda: [()]) is not None

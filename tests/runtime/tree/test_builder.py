@@ -351,3 +351,30 @@ def test_a_chain_that_is_best_only_beyond_the_limit_of_nodes_is_not_taken() -> N
     builder.expand([[1]], [[-0.1]])
     builder.graft([8, 9, 10, 11], [-1.0, -1.0, -1.0, -1.0])
     assert builder.finish(chain=True).tokens.tolist() == [0, 1]
+
+
+# Forced tokens
+
+
+def test_a_forced_token_is_a_level_of_its_own_as_likely_as_the_node_before_it() -> None:
+    builder = TreeBuilder(ROOT, TreeShape(depth=3))
+    builder.force(4)
+    builder.expand([[5]], [[-0.5]])
+    builder.force(6)
+    builder.force(7)
+    assert (builder.depth, builder.frontier_tokens, builder.frontier_logprobs) == (4, [7], [-0.5])
+    assert (builder.frontier_parents, builder.frontier_paths()) == ([0], [(4, 5, 6, 7)])
+    builder.expand([[8]], [[-0.25]])
+    tree = builder.finish(chain=True)
+    assert tree.tokens.tolist() == [ROOT, 4, 5, 6, 7, 8]
+    assert tree.depths.tolist() == list(range(6))
+    assert tree.logprobs == [0.0, 0.0, -0.5, -0.5, -0.5, -0.75]
+    assert tree.ranks == [UNRANKED, UNRANKED, 0, UNRANKED, UNRANKED, 0]
+
+
+def test_what_is_forced_below_the_root_is_shared_with_the_same_chain_merged_afterwards() -> None:
+    builder = TreeBuilder(ROOT, TreeShape(depth=1, top_k=2))
+    builder.force(4)
+    builder.expand([[5, 6]], [[-0.5, -1.0]])
+    builder.graft([4], [0.0])
+    assert builder.finish().tokens.tolist() == [ROOT, 4, 5, 6]

@@ -46,6 +46,15 @@ def test_the_tree_holds_the_paths_whatever_the_draft_says_of_them() -> None:
     assert tree.ranks == [-1, 0, 2, 1]
 
 
+def test_forced_tokens_are_no_part_of_a_path() -> None:
+    builder = StaticTreeBuilder(7, TreeShape(depth=1, top_k=1, nodes=9), {(0,): 0.6, (0, 0): 0.1})
+    builder.force(8)
+    builder.expand([[10, 11]], [[-5.0, -0.1]])
+    builder.force(9)
+    builder.expand([[20, 21]], [[-1.0, -1.0]])
+    assert builder.finish().tokens.tolist() == [7, 8, 10, 9, 20]
+
+
 def test_a_candidate_of_probability_zero_is_no_node() -> None:
     builder = StaticTreeBuilder(7, TreeShape(depth=0, top_k=2, nodes=3), {(0,): 0.6, (1,): 0.3})
     builder.expand([[10, 11]], [[-1.0, float("-inf")]])
