@@ -68,7 +68,7 @@ def constant_acceptance(recording: Recording, prices: Prices, drafted: int = 3) 
     probability, a pass of the first exit costs the same share of the target's, verification costs nothing more.
     """
     rate = acceptance_rate(recording)
-    share = prices.drafting.exit_ms(0, 1, 1) / (prices.slowness.alone * prices.costs.verify_ms(1))
+    share = prices.draft_ms(prices.costs.exit_ms(0, 1, 1), 1) / prices.verify_ms(1, 1, 0)
     expected = drafted + 1 if rate == 1 else (1 - rate ** (drafted + 1)) / (1 - rate)
     return expected / (drafted * share + 1)
 

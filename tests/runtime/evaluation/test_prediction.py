@@ -86,7 +86,7 @@ def test_prices_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_without_any_step_the_host_costs_nothing() -> None:
-    assert host_milliseconds([]) == (0.0, 0.0)
+    assert host_milliseconds([], 0.1) == (0.0, 0.0)
 
 
 # Other hardware
