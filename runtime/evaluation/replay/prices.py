@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,10 +21,12 @@ from runtime.drafting.measurement import read_costs
 from runtime.drafting.options import Policy
 from runtime.drafting.proposal import Outcome
 from runtime.evaluation.comparison import generate, target_alone
+from runtime.evaluation.replay.drift import drift, remembered
 from runtime.evaluation.replay.exactness import Traced
 from runtime.evaluation.replay.recorder import Recorder, replayed
 from runtime.evaluation.replay.recording import Recording
 from runtime.evaluation.replay.steps import Prices, Slowness, exits_run
+from runtime.machine.cache import cache_file
 from s2d_trt.errors import OptionError
 from s2d_trt.files import write_result
 from s2d_trt.reading import read_json
@@ -48,7 +51,15 @@ def measured_prices(recorder: Recorder, recording: Recording, options: Options, 
         _probed(recorder, recording.subset([index]), plain, options, index)
         for index in range(min(PROBED_TEXTS, len(recording.texts)))
     ]
-    return priced(decoder.costs, [probe for probe in probes if probe.steps])
+    probes = [probe for probe in probes if probe.steps]
+    prices = priced(decoder.costs, probes)
+    if not probes:
+        return prices
+    drafts, exact = recorder.draft.identity, f"exact {options.exact}"
+    kept = cache_file("drift", decoder.target.identity, drafts, exact, json.dumps(asdict(decoder.costs)))
+    # What was measured now drifted from the usual as far as what will be predicted does.
+    drifted = math.sqrt(2.0) * drift(remembered(kept, float(np.mean([probe.logarithm for probe in probes]))))
+    return replace(prices, noise=math.hypot(prices.noise, drifted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,12 @@ class Probe:
     alone_ms: float
     priced_ms: float
     host_ms: float
+
+    @property
+    def logarithm(self) -> float:
+        """Of drafted over lone time, each as a share of its price."""
+        ours, once = (sum(o.times.draft + o.times.verify for o in side) for side in zip(*self.steps, strict=True))
+        return math.log(ours / once) - math.log(self.alone_ms / self.priced_ms)
 
 
 def _probed(recorder: Recorder, recording: Recording, prices: Prices, options: Options, index: int) -> Probe:
@@ -102,11 +119,7 @@ def _noise(probes: Sequence[Probe]) -> float:
     """The standard error of drafted over lone time, from its spread over the probes."""
     if len(probes) < 2:
         return 0.0
-    logarithms = []
-    for probe in probes:
-        ours, once = (sum(o.times.draft + o.times.verify for o in side) for side in zip(*probe.steps, strict=True))
-        logarithms.append(np.log(ours / once) - np.log(probe.alone_ms / probe.priced_ms))
-    return float(np.std(logarithms, ddof=1)) / len(probes) ** 0.5
+    return float(np.std([probe.logarithm for probe in probes], ddof=1)) / len(probes) ** 0.5
 
 
 def _slowness(steps: Sequence[tuple[Outcome, Outcome]], alone: float) -> Slowness:

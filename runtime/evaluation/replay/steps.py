@@ -55,7 +55,7 @@ class Prices:
     host_exit_ms: float = 0.0
     slowness: Slowness = Slowness()
     noise: float = 0.0
-    """The relative standard error of drafted over lone time, from its spread over the texts that were measured."""
+    """The relative standard error of drafted over lone time: its spread over measured texts, and its drift."""
 
     @cached_property
     def verify_slowness(self) -> list[float]:

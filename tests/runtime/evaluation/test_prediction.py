@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runtime.drafting.costs import WIDTHS
 from runtime.drafting.options import Policy
+from runtime.evaluation import statistics
 from runtime.evaluation.matrix.figures import grouped_category
 from runtime.evaluation.prediction import (
     Predicted,
@@ -17,12 +20,13 @@ from runtime.evaluation.prediction import (
     constant_acceptance,
     predict,
 )
+from runtime.evaluation.replay.drift import PRIOR, drift, remembered
 from runtime.evaluation.replay.prices import host_milliseconds, read_prices, write_prices
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording
 from runtime.evaluation.replay.steps import Prices
 from runtime.evaluation.roofline import Hardware, Sizes, elsewhere, here
-from runtime.evaluation.statistics import Interval, widened
+from runtime.evaluation.statistics import Interval, predicted
 from runtime.targets.target import Target
 from s2d_trt.errors import OptionError
 from tests.runtime.evaluation.conftest import PRICES
@@ -63,13 +67,55 @@ def test_the_textbooks_formula_has_its_limits(recording: Recording) -> None:
     assert constant_acceptance(recording, free, 3) == pytest.approx(1 + rate + rate**2 + rate**3)
 
 
+def coverage(rounds: int, drifting: float, predicted_noise: Callable[[np.random.Generator], float]) -> float:
+    """Share of invented measurements inside the interval: 8 texts are recorded, 16 others measured at another time."""
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(rounds):
+        tokens, speedups = rng.uniform(40, 64, 24), np.exp(rng.normal(0.4, 0.2, 24))
+        now, later = np.exp(rng.normal(0, drifting, 2))
+        ours = tokens / speedups
+        interval = predicted(now * ours[:8], tokens[:8], [""] * 8, predicted_noise(rng), measured=16)
+        inside += interval.low <= tokens[8:].sum() / (later * ours[8:]).sum() <= interval.high
+    return inside / rounds
+
+
+@pytest.mark.parametrize("drifting", [0.03, 0.06, 0.12])
+def test_intervals_hold_nine_of_ten_measurements_where_times_drift(
+    drifting: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 100)
+
+    def noise(rng: np.random.Generator) -> float:
+        return 2**0.5 * drift(rng.normal(0, drifting, 12).tolist())
+
+    assert 0.85 <= coverage(400, drifting, noise) <= 0.95
+    assert drifting < 0.12 or coverage(400, drifting, lambda rng: 0.0) < 0.85
+
+
 def test_an_interval_from_few_texts_is_wider_than_the_bootstraps() -> None:
-    drawn = Interval(2.0, 1.8, 2.2)
-    few, many, noisy = widened(drawn, 4, 0.0), widened(drawn, 400, 0.0), widened(drawn, 400, 0.2)
-    assert few.low < many.low < 2.0 < many.high < few.high
-    assert many.high == pytest.approx(2.2, rel=0.01)
-    assert noisy.low < few.low
-    assert widened(drawn, 1, 0.1) == drawn
+    ours, theirs = np.random.default_rng(0).uniform(0.9, 1.1, (2, 400))
+    few, many = predicted(ours[:4], theirs[:4], [""] * 4, 0.0), predicted(ours, theirs, [""] * 400, 0.0)
+    assert few.high / few.low > many.high / many.low
+    drawn = statistics.bootstrap(lambda chosen: float(theirs[chosen].sum() / ours[chosen].sum()), [""] * 400, 0.9)
+    assert many.high / many.low == pytest.approx(drawn.high / drawn.low, rel=0.01)
+    assert predicted(ours, theirs, [""] * 400, 0.2).low < many.low
+    assert predicted(ours, theirs, [""] * 400, 0.0, measured=4).low < many.low
+
+
+def test_drift_is_the_spread_between_starts_and_at_first_a_prior() -> None:
+    assert PRIOR < drift([]) == drift([0.3]) < 1.5 * PRIOR
+    assert drift([0.3] * 20) < PRIOR / 2
+    assert drift(np.random.default_rng(0).normal(1.0, 0.2, 300).tolist()) == pytest.approx(0.2, rel=0.1)
+
+
+def test_starts_remember_what_earlier_ones_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, clock = tmp_path / "drift.json", iter([0.0, 100.0, 101.0, 1000.0])
+    monkeypatch.setattr("runtime.evaluation.replay.drift.time.time", lambda: next(clock))
+    assert remembered(path, 0.1) == [0.1]
+    assert remembered(path, 0.2) == [0.1, 0.2]
+    assert remembered(path, 0.3) == [0.1, 0.3]
+    path.write_text("torn")
+    assert remembered(path, 0.4) == [0.4]
 
 
 # Prices
