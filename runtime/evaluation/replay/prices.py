@@ -76,7 +76,8 @@ class Probe:
     @property
     def logarithm(self) -> float:
         """Of drafted over lone time, each as a share of its price."""
-        ours, once = (sum(o.times.draft + o.times.verify for o in side) for side in zip(*self.steps, strict=True))
+        ours = sum(real.times.draft + real.times.verify for real, _ in self.steps)
+        once = sum(priced.times.draft + priced.times.verify for _, priced in self.steps)
         return math.log(ours / once) - math.log(self.alone_ms / self.priced_ms)
 
 
@@ -119,7 +120,7 @@ def _noise(probes: Sequence[Probe]) -> float:
     """The standard error of drafted over lone time, from its spread over the probes."""
     if len(probes) < 2:
         return 0.0
-    return float(np.std([probe.logarithm for probe in probes], ddof=1)) / len(probes) ** 0.5
+    return float(np.std([probe.logarithm for probe in probes], ddof=1)) / math.sqrt(len(probes))
 
 
 def _slowness(steps: Sequence[tuple[Outcome, Outcome]], alone: float) -> Slowness:
@@ -176,11 +177,10 @@ def read_prices(path: Path, exits: int) -> Prices:
     try:
         data = read_json(path)
         costs: Costs | None = read_costs(data["costs"], exits)
-        host = [float(data[name]) for name in ("host_step_ms", "host_draft_ms", "host_exit_ms")]
-        noise = float(data["noise"])
-        slowness = msgspec.convert(data["slowness"], Slowness)
+        host = data["host_step_ms"], data["host_draft_ms"], data["host_exit_ms"]
+        kept = msgspec.convert((*host, data["slowness"], data["noise"]), tuple[float, float, float, Slowness, float])
     except (OSError, ValueError, KeyError, TypeError) as cause:
         raise OptionError(f"{path} holds no prices ({cause}); delete it, --prices then measures") from cause
     if costs is None:
         raise OptionError(f"{path} holds the prices of another kind of draft; measure this pair's")
-    return Prices(costs, *host, slowness, noise)
+    return Prices(costs, *kept)

@@ -43,8 +43,8 @@ MOST_EXITS = 64
 
 @dataclass(frozen=True)
 class Prices:
-    """What steps cost: the engines' calls, and the host's milliseconds of a step, those that a step which drafts has
-    more, and those of each exit that it runs.
+    """What steps cost: the engines' calls, and the host's milliseconds of a step, those that a step with drafted tokens
+    has more, and those of each exit that ran.
 
     ``costs`` are what a policy knows; ``slowness`` is how much longer steps take.
     """
@@ -77,9 +77,9 @@ class Prices:
         """Milliseconds that the draft's calls take in a step, given what they were measured to take."""
         return measured * self.draft_slowness[min(exits, MOST_EXITS)]
 
-    def host_ms(self, exits: int) -> float:
-        """Milliseconds outside engine calls of a step in which the draft ran so many exits."""
-        return self.host_step_ms + (self.host_draft_ms + self.host_exit_ms * exits if exits else 0.0)
+    def host_ms(self, drafted: int, exits: int = 0) -> float:
+        """Milliseconds outside engine calls of a step with so many drafted tokens (lookup's too) and exits that ran."""
+        return self.host_step_ms + (self.host_draft_ms if drafted else 0.0) + self.host_exit_ms * exits
 
     def alone_ms(self, record: TextRecord, texts: int = 1, steps: int | None = None) -> float:
         """Milliseconds of a text's ``steps`` (all) without drafting; ``texts`` that share calls bear equal parts."""
@@ -220,7 +220,7 @@ class Replay:
         exits = [exits_run(proposal) for proposal in proposals]
         draft_ms = self.prices.draft_ms(measured_ms, max(exits))
         verify_ms = self.prices.verify_ms(rows, len(texts), context, max(exits))
-        total_ms = draft_ms + verify_ms + self.prices.host_ms(sum(exits))
+        total_ms = draft_ms + verify_ms + self.prices.host_ms(rows - len(texts), sum(exits))
         times = StepTimes(draft_ms * 1e-3, verify_ms * 1e-3, total_ms * 1e-3)
         batch = Batch(
             texts=len(texts),
