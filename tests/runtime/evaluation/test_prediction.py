@@ -11,6 +11,7 @@ import pytest
 
 from runtime.drafting.costs import WIDTHS
 from runtime.drafting.options import Policy
+from runtime.drafting.proposal import Outcome, Proposal, StepTimes
 from runtime.evaluation import statistics
 from runtime.evaluation.matrix.figures import grouped_category
 from runtime.evaluation.prediction import (
@@ -24,10 +25,11 @@ from runtime.evaluation.replay.drift import PRIOR, drift, remembered
 from runtime.evaluation.replay.prices import host_milliseconds, read_prices, write_prices
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording
-from runtime.evaluation.replay.steps import Prices
+from runtime.evaluation.replay.steps import Prices, Slowness
 from runtime.evaluation.roofline import Hardware, Sizes, elsewhere, here
 from runtime.evaluation.statistics import Interval, predicted
 from runtime.targets.target import Target
+from runtime.tree.tree import Tree
 from s2d_trt.errors import OptionError
 from tests.runtime.evaluation.conftest import PRICES
 
@@ -133,6 +135,23 @@ def test_prices_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def test_without_any_step_the_host_costs_nothing() -> None:
     assert host_milliseconds([], 0.1) == (0.0, 0.0)
+
+
+def test_the_hosts_work_is_told_apart_by_steps_that_draft_and_by_exits() -> None:
+    def step(exits: list[int]) -> Outcome:
+        host = 0.2 + (0.3 + 0.15 * sum(exit_index + 1 for exit_index in exits) if exits else 0.0)
+        times = StepTimes(0.002, 0.005, 0.007 + host * 1e-3)
+        return Outcome(Proposal(Tree.chain([0] * (1 + len(exits))), exits), [0], times)
+
+    outcomes = [step(exits) for exits in ([], [0], [0, 0], [2, 1], [2, 2, 2])]
+    assert host_milliseconds(outcomes, 0.2) == pytest.approx((0.3, 0.15))
+
+
+def test_calls_are_slower_by_what_ran_before_them_in_a_step() -> None:
+    prices = replace(PRICES, slowness=Slowness(1.0, (1.0, 5.0), (1.2, 2.0), (2.0, 1.6)))
+    calls = [prices.verify_ms(4, 1, 0, exits) / PRICES.costs.verify_ms(4) for exits in (0, 1, 3, 5, 1000)]
+    assert calls == pytest.approx([1.0, 1.2, 1.6, 2.0, 2.0])
+    assert [prices.draft_ms(1.0, exits) for exits in (1, 3, 9)] == pytest.approx([2.0, 1.8, 1.6])
 
 
 # Other hardware
