@@ -30,7 +30,7 @@ from runtime.evaluation.matrix.comparing import Gates, broken_gates, changes, pa
 from runtime.evaluation.matrix.figures import report_lines
 from runtime.evaluation.matrix.plan import Matrix
 from runtime.evaluation.matrix.runs import Run, read_runs, unwritable
-from runtime.evaluation.matrix.sinks import send
+from runtime.evaluation.matrix.sinks import Trackers
 from runtime.evaluation.matrix.spec_bench import answer_lines
 from runtime.evaluation.matrix.sweeping import measure_all
 from s2d_trt.cli import ArgumentParser, run_command
@@ -56,6 +56,7 @@ def _measure(argv: Sequence[str]) -> int:
     parser.add_argument("--trackio", metavar="PROJECT", help="also send the figures to trackio")
     arguments = parser.parse_args(argv)
     matrix = Matrix.read(arguments.matrix)
+    trackers = Trackers(arguments.trackio)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as cause:
@@ -63,7 +64,7 @@ def _measure(argv: Sequence[str]) -> int:
     for run, measured in _runs(matrix, arguments.out, arguments.ray):
         print("\n".join(report_lines(run)), flush=True)
         if measured:
-            send(run, arguments.trackio)
+            trackers.send(run)
     return 0
 
 

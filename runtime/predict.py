@@ -138,7 +138,7 @@ def _compared(recorded: Recorded, recording: Recording, policy: Policy) -> list[
     # The same prompts, recorded: what the cost model alone is wrong by.
     again = recorded.recorder.record(fresh, options)
     costs_only = predict(recorded.recorder, again, recorded.prices, policy, 1, recorded.chain)
-    before = predict(recorded.recorder, recording, recorded.prices, policy, 1, recorded.chain)
+    before = predict(recorded.recorder, recording, recorded.prices, policy, 1, recorded.chain, len(measured))
     total = spent["theirs"] / spent["ours"]
     errors = [abs(a / b - 1) for a, b in zip(costs_only.by_text, measured, strict=True)]
     inside = before.speedup.low <= total <= before.speedup.high

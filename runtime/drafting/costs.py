@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
@@ -81,16 +81,6 @@ class Costs:
     def _segment_lanes(self) -> list[float]:
         return _by_lanes(self.segment_lanes)
 
-    def slower_draft(self, factor: float) -> Costs:
-        """The same with calls of the draft that take ``factor`` times as long."""
-        return replace(
-            self,
-            segments=tuple(_times(factor, segment) for segment in self.segments),
-            head=_times(factor, self.head),
-            segment_lanes=tuple((lanes, factor * extra) for lanes, extra in self.segment_lanes),
-            segment_tokens=_times(factor, self.segment_tokens),
-        )
-
     def merged(self, other: Costs) -> Costs:
         """The smaller of each pair of times: what disturbs a measurement only adds to it."""
         return Costs(
@@ -151,10 +141,6 @@ def _least_lanes(
     for lanes, extra in ours:
         least[lanes] = min(extra, least.get(lanes, extra))
     return tuple(sorted(least.items()))
-
-
-def _times(factor: float, costs: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(factor * cost for cost in costs)
 
 
 def _least(ours: tuple[float, ...], theirs: tuple[float, ...]) -> tuple[float, ...]:

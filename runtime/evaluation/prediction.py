@@ -11,9 +11,8 @@ from runtime.drafting.options import Policy
 from runtime.evaluation.replay.recorder import Recorder, replayed
 from runtime.evaluation.replay.recording import Recording
 from runtime.evaluation.replay.steps import Prices
-from runtime.evaluation.statistics import Interval, bootstrap, groups_of, widened
+from runtime.evaluation.statistics import Interval, predicted
 
-LEVEL = 0.9
 UNDECIDED = 0.05
 """A speed-up this close to 1 is no reason to draft or not to draft."""
 
@@ -38,19 +37,22 @@ class Predicted:
 
 
 def predict(
-    recorder: Recorder, recording: Recording, prices: Prices, policy: Policy, texts: int = 1, chain: bool = True
+    recorder: Recorder,
+    recording: Recording,
+    prices: Prices,
+    policy: Policy,
+    texts: int = 1,
+    chain: bool = True,
+    measured: int | None = None,
 ) -> Predicted:
-    """The decoding of a recording, prompts not counted, under ``prices``."""
+    """The decoding of texts like those of a recording, prompts not counted, under ``prices``; of all such texts, or of
+    so many that will be ``measured``.
+    """
     replays = replayed(recorder, recording, prices, policy, chain, texts)
     tokens = np.array([len(text.record.tokens) - 1 for text in replays])
     ours = np.array([text.milliseconds for text in replays])
     theirs = np.array([prices.alone_ms(text.record, texts) for text in replays])
-    # Texts that share a batch share its steps, so they are drawn one by one only where each runs alone.
-    labels = [record.category for record in recording.texts]
-    if len(set(labels)) < 3:
-        labels = [""] * len(labels)
-    drawn = bootstrap(lambda chosen: float(theirs[chosen].sum() / ours[chosen].sum()), labels, LEVEL)
-    speedup = widened(drawn, len(groups_of(labels)), prices.noise)
+    speedup = predicted(ours, theirs, [record.category for record in recording.texts], prices.noise, measured)
     each = tuple((theirs / ours).tolist()) if texts == 1 else ()
     speeds = tokens.sum() / ours.sum() * 1e3, tokens.sum() / theirs.sum() * 1e3
     return Predicted(texts, speedup, float(speeds[0]), float(speeds[1]), each)
@@ -68,7 +70,7 @@ def constant_acceptance(recording: Recording, prices: Prices, drafted: int = 3) 
     probability, a pass of the first exit costs the same share of the target's, verification costs nothing more.
     """
     rate = acceptance_rate(recording)
-    share = prices.drafting.exit_ms(0, 1, 1) / (prices.slowness.alone * prices.costs.verify_ms(1))
+    share = prices.draft_ms(prices.costs.exit_ms(0, 1, 1), 1) / prices.verify_ms(1, 1, 0)
     expected = drafted + 1 if rate == 1 else (1 - rate ** (drafted + 1)) / (1 - rate)
     return expected / (drafted * share + 1)
 

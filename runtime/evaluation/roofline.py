@@ -116,5 +116,10 @@ def elsewhere(prices: Prices, sizes: Sizes, other: Hardware) -> Prices:
         token=costs.token * scale,
         segment_tokens=tuple(token * scale for token in costs.segment_tokens),
     )
-    host = prices.host_step_ms * other.host, prices.host_level_ms * other.host
-    return Prices(moved_costs, *host, prices.slowness, prices.noise)
+    return replace(
+        prices,
+        costs=moved_costs,
+        host_step_ms=prices.host_step_ms * other.host,
+        host_draft_ms=prices.host_draft_ms * other.host,
+        host_exit_ms=prices.host_exit_ms * other.host,
+    )

@@ -57,7 +57,7 @@ LONG_CHAIN = TreeShape(depth=DEEPEST - 1, top_k=1, nodes=DEEPEST + 1)
 
 def _shortest(record: TextRecord, exits: int, prices: Prices, lookup: bool) -> tuple[float, dict[int, list[int]]]:
     text, first, end = record.text, len(record.prompt) + 1, len(record.prompt) + len(record.tokens)
-    costs = prices.drafting
+    costs = prices.costs
     answer_ms = [
         sum(costs.segment_ms(segment, 1) + costs.head_ms(1) for segment in range(exit_ + 1)) for exit_ in range(exits)
     ]
@@ -66,11 +66,11 @@ def _shortest(record: TextRecord, exits: int, prices: Prices, lookup: bool) -> t
     chosen: dict[int, list[int]] = {}
     for length in range(end - 1, first - 1, -1):
         best[length], chosen[length] = math.inf, []
-        draft_ms, run = 0.0, list[int]()
+        draft_ms, run, ran = 0.0, list[int](), 0
         while True:
             after = min(end, length + len(run) + 1)
-            verify = prices.verify_ms(1 + len(run), 1, length - 1, drafted=bool(run))
-            total = draft_ms + verify + prices.host_ms(len(run)) + best[after]
+            verify = prices.verify_ms(1 + len(run), 1, length - 1, ran)
+            total = prices.draft_ms(draft_ms, ran) + verify + prices.host_ms(len(run), ran) + best[after]
             if total < best[length]:
                 best[length], chosen[length] = total, list(run)
             node = length - 1 + len(run)
@@ -78,10 +78,11 @@ def _shortest(record: TextRecord, exits: int, prices: Prices, lookup: bool) -> t
             if exit_ is None or len(run) == DEEPEST or after == end:
                 break
             run.append(exit_)
+            ran += exit_ + 1
             draft_ms += answer_ms[exit_]
         for count in range(1, copied.get(length, 0) + 1):
-            verify = prices.verify_ms(1 + count, 1, length - 1, drafted=False)
-            total = verify + prices.host_step_ms + best[min(end, length + count + 1)]
+            verify = prices.verify_ms(1 + count, 1, length - 1)
+            total = verify + prices.host_ms(count) + best[min(end, length + count + 1)]
             best[length] = min(best[length], total)
     plan, position = {}, first
     while position < end:

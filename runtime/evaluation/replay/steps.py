@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+
 from runtime.drafting.calls import Calls, run_together
 from runtime.drafting.costs import Costs
 from runtime.drafting.learned import PairStatistics
@@ -23,49 +25,67 @@ from runtime.tree.tree import Tree
 
 @dataclass(frozen=True, slots=True)
 class Slowness:
-    """Observed over measured time: of the target's calls where it runs alone and in steps that draft, and of the draft.
+    """Observed over measured time: of the target's calls where it runs alone; and of its calls and the draft's in steps
+    whose draft ran ``exits`` exits (rising), linear between.
 
-    Calls that take turns find each other's weights in the processor's caches.
+    Calls that take turns find each other's weights in the processor's caches. The more the draft ran, the colder is the
+    target's call, and the less the draft's own first calls weigh.
     """
 
     alone: float = 1.0
-    verify: float = 1.0
-    draft: float = 1.0
+    exits: tuple[float, ...] = (1.0,)
+    verify: tuple[float, ...] = (1.0,)
+    draft: tuple[float, ...] = (1.0,)
+
+
+MOST_EXITS = 64
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What steps cost: the engines' calls, and the host's milliseconds a step and a drafted level.
+    """What steps cost: the engines' calls, and the host's milliseconds of a step, those that a step with drafted tokens
+    has more, and those of each exit that ran.
 
     ``costs`` are what a policy knows; ``slowness`` is how much longer steps take.
     """
 
     costs: Costs
     host_step_ms: float = 0.0
-    host_level_ms: float = 0.0
+    host_draft_ms: float = 0.0
+    host_exit_ms: float = 0.0
     slowness: Slowness = Slowness()
     noise: float = 0.0
-    """The relative standard error of drafted over lone time, from its spread over the texts that were measured."""
+    """The relative standard error of drafted over lone time: its spread over measured texts, and its drift."""
 
     @cached_property
-    def drafting(self) -> Costs:
-        """What the draft's calls take in steps."""
-        return self.costs.slower_draft(self.slowness.draft)
+    def verify_slowness(self) -> list[float]:
+        """Of the target's call in a step whose draft ran 0, 1, ... ``MOST_EXITS`` exits."""
+        slowness = self.slowness
+        return [slowness.alone, *np.interp(range(1, MOST_EXITS + 1), slowness.exits, slowness.verify).tolist()]
 
-    def verify_ms(self, rows: int, texts: int, context: int, drafted: bool) -> float:
-        """Milliseconds of the target's call in a step in which the draft ran, or did not."""
-        slowness = self.slowness.verify if drafted else self.slowness.alone
-        return slowness * self.costs.verify_ms(rows, texts, context)
+    @cached_property
+    def draft_slowness(self) -> list[float]:
+        """Of the draft's calls in such a step."""
+        numbers: list[float] = np.interp(range(MOST_EXITS + 1), self.slowness.exits, self.slowness.draft).tolist()
+        return numbers
 
-    def host_ms(self, levels: int) -> float:
-        """Milliseconds outside engine calls of a step that drafted so many levels."""
-        return self.host_step_ms + self.host_level_ms * levels
+    def verify_ms(self, rows: int, texts: int, context: int, exits: int = 0) -> float:
+        """Milliseconds of the target's call in a step in which the draft ran so many exits."""
+        return self.verify_slowness[min(exits, MOST_EXITS)] * self.costs.verify_ms(rows, texts, context)
+
+    def draft_ms(self, measured: float, exits: int) -> float:
+        """Milliseconds that the draft's calls take in a step, given what they were measured to take."""
+        return measured * self.draft_slowness[min(exits, MOST_EXITS)]
+
+    def host_ms(self, drafted: int, exits: int = 0) -> float:
+        """Milliseconds outside engine calls of a step with so many drafted tokens (lookup's too) and exits that ran."""
+        return self.host_step_ms + (self.host_draft_ms if drafted else 0.0) + self.host_exit_ms * exits
 
     def alone_ms(self, record: TextRecord, texts: int = 1, steps: int | None = None) -> float:
         """Milliseconds of a text's ``steps`` (all) without drafting; ``texts`` that share calls bear equal parts."""
         first = len(record.prompt)
         lengths = range(first, first + (len(record.tokens) - 1 if steps is None else steps))
-        verify = sum(self.verify_ms(texts, texts, length * texts, drafted=False) for length in lengths)
+        verify = sum(self.verify_ms(texts, texts, length * texts) for length in lengths)
         return (verify + self.host_ms(0) * len(lengths)) / texts
 
 
@@ -139,7 +159,7 @@ class Replay:
     def __init__(self, recording: Recording, prices: Prices, policy: Policy, chain: bool = True) -> None:
         self.recording, self.prices, self.policy, self.chain = recording, prices, policy, chain
         pair = recording.pair
-        self.draft = RecordedDraft(pair, prices.drafting)
+        self.draft = RecordedDraft(pair, prices.costs)
         self.statistics = PairStatistics(pair.exits, prices.costs)
         self._lookup = NgramLookup()
 
@@ -194,12 +214,13 @@ class Replay:
         """Draft, accept and learn, at the prices of the cost model."""
         before = self.draft.recorded.clock.seconds
         proposals = self.propose(texts)
-        draft_ms = (self.draft.recorded.clock.seconds - before) * 1e3
+        measured_ms = (self.draft.recorded.clock.seconds - before) * 1e3
         paths = [text.accept(proposal.tree) for text, proposal in zip(texts, proposals, strict=True)]
         rows, context = sum(len(proposal.tree) for proposal in proposals), sum(text.length - 1 for text in texts)
-        levels = sum(len(proposal.exits) for proposal in proposals)
-        verify_ms = self.prices.verify_ms(rows, len(texts), context, drafted=levels > 0)
-        total_ms = draft_ms + verify_ms + self.prices.host_ms(levels)
+        exits = [exits_run(proposal) for proposal in proposals]
+        draft_ms = self.prices.draft_ms(measured_ms, max(exits))
+        verify_ms = self.prices.verify_ms(rows, len(texts), context, max(exits))
+        total_ms = draft_ms + verify_ms + self.prices.host_ms(rows - len(texts), sum(exits))
         times = StepTimes(draft_ms * 1e-3, verify_ms * 1e-3, total_ms * 1e-3)
         batch = Batch(
             texts=len(texts),
@@ -212,6 +233,11 @@ class Replay:
         for text, proposal, path in zip(texts, proposals, paths, strict=True):
             copied = text.commit(len(path))
             text.note(Outcome(proposal, path, times, copied, batch), total_ms / len(texts))
+
+
+def exits_run(proposal: Proposal) -> int:
+    """How many exits answered or passed a level on: a level that exit 2 answered ran three."""
+    return sum(exit_index + 1 for exit_index in proposal.exits)
 
 
 _NO_NOISE = Noise(0, 0.0, 1)

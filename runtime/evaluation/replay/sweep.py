@@ -14,7 +14,7 @@ import numpy as np
 from runtime.backends import PREFILL_CHUNK
 from runtime.drafting.costs import CONTEXT, MOST_ROWS
 from runtime.evaluation.replay.recording import PairShape, Recording, TextRecord
-from runtime.evaluation.replay.steps import Prices
+from runtime.evaluation.replay.steps import MOST_EXITS, Prices
 
 UNKNOWN = -1
 
@@ -78,20 +78,24 @@ def sweep(recording: Recording, prices: Prices, settings: Settings, complete: Ca
 
 
 class _Text:
-    """One text under all settings. ``done`` counts the rows that each segment has run, as in ``DraftSequence``."""
+    """One text under all settings. ``done`` counts the rows that each segment has run, as in ``DraftSequence``;
+    ``drafting`` and ``exits`` are the current step's measured milliseconds and exits that ran.
+    """
 
     def __init__(self, record: TextRecord, pair: PairShape, prices: Prices, settings: Settings) -> None:
         self.record, self.pair, self.prices, self.settings = record, pair, prices, settings
         self.table = ChainTable(record, len(pair.exits))
-        count, costs = len(settings), prices.drafting
+        count, costs = len(settings), prices.costs
         self.length = np.full(count, len(record.prompt) + 1)
         self.done = np.zeros((len(pair.exits), count), np.int64)
         self.milliseconds, self.steps = np.zeros(count), np.zeros(count, np.int64)
+        self.drafting, self.exits = np.zeros(count), np.zeros(count, np.int64)
         rows = range(MOST_ROWS + 1)
         self._verify = np.array([costs.verify_ms(each) for each in rows])
         self._segments = [np.array([costs.segment_ms(k, each) for each in rows]) for k in range(len(pair.exits))]
         self._per_token = costs.segment_tokens or (0.0,) * len(pair.exits)
         self._head = costs.head_ms(1)
+        self._slowness = np.array(prices.verify_slowness), np.array(prices.draft_slowness)
 
     def run(self) -> tuple[np.ndarray, np.ndarray]:
         """Milliseconds and steps of each setting."""
@@ -117,9 +121,15 @@ class _Text:
             drafted[going] += 1
             right[going], node[going] = hit, following
         context = np.maximum(0, start - 1 - CONTEXT) * self.prices.costs.token
-        slowness = np.where(drafted > 0, self.prices.slowness.verify, self.prices.slowness.alone)
-        host = self.prices.host_step_ms + self.prices.host_level_ms * drafted
-        self.milliseconds[active] += slowness * (self._verify[1 + drafted] + context) + host
+        ran, (of_verify, of_draft) = np.minimum(self.exits[active], MOST_EXITS), self._slowness
+        host = (
+            self.prices.host_step_ms
+            + (ran > 0) * self.prices.host_draft_ms
+            + self.exits[active] * self.prices.host_exit_ms
+        )
+        verify = of_verify[ran] * (self._verify[1 + drafted] + context)
+        self.milliseconds[active] += of_draft[ran] * self.drafting[active] + verify + host
+        self.drafting[active], self.exits[active] = 0.0, 0
         self.steps[active] += 1
         self.done[:, active] = np.minimum(self.done[:, active], start + accepted - 1)
         self.length[active] += accepted
@@ -145,10 +155,11 @@ class _Text:
         while (left := ready - start).any():
             rows = np.minimum(left, PREFILL_CHUNK)
             longer = self._per_token[segment] * np.maximum(0, start - CONTEXT)
-            self.milliseconds[who] += np.where(rows > 0, self._segments[segment][rows] + longer, 0.0)
+            self.drafting[who] += np.where(rows > 0, self._segments[segment][rows] + longer, 0.0)
             start = start + rows
         self.done[segment, who] = ready
-        self.milliseconds[who] += self._head
+        self.drafting[who] += self._head
+        self.exits[who] += 1
 
 
 def grid(recording: Recording, values: int, depths: Sequence[int]) -> Settings:

@@ -31,8 +31,9 @@ PRICES = Prices(
         segment_tokens=(0.001,) * EXITS,
     ),
     host_step_ms=0.2,
-    host_level_ms=0.1,
-    slowness=Slowness(1.1, 1.2, 1.3),
+    host_draft_ms=0.3,
+    host_exit_ms=0.1,
+    slowness=Slowness(1.1, (1.0, 4.0), (1.2, 1.4), (1.5, 1.3)),
     noise=0.02,
 )
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.evaluation.advice import Setting, cheapest, next_changes, pareto
-from runtime.evaluation.forecast import backtest, intervals_to_saturation, read_rates, seasonal_naive
+from runtime.evaluation.forecast import backtest, intervals_to_saturation, read_rates, seasonal
 from s2d_trt.errors import OptionError
 
 NOW = Setting("t-fp32", "d-fp32", "adaptive", 2, 1, 100.0)
@@ -67,24 +67,35 @@ def test_the_next_change_is_one_choice_and_says_whether_the_text_stays() -> None
 
 
 def test_a_season_repeats_and_grows_as_it_did() -> None:
-    rates = [1.0, 5.0, 2.0, 2.0, 6.0, 3.0]
-    assert seasonal_naive(rates, 3, 6).tolist() == [3.0, 7.0, 4.0, 4.0, 8.0, 5.0]
+    rates = [1.0, 5.0, 3.0, 2.0, 10.0, 6.0]
+    assert seasonal(rates, 3, 6).tolist() == pytest.approx([3.0, 15.0, 9.0, 4.0, 20.0, 12.0])
 
 
-@pytest.mark.parametrize(("capacity", "after"), [(6.5, 2), (7.5, 5), (1e9, None)])
+def test_a_forecast_of_noisy_load_is_nearer_than_the_last_season_repeated() -> None:
+    rng, course = np.random.default_rng(0), 50 + 40 * np.sin(np.arange(24) / 24 * 2 * np.pi)
+    rates = rng.poisson(np.tile(course, 12)).astype(float).tolist()
+    naive = np.mean([np.abs(np.subtract(rates[end : end + 24], rates[end - 24 : end])) for end in range(48, 288, 24)])
+    assert backtest(rates, 24) * np.mean(rates) < 0.9 * naive
+
+
+def test_a_machine_that_idled_is_forecast_to_idle() -> None:
+    assert seasonal([0.0] * 6, 3, 2).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("capacity", "after"), [(14.5, 2), (19.5, 5), (1e9, None)])
 def test_saturation_is_when_the_forecast_first_exceeds_the_capacity(capacity: float, after: int | None) -> None:
-    assert intervals_to_saturation([1.0, 5.0, 2.0, 2.0, 6.0, 3.0], 3, capacity) == after
+    assert intervals_to_saturation([1.0, 5.0, 3.0, 2.0, 10.0, 6.0], 3, capacity) == after
 
 
 def test_a_load_that_only_repeats_is_forecast_without_error() -> None:
-    assert backtest([1.0, 5.0, 2.0] * 6, 3) == 0.0
+    assert backtest([1.0, 5.0, 2.0] * 6, 3) == pytest.approx(0.0, abs=1e-12)
     noisy = np.random.default_rng(0).uniform(1, 2, 30).tolist()
     assert backtest(noisy, 3) > 0.1
 
 
 def test_too_short_a_record_is_refused() -> None:
     with pytest.raises(OptionError, match="two seasons"):
-        seasonal_naive([1.0] * 5, 3, 1)
+        seasonal([1.0] * 5, 3, 1)
     with pytest.raises(OptionError, match="three seasons"):
         backtest([1.0] * 8, 3)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runtime.drafting.costs import WIDTHS
 from runtime.drafting.options import Policy
+from runtime.drafting.proposal import Outcome, Proposal, StepTimes
+from runtime.evaluation import statistics
 from runtime.evaluation.matrix.figures import grouped_category
 from runtime.evaluation.prediction import (
     Predicted,
@@ -17,13 +21,15 @@ from runtime.evaluation.prediction import (
     constant_acceptance,
     predict,
 )
+from runtime.evaluation.replay.drift import PRIOR, drift, remembered
 from runtime.evaluation.replay.prices import host_milliseconds, read_prices, write_prices
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording
-from runtime.evaluation.replay.steps import Prices
+from runtime.evaluation.replay.steps import Prices, Slowness
 from runtime.evaluation.roofline import Hardware, Sizes, elsewhere, here
-from runtime.evaluation.statistics import Interval, widened
+from runtime.evaluation.statistics import Interval, predicted
 from runtime.targets.target import Target
+from runtime.tree.tree import Tree
 from s2d_trt.errors import OptionError
 from tests.runtime.evaluation.conftest import PRICES
 
@@ -63,13 +69,55 @@ def test_the_textbooks_formula_has_its_limits(recording: Recording) -> None:
     assert constant_acceptance(recording, free, 3) == pytest.approx(1 + rate + rate**2 + rate**3)
 
 
+def coverage(rounds: int, drifting: float, predicted_noise: Callable[[np.random.Generator], float]) -> float:
+    """Share of invented measurements inside the interval: 8 texts are recorded, 16 others measured at another time."""
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(rounds):
+        tokens, speedups = rng.uniform(40, 64, 24), np.exp(rng.normal(0.4, 0.2, 24))
+        now, later = np.exp(rng.normal(0, drifting, 2))
+        ours = tokens / speedups
+        interval = predicted(now * ours[:8], tokens[:8], [""] * 8, predicted_noise(rng), measured=16)
+        inside += interval.low <= tokens[8:].sum() / (later * ours[8:]).sum() <= interval.high
+    return inside / rounds
+
+
+@pytest.mark.parametrize("drifting", [0.03, 0.06, 0.12])
+def test_intervals_hold_nine_of_ten_measurements_where_times_drift(
+    drifting: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 100)
+
+    def noise(rng: np.random.Generator) -> float:
+        return 2**0.5 * drift(rng.normal(0, drifting, 12).tolist())
+
+    assert 0.85 <= coverage(400, drifting, noise) <= 0.95
+    assert drifting < 0.12 or coverage(400, drifting, lambda rng: 0.0) < 0.85
+
+
 def test_an_interval_from_few_texts_is_wider_than_the_bootstraps() -> None:
-    drawn = Interval(2.0, 1.8, 2.2)
-    few, many, noisy = widened(drawn, 4, 0.0), widened(drawn, 400, 0.0), widened(drawn, 400, 0.2)
-    assert few.low < many.low < 2.0 < many.high < few.high
-    assert many.high == pytest.approx(2.2, rel=0.01)
-    assert noisy.low < few.low
-    assert widened(drawn, 1, 0.1) == drawn
+    ours, theirs = np.random.default_rng(0).uniform(0.9, 1.1, (2, 400))
+    few, many = predicted(ours[:4], theirs[:4], [""] * 4, 0.0), predicted(ours, theirs, [""] * 400, 0.0)
+    assert few.high / few.low > many.high / many.low
+    drawn = statistics.bootstrap(lambda chosen: float(theirs[chosen].sum() / ours[chosen].sum()), [""] * 400, 0.9)
+    assert many.high / many.low == pytest.approx(drawn.high / drawn.low, rel=0.01)
+    assert predicted(ours, theirs, [""] * 400, 0.2).low < many.low
+    assert predicted(ours, theirs, [""] * 400, 0.0, measured=4).low < many.low
+
+
+def test_drift_is_the_spread_between_starts_and_at_first_a_prior() -> None:
+    assert PRIOR < drift([]) == drift([0.3]) < 1.5 * PRIOR
+    assert drift([0.3] * 20) < PRIOR / 2
+    assert drift(np.random.default_rng(0).normal(1.0, 0.2, 300).tolist()) == pytest.approx(0.2, rel=0.1)
+
+
+def test_starts_remember_what_earlier_ones_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, clock = tmp_path / "drift.json", iter([0.0, 100.0, 101.0, 1000.0])
+    monkeypatch.setattr("runtime.evaluation.replay.drift.time.time", lambda: next(clock))
+    assert remembered(path, 0.1) == [0.1]
+    assert remembered(path, 0.2) == [0.1, 0.2]
+    assert remembered(path, 0.3) == [0.1, 0.3]
+    path.write_text("torn")
+    assert remembered(path, 0.4) == [0.4]
 
 
 # Prices
@@ -86,7 +134,24 @@ def test_prices_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_without_any_step_the_host_costs_nothing() -> None:
-    assert host_milliseconds([]) == (0.0, 0.0)
+    assert host_milliseconds([], 0.1) == (0.0, 0.0)
+
+
+def test_the_hosts_work_is_told_apart_by_steps_that_draft_and_by_exits() -> None:
+    def step(exits: list[int]) -> Outcome:
+        host = 0.2 + (0.3 + 0.15 * sum(exit_index + 1 for exit_index in exits) if exits else 0.0)
+        times = StepTimes(0.002, 0.005, 0.007 + host * 1e-3)
+        return Outcome(Proposal(Tree.chain([0] * (1 + len(exits))), exits), [0], times)
+
+    outcomes = [step(exits) for exits in ([], [0], [0, 0], [2, 1], [2, 2, 2])]
+    assert host_milliseconds(outcomes, 0.2) == pytest.approx((0.3, 0.15))
+
+
+def test_calls_are_slower_by_what_ran_before_them_in_a_step() -> None:
+    prices = replace(PRICES, slowness=Slowness(1.0, (1.0, 5.0), (1.2, 2.0), (2.0, 1.6)))
+    calls = [prices.verify_ms(4, 1, 0, exits) / PRICES.costs.verify_ms(4) for exits in (0, 1, 3, 5, 1000)]
+    assert calls == pytest.approx([1.0, 1.2, 1.6, 2.0, 2.0])
+    assert [prices.draft_ms(1.0, exits) for exits in (1, 3, 9)] == pytest.approx([2.0, 1.8, 1.6])
 
 
 # Other hardware
