@@ -90,8 +90,7 @@ class TextDrafting:
     def learn(self, outcome: Outcome) -> None:
         """Take note of what the target accepted, and of the time that the step took."""
         self._step_ms = outcome.times.total * 1e3 / outcome.batch.texts
-        if not self._resting:
-            self.planner.learn(self.budget, outcome)
+        self.planner.learn(self.budget, outcome)
 
     def follow(self, tokens: Sequence[int]) -> int:
         """Note which tokens the text gained; returns how many of them were copied from the text."""

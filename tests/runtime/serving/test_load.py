@@ -174,7 +174,7 @@ def test_an_engine_that_says_what_to_do_is_quoted(decoder: Decoder, monkeypatch:
 
     with RunningServer([decoder]) as server:
         with monkeypatch.context() as patch:
-            patch.setattr(decoder, "lease", refuse)
+            patch.setattr(decoder.target, "lease", refuse)
             response = server.post(COMPLETIONS, GOOD)
         assert (response.status_code, response.json()["error"]["message"]) == (400, "allow more memory")
 
