@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -27,10 +28,12 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Until ``end``."""
         began = time.monotonic()
-        with self._path.open("w", encoding="utf-8", buffering=1) as lines:
-            while not self._ended.wait(EVERY):
-                self._looks.append({name: _held(pid) for name, pid in self._pids.items()})
-                look = {"seconds": round(time.monotonic() - began), **self._looks[-1], **self._further()}
+        self._path.unlink(missing_ok=True)
+        while not self._ended.wait(EVERY):
+            self._looks.append({name: _held(pid) for name, pid in self._pids.items()})
+            look = {"seconds": round(time.monotonic() - began), **self._looks[-1], **self._further()}
+            # A full disk loses the line, not the look.
+            with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(look) + "\n")
 
     def end(self) -> None:
