@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,10 @@ class Trainer:
                 little memory, or a loss or weight is not finite.
         """
         self._resume()
-        torch.set_flush_denormal(True)
         smoothed: list[float] = []
         progress = progress and self.is_main
         bar = tqdm(total=self.recipe.steps, initial=self.step, unit="step", disable=not progress, mininterval=5)
-        with bar:
+        with bar, _denormals_flushed():
             while self.step < self.recipe.steps:
                 try:
                     losses = self.train_step()
@@ -228,6 +228,16 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step = state["step"]
+
+
+@contextlib.contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """They are slow. The setting is of the whole process, in which others compare with the smallest numbers."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _check_processes(accelerator: Accelerator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,11 @@ def test_the_hooks_are_gone_after_training(tmp_path: Path, vocabulary: Vocabular
     run.train(progress=False)
     run.close()
     assert not any(layer._forward_hooks for layer in run.exits.model.model.layers)
+
+
+def test_the_smallest_numbers_are_numbers_again_after_training(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    trainer(tmp_path / "state", vocabulary).train(progress=False)
+    assert sys.float_info.min / 2 > 0
 
 
 def test_nothing_but_the_state_is_left_beside_it(tmp_path: Path, vocabulary: Vocabulary) -> None:
