@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runtime.decoding.request import Step
-from runtime.serving.answering import StreamedAnswer, stream
+from runtime.serving.answering import StreamedAnswer, answer
 from runtime.serving.errors import bad_request
 from runtime.serving.fields import CompletionBody
 from runtime.serving.generation import Generation
@@ -73,4 +73,4 @@ class LiveAnswer(StreamedAnswer[CompletionBody]):
 
 async def live_text(http: Request, state: ServerState) -> Response:
     """Stream one text."""
-    return await stream(http, state, CompletionBody, completion_requests, LiveAnswer)
+    return await answer(http, state, CompletionBody, completion_requests, LiveAnswer)

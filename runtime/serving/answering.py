@@ -26,7 +26,6 @@ from runtime.serving.targets import ServedTarget
 from runtime.serving.texts import TextEvents
 
 Body = TypeVar("Body", bound=GenerationBody)
-Built = TypeVar("Built", bound="StreamedAnswer[Any]")
 Measured = Completion | ChatChunk
 """Parts that may have the usage and the metrics."""
 
@@ -110,46 +109,19 @@ class Answer(StreamedAnswer[Body]):
         return self.whole(self.usage(), metrics(self.generations))
 
 
-async def stream(
-    http: HttpRequest,
-    state: ServerState,
-    kind: type[Body],
-    make_requests: Callable[[Body, ServedTarget], list[Request]],
-    make_answer: Callable[[Body, ServedTarget, Sequence[Generation], str], StreamedAnswer[Body]],
-) -> EventStream:
-    """Read the body, run its texts, and stream what they give. Raises as ``answer`` does."""
-    return _streamed(http, state, *await _submitted(http, state, kind, make_requests, make_answer))
-
-
 async def answer(
     http: HttpRequest,
     state: ServerState,
     kind: type[Body],
     make_requests: Callable[[Body, ServedTarget], list[Request]],
-    make_answer: Callable[[Body, ServedTarget, Sequence[Generation], str], Answer[Body]],
+    make_answer: Callable[[Body, ServedTarget, Sequence[Generation], str], StreamedAnswer[Body]],
 ) -> Response:
-    """Read the body, run its texts, and send what they give, as a stream where the body asks for one.
+    """Read the body, run its texts, and send what they give: as a stream where the body asks for one, or where there is
+    no other answer.
 
     Raises:
         ApiError, S2DError: the body or an option is wrong, or there is no room. ClientGone: nobody is there.
     """
-    built, events = await _submitted(http, state, kind, make_requests, make_answer)
-    if built.body.stream:
-        return _streamed(http, state, built, events)
-    try:
-        return json_response(await while_connected(http, built.complete(events), _deadline(http, state)))
-    finally:
-        events.close()
-
-
-async def _submitted(
-    http: HttpRequest,
-    state: ServerState,
-    kind: type[Body],
-    make_requests: Callable[[Body, ServedTarget], list[Request]],
-    make_answer: Callable[[Body, ServedTarget, Sequence[Generation], str], Built],
-) -> tuple[Built, TextEvents]:
-    """The answer, and what happens to its texts."""
     exchange, limits = exchange_of(http), state.limits
     body = await body_of(http, kind, limits.max_body, limits.body_seconds)
     served = state.target(body.model)
@@ -160,16 +132,14 @@ async def _submitted(
     requests = await asyncio.to_thread(make_requests, body, served)
     exchange.generations = _generations(requests, served, exchange)
     built = make_answer(body, served, exchange.generations, exchange.request_id)
-    return built, texts.submit(exchange.generations)
-
-
-def _streamed(http: HttpRequest, state: ServerState, built: StreamedAnswer[Any], events: TextEvents) -> EventStream:
-    return EventStream(http, events, built.parts(events, state.limits.keep_alive_seconds), _deadline(http, state))
-
-
-def _deadline(http: HttpRequest, state: ServerState) -> float | None:
-    seconds = state.limits.request_seconds
-    return None if seconds is None else exchange_of(http).arrived + seconds
+    deadline = None if limits.request_seconds is None else exchange.arrived + limits.request_seconds
+    events = texts.submit(exchange.generations)
+    if body.stream or not isinstance(built, Answer):
+        return EventStream(http, events, built.parts(events, limits.keep_alive_seconds), deadline)
+    try:
+        return json_response(await while_connected(http, built.complete(events), deadline))
+    finally:
+        events.close()
 
 
 def _generations(requests: Sequence[Request], served: ServedTarget, exchange: Exchange) -> list[Generation]:
