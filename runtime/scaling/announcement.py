@@ -7,18 +7,17 @@ import os
 import socket
 from pathlib import Path
 
+from s2d_trt.files import write_file
+
 
 def announce(folder: Path, replica: str, address: str) -> None:
     """Write the file of a replica that listens on ``address``, ``HOST:PORT``; remove those of replicas that ended."""
-    folder.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("*.json"):
         if not _listens(file):
             file.unlink(missing_ok=True)
     labels = {"replica": replica, "__meta_process": str(os.getpid())}
     content = [{"targets": [address], "labels": labels}]
-    made = folder / f"{replica}.partial"
-    made.write_text(json.dumps(content), encoding="utf-8")
-    made.replace(folder / f"{replica}.json")
+    write_file(folder / f"{replica}.json", json.dumps(content))
 
 
 def _listens(file: Path) -> bool:
