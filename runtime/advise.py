@@ -30,7 +30,7 @@ from runtime.evaluation.advice import Setting, cheapest, next_changes, pareto
 from runtime.evaluation.forecast import backtest, intervals_to_saturation, read_rates
 from runtime.evaluation.prediction import predict
 from runtime.evaluation.prompts import load_prompts
-from runtime.evaluation.replay.prices import measured_prices
+from runtime.evaluation.replay.probes import measured_prices
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.machine.processor import physical_cores
 from runtime.sampling.options import Sampling
@@ -113,7 +113,7 @@ def _predicted(
     """Every policy and number of texts of one pair; plain decoding once a target."""
     recorder = Recorder(decoder)
     recording = recorder.record(prompts, options)
-    prices = measured_prices(recorder, recording, options, max(lanes))
+    prices = measured_prices(recorder, recording, options, lanes)
     assert decoder.draft is not None
     any_policy = Setting(decoder.target.name, decoder.draft.name, "", threads, 1, 1.0)
     for count in lanes:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     if min(arguments.lanes) < 1:
         raise OptionError("--lanes are numbers of texts, at least 1")
     policy = drafting_policy(arguments)
-    recorded = Recorded(arguments, max(arguments.lanes))
+    recorded = Recorded(arguments, arguments.lanes)
     check_profile(recorded.decoder, arguments)
     _hardware(recorded, arguments)
     figures: dict[str, Any] = {"predictions": [], "compared": []}

@@ -13,10 +13,10 @@ from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.evaluation.prompts import load_prompts
 from runtime.evaluation.replay.files import read_recordings, write_recordings
-from runtime.evaluation.replay.prices import measured_prices, read_prices, write_prices
+from runtime.evaluation.replay.prices import Prices, read_prices, write_prices
+from runtime.evaluation.replay.probes import measured_prices
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording
-from runtime.evaluation.replay.steps import Prices
 from runtime.sampling.options import Sampling
 from s2d_trt.cli import ArgumentParser, comma_floats, positive_int
 from s2d_trt.errors import CapacityError, OptionError
@@ -50,13 +50,13 @@ def note(work: str) -> None:
 class Recorded:
     """A pair with its recordings, one for each temperature, and its prices."""
 
-    def __init__(self, arguments: argparse.Namespace, lanes: int = 1) -> None:
+    def __init__(self, arguments: argparse.Namespace, lanes: Sequence[int] = (1,)) -> None:
         self.arguments = arguments
         draft = None if arguments.draft == NO_DRAFT else arguments.draft
         self.decoder = Decoder.open(arguments.target, draft, placement(arguments), arguments.verify)
         self.recorder = Recorder(self.decoder)
         self.options = Options(max_new_tokens=arguments.max_new_tokens, exact=arguments.exact)
-        self.decoder.prepare(self.options, note, arguments.measure, lanes)
+        self.decoder.prepare(self.options, note, arguments.measure, max(lanes))
         self.recordings = self._recordings()
         self.chain = self.decoder.target.exact_by_default if arguments.exact is None else arguments.exact
         self.prices = self._prices(lanes)
@@ -99,7 +99,7 @@ class Recorded:
             raise OptionError(f"none of the prompts fits target {self.decoder.target.name}; use shorter prompts")
         return prompts
 
-    def _prices(self, lanes: int) -> Prices:
+    def _prices(self, lanes: Sequence[int]) -> Prices:
         path = self.arguments.prices
         if path is not None and path.exists():
             return read_prices(path, len(self.recorder.pair.exits))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.drafting.options import Policy
+from runtime.evaluation.replay.prices import Prices
 from runtime.evaluation.replay.recorder import Recorder, replayed
 from runtime.evaluation.replay.recording import Recording
-from runtime.evaluation.replay.steps import Prices
 from runtime.evaluation.statistics import Interval, predicted
 
 UNDECIDED = 0.05
@@ -46,16 +46,26 @@ def predict(
     measured: int | None = None,
 ) -> Predicted:
     """The decoding of texts like those of a recording, prompts not counted, under ``prices``; of all such texts, or of
-    so many that will be ``measured``.
+    so many that will be ``measured``. Where more are decoded at a time than were recorded, each of them is there
+    several times.
     """
-    replays = replayed(recorder, recording, prices, policy, chain, texts)
-    tokens = np.array([len(text.record.tokens) - 1 for text in replays])
-    ours = np.array([text.milliseconds for text in replays])
-    theirs = np.array([prices.alone_ms(text.record, texts) for text in replays])
-    speedup = predicted(ours, theirs, [record.category for record in recording.texts], prices.noise, measured)
+    count = len(recording.texts)
+    copies = recording.subset([*range(count)] * -(-texts // max(1, count)))
+    replays = replayed(recorder, copies, prices, policy, chain, texts)
+    tokens = np.array([len(record.tokens) - 1 for record in copies.texts])
+    ours = _of_texts([text.milliseconds for text in replays], count)
+    theirs = _of_texts(prices.alone(copies.texts, texts), count)
+    categories, noise = [record.category for record in recording.texts], prices.of(texts).noise
+    speedup = predicted(ours, theirs, categories, noise, measured)
     each = tuple((theirs / ours).tolist()) if texts == 1 else ()
     speeds = tokens.sum() / ours.sum() * 1e3, tokens.sum() / theirs.sum() * 1e3
     return Predicted(texts, speedup, float(speeds[0]), float(speeds[1]), each)
+
+
+def _of_texts(milliseconds: Sequence[float], count: int) -> np.ndarray:
+    """The sum over the copies of each of ``count`` texts."""
+    summed: np.ndarray = np.reshape(milliseconds, (-1, count)).sum(axis=0)
+    return summed
 
 
 def break_even(predictions: Sequence[Predicted]) -> int | None:

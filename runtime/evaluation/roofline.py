@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from runtime.drafting.costs import WIDTHS, Costs
-from runtime.evaluation.replay.steps import Prices
+from runtime.evaluation.replay.prices import Prices
 from s2d_trt.bundle import Bundle
 from s2d_trt.errors import OptionError
 from s2d_trt.reading import read_object
@@ -116,10 +116,13 @@ def elsewhere(prices: Prices, sizes: Sizes, other: Hardware) -> Prices:
         token=costs.token * scale,
         segment_tokens=tuple(token * scale for token in costs.segment_tokens),
     )
-    return replace(
-        prices,
-        costs=moved_costs,
-        host_step_ms=prices.host_step_ms * other.host,
-        host_draft_ms=prices.host_draft_ms * other.host,
-        host_exit_ms=prices.host_exit_ms * other.host,
-    )
+    overheads = [
+        replace(
+            each,
+            host_step_ms=each.host_step_ms * other.host,
+            host_draft_ms=each.host_draft_ms * other.host,
+            host_exit_ms=each.host_exit_ms * other.host,
+        )
+        for each in prices.overheads
+    ]
+    return Prices(moved_costs, tuple(overheads))

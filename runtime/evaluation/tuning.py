@@ -14,9 +14,10 @@ from runtime.drafting.learned import Priors
 from runtime.drafting.options import Policy
 from runtime.drafting.static import StaticTree
 from runtime.evaluation.replay.hindsight import hindsight
+from runtime.evaluation.replay.prices import Prices
 from runtime.evaluation.replay.recorder import Recorder, replayed
 from runtime.evaluation.replay.recording import Recording, TextRecord
-from runtime.evaluation.replay.steps import Prices, Replay, ReplayedText
+from runtime.evaluation.replay.steps import Replay, ReplayedText
 from runtime.evaluation.replay.sweep import Settings, grid, sweep
 from runtime.evaluation.statistics import Interval, gain
 from runtime.tree.shape import TreeShape

@@ -33,9 +33,9 @@ from runtime.drafting.learned import PairStatistics
 from runtime.drafting.options import Policy
 from runtime.evaluation.prediction import acceptance_rate
 from runtime.evaluation.replay.hindsight import hindsight
+from runtime.evaluation.replay.prices import Prices
 from runtime.evaluation.replay.recorder import replayed
 from runtime.evaluation.replay.recording import Recording
-from runtime.evaluation.replay.steps import Prices
 from runtime.evaluation.replay.sweep import Settings, sweep
 from runtime.evaluation.tuning import DEEPEST, Tuner
 from s2d_trt.cli import ArgumentParser, comma_floats, run_command

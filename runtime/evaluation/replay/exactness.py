@@ -13,9 +13,10 @@ from runtime.drafting.options import Policy
 from runtime.drafting.policy import ALONE, DraftingPolicy, Load, Prospect, StepBudget, StepPlanner, confidence
 from runtime.drafting.proposal import Outcome, Proposal
 from runtime.evaluation.comparison import generate
+from runtime.evaluation.replay.prices import Prices
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording
-from runtime.evaluation.replay.steps import Prices, Replay
+from runtime.evaluation.replay.steps import Replay
 from runtime.tree.shape import TreeShape
 
 NEAR = 2e-5

@@ -11,8 +11,9 @@ from runtime.drafting.ngram import NgramIndex
 from runtime.drafting.options import Policy
 from runtime.drafting.policy import ALONE, DraftingPolicy, Load, Prospect, StepBudget, StepPlanner
 from runtime.drafting.proposal import Outcome
+from runtime.evaluation.replay.prices import Prices
 from runtime.evaluation.replay.recording import Recording, TextRecord
-from runtime.evaluation.replay.steps import Prices, Replay
+from runtime.evaluation.replay.steps import Replay
 from runtime.tree.shape import TreeShape
 
 DEEPEST = 16

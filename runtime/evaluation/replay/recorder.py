@@ -16,8 +16,9 @@ from runtime.drafting.ngram import LONGEST_DRAFT
 from runtime.drafting.options import Policy
 from runtime.drafting.sorted_draft import DraftSequence, SortedDraft
 from runtime.evaluation.comparison import generate
+from runtime.evaluation.replay.prices import Prices
 from runtime.evaluation.replay.recording import PairShape, Recording, TextRecord
-from runtime.evaluation.replay.steps import Prices, Replay, ReplayedText
+from runtime.evaluation.replay.steps import Replay, ReplayedText
 from runtime.sampling.noise import Noise
 from s2d_trt.errors import OptionError
 from s2d_trt.manifest import SCRATCH_ROWS

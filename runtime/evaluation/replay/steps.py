@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-
-import numpy as np
 
 from runtime.drafting.calls import Calls, run_together
-from runtime.drafting.costs import Costs
 from runtime.drafting.learned import PairStatistics
 from runtime.drafting.ngram import NgramLookup
 from runtime.drafting.options import Policy
@@ -18,75 +14,10 @@ from runtime.drafting.policy import ALONE, Load
 from runtime.drafting.proposal import Batch, Outcome, Proposal, StepTimes
 from runtime.drafting.text import TextDrafting
 from runtime.evaluation.replay.engines import RecordedDraft
+from runtime.evaluation.replay.prices import Prices
 from runtime.evaluation.replay.recording import Recording, TextRecord
 from runtime.sampling.noise import Noise
 from runtime.tree.tree import Tree
-
-
-@dataclass(frozen=True, slots=True)
-class Slowness:
-    """Observed over measured time: of the target's calls where it runs alone; and of its calls and the draft's in steps
-    whose draft ran ``exits`` exits (rising), linear between.
-
-    Calls that take turns find each other's weights in the processor's caches. The more the draft ran, the colder is the
-    target's call, and the less the draft's own first calls weigh.
-    """
-
-    alone: float = 1.0
-    exits: tuple[float, ...] = (1.0,)
-    verify: tuple[float, ...] = (1.0,)
-    draft: tuple[float, ...] = (1.0,)
-
-
-MOST_EXITS = 64
-
-
-@dataclass(frozen=True)
-class Prices:
-    """What steps cost: the engines' calls, and the host's milliseconds of a step, those that a step with drafted tokens
-    has more, and those of each exit that ran.
-
-    ``costs`` are what a policy knows; ``slowness`` is how much longer steps take.
-    """
-
-    costs: Costs
-    host_step_ms: float = 0.0
-    host_draft_ms: float = 0.0
-    host_exit_ms: float = 0.0
-    slowness: Slowness = Slowness()
-    noise: float = 0.0
-    """The relative standard error of drafted over lone time: its spread over measured texts, and its drift."""
-
-    @cached_property
-    def verify_slowness(self) -> list[float]:
-        """Of the target's call in a step whose draft ran 0, 1, ... ``MOST_EXITS`` exits."""
-        slowness = self.slowness
-        return [slowness.alone, *np.interp(range(1, MOST_EXITS + 1), slowness.exits, slowness.verify).tolist()]
-
-    @cached_property
-    def draft_slowness(self) -> list[float]:
-        """Of the draft's calls in such a step."""
-        numbers: list[float] = np.interp(range(MOST_EXITS + 1), self.slowness.exits, self.slowness.draft).tolist()
-        return numbers
-
-    def verify_ms(self, rows: int, texts: int, context: int, exits: int = 0) -> float:
-        """Milliseconds of the target's call in a step in which the draft ran so many exits."""
-        return self.verify_slowness[min(exits, MOST_EXITS)] * self.costs.verify_ms(rows, texts, context)
-
-    def draft_ms(self, measured: float, exits: int) -> float:
-        """Milliseconds that the draft's calls take in a step, given what they were measured to take."""
-        return measured * self.draft_slowness[min(exits, MOST_EXITS)]
-
-    def host_ms(self, drafted: int, exits: int = 0) -> float:
-        """Milliseconds outside engine calls of a step with so many drafted tokens (lookup's too) and exits that ran."""
-        return self.host_step_ms + (self.host_draft_ms if drafted else 0.0) + self.host_exit_ms * exits
-
-    def alone_ms(self, record: TextRecord, texts: int = 1, steps: int | None = None) -> float:
-        """Milliseconds of a text's ``steps`` (all) without drafting; ``texts`` that share calls bear equal parts."""
-        first = len(record.prompt)
-        lengths = range(first, first + (len(record.tokens) - 1 if steps is None else steps))
-        verify = sum(self.verify_ms(texts, texts, length * texts) for length in lengths)
-        return (verify + self.host_ms(0) * len(lengths)) / texts
 
 
 @dataclass(slots=True, eq=False)
@@ -181,19 +112,16 @@ class Replay:
 
     def run(self, lanes: int = 1) -> list[ReplayedText]:
         """Decode all texts, at most ``lanes`` at a time; the next one joins where one has ended."""
-        waiting = deque(self.recording.texts)
+        waiting, texts = deque(self.recording.texts), list[ReplayedText]()
         running: list[ReplayedText] = []
-        done: list[ReplayedText] = []
         while waiting or running:
             while waiting and len(running) < lanes:
-                text = self.begin(waiting.popleft())
-                (done if text.finished else running).append(text)
+                texts.append(self.begin(waiting.popleft()))
+                running += [text for text in texts[-1:] if not text.finished]
             if running:
                 self.step(running)
-            done += [text for text in running if text.finished]
             running = [text for text in running if not text.finished]
-        order = {id(record): index for index, record in enumerate(self.recording.texts)}
-        return sorted(done, key=lambda text: order[id(text.record)])
+        return texts
 
     def propose(self, texts: Sequence[ReplayedText]) -> list[Proposal]:
         """What the texts of one step propose."""
@@ -218,9 +146,9 @@ class Replay:
         paths = [text.accept(proposal.tree) for text, proposal in zip(texts, proposals, strict=True)]
         rows, context = sum(len(proposal.tree) for proposal in proposals), sum(text.length - 1 for text in texts)
         exits = [exits_run(proposal) for proposal in proposals]
-        draft_ms = self.prices.draft_ms(measured_ms, max(exits))
+        draft_ms = self.prices.draft_ms(measured_ms, max(exits), len(texts))
         verify_ms = self.prices.verify_ms(rows, len(texts), context, max(exits))
-        total_ms = draft_ms + verify_ms + self.prices.host_ms(rows - len(texts), sum(exits))
+        total_ms = draft_ms + verify_ms + self.prices.host_ms(rows - len(texts), sum(exits), len(texts))
         times = StepTimes(draft_ms * 1e-3, verify_ms * 1e-3, total_ms * 1e-3)
         batch = Batch(
             texts=len(texts),

@@ -13,8 +13,8 @@ import numpy as np
 
 from runtime.backends import PREFILL_CHUNK
 from runtime.drafting.costs import CONTEXT, MOST_ROWS
+from runtime.evaluation.replay.prices import MOST_EXITS, Prices
 from runtime.evaluation.replay.recording import PairShape, Recording, TextRecord
-from runtime.evaluation.replay.steps import MOST_EXITS, Prices
 
 UNKNOWN = -1
 
@@ -95,7 +95,8 @@ class _Text:
         self._segments = [np.array([costs.segment_ms(k, each) for each in rows]) for k in range(len(pair.exits))]
         self._per_token = costs.segment_tokens or (0.0,) * len(pair.exits)
         self._head = costs.head_ms(1)
-        self._slowness = np.array(prices.verify_slowness), np.array(prices.draft_slowness)
+        self._overhead = prices.of(1)
+        self._slowness = np.array(self._overhead.verify_slowness), np.array(self._overhead.draft_slowness)
 
     def run(self) -> tuple[np.ndarray, np.ndarray]:
         """Milliseconds and steps of each setting."""
@@ -122,11 +123,8 @@ class _Text:
             right[going], node[going] = hit, following
         context = np.maximum(0, start - 1 - CONTEXT) * self.prices.costs.token
         ran, (of_verify, of_draft) = np.minimum(self.exits[active], MOST_EXITS), self._slowness
-        host = (
-            self.prices.host_step_ms
-            + (ran > 0) * self.prices.host_draft_ms
-            + self.exits[active] * self.prices.host_exit_ms
-        )
+        overhead = self._overhead
+        host = overhead.host_step_ms + (ran > 0) * overhead.host_draft_ms + self.exits[active] * overhead.host_exit_ms
         verify = of_verify[ran] * (self._verify[1 + drafted] + context)
         self.milliseconds[active] += of_draft[ran] * self.drafting[active] + verify + host
         self.drafting[active], self.exits[active] = 0.0, 0

@@ -9,9 +9,9 @@ import pytest
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
 from runtime.drafting.costs import WIDTHS, Costs
+from runtime.evaluation.replay.prices import Overhead, Prices, Slowness
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording
-from runtime.evaluation.replay.steps import Prices, Slowness
 from runtime.sampling.options import Sampling
 
 TEXTS = [
@@ -30,11 +30,10 @@ PRICES = Prices(
         token=0.01,
         segment_tokens=(0.001,) * EXITS,
     ),
-    host_step_ms=0.2,
-    host_draft_ms=0.3,
-    host_exit_ms=0.1,
-    slowness=Slowness(1.1, (1.0, 4.0), (1.2, 1.4), (1.5, 1.3)),
-    noise=0.02,
+    (
+        Overhead(1, Slowness(1.1, (1.0, 4.0), (1.2, 1.4), (1.5, 1.3)), 0.2, 0.3, 0.1, noise=0.02),
+        Overhead(4, Slowness(0.9, (1.0,), (1.1,), (1.2,)), 0.4, 0.6, 0.1, noise=0.03),
+    ),
 )
 
 

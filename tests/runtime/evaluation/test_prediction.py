@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.decoding.decoder import Decoder
 from runtime.drafting.costs import WIDTHS
 from runtime.drafting.options import Policy
-from runtime.drafting.proposal import Outcome, Proposal, StepTimes
+from runtime.drafting.proposal import StepTimes
+from runtime.drafting.sorted_draft import SortedDraft
 from runtime.evaluation import statistics
 from runtime.evaluation.matrix.figures import grouped_category
 from runtime.evaluation.prediction import (
@@ -22,16 +24,15 @@ from runtime.evaluation.prediction import (
     predict,
 )
 from runtime.evaluation.replay.drift import PRIOR, drift, remembered
-from runtime.evaluation.replay.prices import host_milliseconds, read_prices, write_prices
+from runtime.evaluation.replay.prices import Overhead, Prices, Slowness, read_prices, write_prices
+from runtime.evaluation.replay.probes import ProbedStep, host_milliseconds, measured_prices
 from runtime.evaluation.replay.recorder import Recorder
-from runtime.evaluation.replay.recording import Recording
-from runtime.evaluation.replay.steps import Prices, Slowness
+from runtime.evaluation.replay.recording import Recording, TextRecord
 from runtime.evaluation.roofline import Hardware, Sizes, elsewhere, here
 from runtime.evaluation.statistics import Interval, predicted
 from runtime.targets.target import Target
-from runtime.tree.tree import Tree
 from s2d_trt.errors import OptionError
-from tests.runtime.evaluation.conftest import PRICES
+from tests.runtime.evaluation.conftest import PRICES, encoded, sampled
 
 
 def test_the_speedup_is_the_time_alone_over_the_time_drafted(recorder: Recorder, recording: Recording) -> None:
@@ -138,20 +139,63 @@ def test_without_any_step_the_host_costs_nothing() -> None:
 
 
 def test_the_hosts_work_is_told_apart_by_steps_that_draft_and_by_exits() -> None:
-    def step(exits: list[int]) -> Outcome:
-        host = 0.2 + (0.3 + 0.15 * sum(exit_index + 1 for exit_index in exits) if exits else 0.0)
-        times = StepTimes(0.002, 0.005, 0.007 + host * 1e-3)
-        return Outcome(Proposal(Tree.chain([0] * (1 + len(exits))), exits), [0], times)
+    def step(exits: int) -> ProbedStep:
+        times = StepTimes(0.002, 0.005, 0.007 + (0.2 + 0.3 + 0.15 * exits) * 1e-3)
+        return ProbedStep(times, times, exits, exits)
 
-    outcomes = [step(exits) for exits in ([], [0], [0, 0], [2, 1], [2, 2, 2])]
-    assert host_milliseconds(outcomes, 0.2) == pytest.approx((0.3, 0.15))
+    assert host_milliseconds([step(exits) for exits in (1, 2, 5, 9)], 0.2) == pytest.approx((0.3, 0.15))
 
 
 def test_calls_are_slower_by_what_ran_before_them_in_a_step() -> None:
-    prices = replace(PRICES, slowness=Slowness(1.0, (1.0, 5.0), (1.2, 2.0), (2.0, 1.6)))
+    prices = Prices(PRICES.costs, (Overhead(1, Slowness(1.0, (1.0, 5.0), (1.2, 2.0), (2.0, 1.6))),))
     calls = [prices.verify_ms(4, 1, 0, exits) / PRICES.costs.verify_ms(4) for exits in (0, 1, 3, 5, 1000)]
     assert calls == pytest.approx([1.0, 1.2, 1.6, 2.0, 2.0])
     assert [prices.draft_ms(1.0, exits) for exits in (1, 3, 9)] == pytest.approx([2.0, 1.8, 1.6])
+
+
+def test_several_texts_have_the_overhead_of_the_nearest_number_that_was_probed() -> None:
+    one, four = PRICES.overheads
+    assert [PRICES.of(texts) for texts in (1, 2, 3, 4, 9)] == [one, one, four, four, four]
+    assert PRICES.verify_ms(8, 4, 0, exits=2) == pytest.approx(1.1 * PRICES.costs.verify_ms(8, 4, 0))
+    assert PRICES.verify_ms(4, 4, 0) == pytest.approx(0.9 * PRICES.costs.verify_ms(4, 4, 0))
+    assert PRICES.draft_ms(1.0, 3, texts=4) == 1.2
+    assert PRICES.host_ms(4, 10, texts=4) == pytest.approx(0.4 + 0.6 + 1.0)
+
+
+def test_texts_that_decode_together_without_a_draft_share_steps_until_they_end() -> None:
+    def text(prompt: int, tokens: int) -> TextRecord:
+        return TextRecord("", [0] * prompt, [0] * tokens, [], 0, tokens)
+
+    def step(*lengths: int) -> float:
+        texts = len(lengths)
+        return (PRICES.verify_ms(texts, texts, sum(lengths)) + PRICES.host_ms(0, texts=texts)) / texts
+
+    records = [text(5, 3), text(7, 2), text(2, 1), text(4, 2)]
+    expected = [step(5, 7) + step(6, 4), step(5, 7), 0.0, step(6, 4)]
+    assert PRICES.alone(records, 2) == pytest.approx(expected)
+    assert PRICES.alone(records) == pytest.approx([step(5) + step(6), step(7), 0.0, step(4)])
+
+
+def test_more_texts_at_a_time_than_were_recorded_are_copies(recorder: Recorder, recording: Recording) -> None:
+    several = predict(recorder, recording, PRICES, Policy(), 6)
+    records = [*recording.texts, *recording.texts]
+    tokens = sum(len(record.tokens) - 1 for record in records)
+    assert several.alone_per_second == pytest.approx(tokens / sum(PRICES.alone(records, 6)) * 1e3)
+    ratio = several.tokens_per_second / several.alone_per_second
+    assert several.speedup.value == pytest.approx(ratio)
+
+
+def test_steps_are_probed_for_each_number_of_texts(target: Target, draft: SortedDraft) -> None:
+    recorder = Recorder(Decoder(target, draft))
+    recording = recorder.record(encoded(recorder.decoder), sampled(0.0))
+    prices = measured_prices(recorder, recording, sampled(0.0), (1, 4))
+    assert [each.texts for each in prices.overheads] == [1, 4]
+    for each in prices.overheads:
+        assert each.host_step_ms > 0
+        assert each.noise > 0
+        assert each.slowness.alone > 0
+        assert min(*each.slowness.verify, *each.slowness.draft) > 0
+    assert recording.complete
 
 
 # Other hardware
@@ -172,7 +216,7 @@ def sizes(target: Target, recorder: Recorder) -> Sizes:
 def test_the_same_hardware_gives_the_same_prices(sizes: Sizes) -> None:
     moved = elsewhere(PRICES, sizes, here(PRICES.costs, sizes))
     assert moved.costs.verify == pytest.approx(PRICES.costs.verify)
-    assert moved.host_step_ms == PRICES.host_step_ms
+    assert moved.overheads == PRICES.overheads
 
 
 def test_where_every_call_is_launch_a_faster_memory_changes_nothing(sizes: Sizes) -> None:

@@ -93,7 +93,8 @@ def test_a_step_costs_its_calls_and_the_hosts_work(recording: Recording) -> None
     none_drafted = Replay(recording, PRICES, Policy(_NoDraft())).run()[0]
     record = none_drafted.record
     expected = [
-        PRICES.slowness.alone * PRICES.costs.verify_ms(1, context=len(record.prompt) + done) + PRICES.host_step_ms
+        PRICES.of(1).slowness.alone * PRICES.costs.verify_ms(1, context=len(record.prompt) + done)
+        + PRICES.of(1).host_step_ms
         for done in range(len(record.tokens) - 1)
     ]
     assert none_drafted.milliseconds == pytest.approx(sum(expected))

@@ -1,0 +1,235 @@
+"""Measuring what steps cost: texts are decoded, alone and together, and held against the measured calls."""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import median
+
+import numpy as np
+
+from runtime.decoding.batch import CallReport
+from runtime.decoding.decoder import Decoder
+from runtime.decoding.options import Options
+from runtime.decoding.request import Request
+from runtime.decoding.scheduler import Scheduler
+from runtime.drafting.adaptive import Adaptive
+from runtime.drafting.fixed import FixedThresholds
+from runtime.drafting.options import Policy
+from runtime.drafting.proposal import Outcome, StepTimes
+from runtime.evaluation.replay.drift import drift, remembered
+from runtime.evaluation.replay.prices import Overhead, Prices, Slowness
+from runtime.evaluation.replay.recorder import Recorder
+from runtime.evaluation.replay.recording import Recording, TextRecord
+from runtime.evaluation.replay.steps import Replay, exits_run
+from runtime.machine.cache import cache_file
+
+PROBES, PROBED_TOKENS = (8, 4), (48, 32)
+"""Probes and new tokens of each text: of one text at a time, and of several."""
+PROBED_DEPTHS = (2, 0, 3, 1)
+EXIT_GROUPS, LEAST_STEPS = (2, 4, 7), 12
+"""Steps that ran 1, 2 to 3, 4 to 6 and more exits are told apart where there are so many of them."""
+BURST = 4.0
+"""A step that took more than so many times the median counts as this much: the machine did something else."""
+
+
+def measured_prices(recorder: Recorder, recording: Recording, options: Options, lanes: Sequence[int] = (1,)) -> Prices:
+    """Measure calls (or take the kept costs). Then decode recorded texts again, one at a time and each number of
+    ``lanes`` at a time, drafted and alone in turn: what the host adds to each step, and how much longer steps take than
+    measured calls.
+    """
+    decoder, numbers = recorder.decoder, sorted({1, *lanes})
+    decoder.prepare(replace(options, policy=Policy(Adaptive())), sequences=numbers[-1])
+    assert decoder.costs is not None
+    costs, probed = decoder.costs, {texts: _probes(recorder, recording, options, texts) for texts in numbers}
+    if not probed[1]:
+        return Prices(costs)
+    drafts, exact = recorder.draft.identity, f"exact {options.exact}"
+    kept = cache_file("drift", decoder.target.identity, drafts, exact, json.dumps(asdict(costs)))
+    history = remembered(kept, float(np.mean([probe.logarithm for probe in probed[1]])))
+    # What was measured now drifted from the usual as far as what will be predicted does.
+    drifted = math.sqrt(2.0) * drift(history)
+    overheads = [overhead(texts, probes) for texts, probes in probed.items() if probes]
+    return Prices(costs, tuple(replace(each, noise=math.hypot(each.noise, drifted)) for each in overheads))
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedStep:
+    """A drafted step as it was timed and as its calls are priced; exits that ran for one text, at most, and for all."""
+
+    real: StepTimes
+    priced: StepTimes
+    deepest: int
+    exits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Texts that were decoded together: their drafted steps; alone, milliseconds of the target's calls, those that were
+    priced, and the host's of a step.
+    """
+
+    steps: list[ProbedStep]
+    alone_ms: float
+    priced_ms: float
+    host_ms: float
+
+    @property
+    def logarithm(self) -> float:
+        """Of drafted over lone time, each as a share of its price."""
+        ours = sum(step.real.draft + step.real.verify for step in self.steps)
+        once = sum(step.priced.draft + step.priced.verify for step in self.steps)
+        return math.log(ours / once) - math.log(self.alone_ms / self.priced_ms)
+
+
+def _probes(recorder: Recorder, recording: Recording, options: Options, texts: int) -> list[Probe]:
+    """Decode so many texts at a time; each probe begins with another text."""
+    together, count = texts > 1, len(recording.texts)
+    probes = []
+    for number in range(PROBES[together] if together else min(PROBES[together], count)):
+        chosen = recording.subset([(number * texts + index) % count for index in range(texts)]) if count else recording
+        probe = _probed(recorder, chosen, replace(options, max_new_tokens=PROBED_TOKENS[together]), number)
+        if probe is not None:
+            probes.append(probe)
+    return probes
+
+
+def _probed(recorder: Recorder, recording: Recording, options: Options, number: int) -> Probe | None:
+    """Decode texts together with a fixed policy and alone; None where they are too short. The policies differ in depth
+    and in how many exits run.
+    """
+    decoder, records, exits = recorder.decoder, recording.texts, len(recording.pair.exits)
+    exit_policy = FixedThresholds((0.0 if number % 2 else 0.5,) * (exits - 1) + (0.0,))
+    depth = PROBED_DEPTHS[(number + number // len(PROBED_DEPTHS)) % len(PROBED_DEPTHS)]
+    policy = Policy(exit_policy, replace(exit_policy.largest_tree(chain=True), depth=depth))
+    options = replace(options, policy=policy, sampling=replace(options.sampling, temperature=recording.temperature))
+    drafted = _decoded(decoder, records, options)
+    alone = _decoded(decoder, records, replace(options, draft=False, exact=False))
+    steps = _drafted_steps(recorder, recording, policy, drafted)
+    lone = [report for report in alone.reports if alone.is_whole(report)]
+    if not steps or not lone:
+        return None
+    assert decoder.costs is not None
+    texts, costs = len(records), decoder.costs
+    return Probe(
+        steps,
+        sum(report.times.verify for report in lone) * 1e3,
+        sum(costs.verify_ms(texts, texts, report.batch.context) for report in lone),
+        sum(report.times.total - report.times.verify for report in lone) * 1e3 / len(lone),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    requests: list[Request]
+    reports: list[CallReport]
+
+    def is_whole(self, report: CallReport) -> bool:
+        """Whether all texts decode in a step, and no prompt is computed beside them."""
+        return report.batch.texts == len(self.requests) and not report.batch.prompt_rows
+
+
+def _decoded(decoder: Decoder, records: Sequence[TextRecord], options: Options) -> _Decoded:
+    """Decode recorded texts again, together. Raises what an engine raised."""
+    scheduler, reports = Scheduler(len(records), offline=True), list[CallReport]()
+    scheduler.watchers.append(reports.append)
+    requests = []
+    for record in records:
+        seeded = replace(
+            options,
+            sampling=replace(options.sampling, seed=record.seed),
+            max_new_tokens=min(options.max_new_tokens, record.limit),
+        )
+        requests.append(decoder.request(record.prompt, seeded))
+        scheduler.add(requests[-1])
+    while scheduler.busy:
+        scheduler.step()
+    for request in requests:
+        if request.error is not None:
+            raise request.error
+    return _Decoded(requests, reports)
+
+
+def _drafted_steps(recorder: Recorder, recording: Recording, policy: Policy, decoded: _Decoded) -> list[ProbedStep]:
+    """The steps of all texts, with the prices of their calls; only those that a replay repeats."""
+    assert recorder.decoder.costs is not None
+    prices = Prices(recorder.decoder.costs)
+    while True:
+        replay = Replay(recording, prices, policy)
+        texts = dict(zip(decoded.requests, map(replay.begin, recording.texts), strict=True))
+        steps = []
+        for report in decoded.reports:
+            ours = [(texts[request], outcome) for request, outcome in report.outcomes.items()]
+            ours = [(text, outcome) for text, outcome in ours if not text.finished]
+            if not ours:
+                continue
+            replay.step([text for text, _ in ours])
+            same = all(_same(outcome, text.outcomes[-1]) for text, outcome in ours)
+            exits = [exits_run(outcome.proposal) for _, outcome in ours]
+            if same and decoded.is_whole(report) and any(exits):
+                steps.append(ProbedStep(report.times, ours[0][0].outcomes[-1].times, max(exits), sum(exits)))
+        if recording.complete or not recorder.complete(recording):
+            return steps
+
+
+def _same(real: Outcome, replayed: Outcome) -> bool:
+    """Whether the same rows were drafted by the same exits."""
+    return len(real.proposal.tree) == len(replayed.proposal.tree) and [*real.proposal.exits] == [
+        *replayed.proposal.exits
+    ]
+
+
+def overhead(texts: int, probes: Sequence[Probe]) -> Overhead:
+    """What steps of so many texts take beyond measured calls, on average over probes."""
+    steps = [step for probe in probes for step in probe.steps]
+    alone = median(probe.alone_ms / probe.priced_ms for probe in probes)
+    step_ms = median(probe.host_ms for probe in probes)
+    return Overhead(texts, _slowness(steps, alone), step_ms, *host_milliseconds(steps, step_ms), _noise(probes))
+
+
+def _noise(probes: Sequence[Probe]) -> float:
+    """The standard error of drafted over lone time, from its spread over the probes."""
+    if len(probes) < 2:
+        return 0.0
+    return float(np.std([probe.logarithm for probe in probes], ddof=1)) / math.sqrt(len(probes))
+
+
+def _slowness(steps: Sequence[ProbedStep], alone: float) -> Slowness:
+    """How many times as long as priced calls took, by the exits that ran in a step; single bursts count little."""
+    groups: dict[int, list[ProbedStep]] = {}
+    for step in steps:
+        groups.setdefault(bisect(EXIT_GROUPS, step.deepest), []).append(step)
+    known = [groups[index] for index in sorted(groups) if len(groups[index]) >= LEAST_STEPS] or [list(steps)]
+    return Slowness(
+        alone,
+        tuple(float(np.mean([step.deepest for step in group])) for group in known),
+        tuple(_mean([step.real.verify / step.priced.verify for step in group]) for group in known),
+        tuple(_mean([step.real.draft / step.priced.draft for step in group]) for group in known),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.minimum(values, BURST * np.median(values)).mean())
+
+
+def host_milliseconds(steps: Sequence[ProbedStep], step_ms: float) -> tuple[float, float]:
+    """Milliseconds outside engine calls beyond ``step_ms``, of a step that drafts and of each exit that it runs: a line
+    through the means.
+    """
+    by_exits: dict[int, list[float]] = {}
+    for step in steps:
+        host = max(0.0, step.real.total - step.real.draft - step.real.verify) * 1e3
+        by_exits.setdefault(step.exits, []).append(host)
+    if not by_exits:
+        return 0.0, 0.0
+    exits = np.array(sorted(by_exits))
+    means = np.array([_mean(by_exits[count]) for count in exits]) - step_ms
+    weights = np.sqrt([len(by_exits[count]) for count in exits])
+    slope, offset = np.polyfit(exits, means, 1, w=weights) if len(exits) > 1 else (0.0, means[0])
+    if offset < 0 or slope < 0:  # through the origin, or flat: neither part of the work takes less than nothing
+        total = float(np.average(means, weights=weights**2))
+        slope, offset = (total / float(np.average(exits, weights=weights**2)), 0.0) if offset < 0 else (0.0, total)
+    return max(0.0, float(offset)), max(0.0, float(slope))
