@@ -1,8 +1,8 @@
 """Say what a million tokens cost at each setting, the best setting, and the best next change.
 
-Targets, drafts, threads, policies and numbers of texts are combined; each combination is predicted from a few recorded
-texts and from what calls cost here. Name bundles of several precisions to compare them. The first of each list is
-what you have now.
+Targets, drafts, devices, threads, policies and numbers of texts are combined; each combination is predicted from a few
+recorded texts and from what calls cost here. Name bundles of several precisions, or built for several backends, to
+compare them. The first of each list is what you have now.
 
   python -m runtime.advise --price 1.20 --target target-17m --prompts demo --limit 8
   python -m runtime.advise --price 1.20 --target t-fp32,t-int8 --draft d-fp32,d-int8 --thread-counts 1,2 \\
@@ -15,12 +15,14 @@ A load file has one rate a line (tokens a second, at even intervals); the foreca
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
-from runtime.backends.placement import Placement
+from runtime.backends.placement import Device, Placement
 from runtime.commands.recorded import note
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
@@ -34,6 +36,7 @@ from runtime.evaluation.replay.probes import measured_prices
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.machine.processor import physical_cores
 from runtime.sampling.options import Sampling
+from runtime.targets.target import Target
 from s2d_trt.cli import ArgumentParser, comma_ints, positive_int, run_command
 from s2d_trt.errors import CapacityError, OptionError, TokenizerMismatchError
 from s2d_trt.files import write_result
@@ -57,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--limit", type=positive_int, default=8, help="use only the first prompts (%(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (the default)")
     parser.add_argument("--max-new-tokens", type=positive_int, default=64, help="of each text (%(default)s)")
+    parser.add_argument("--devices", metavar="D,D,...", help="cpu, cuda, cuda:N (default: what each bundle is for)")
     parser.add_argument("--thread-counts", type=comma_ints, metavar="N,N,...", help="CPU threads (the physical cores)")
     parser.add_argument("--lanes", type=comma_ints, default=(1, 2, 4, 8), metavar="N,N,...", help="texts at a time")
     parser.add_argument("--most-ms", type=float, metavar="MS", help="most milliseconds a token of one text")
@@ -70,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
     rates = read_rates(arguments.load) if arguments.load is not None else None
     settings = list(_settings(arguments))
     if not settings:
-        raise OptionError("no draft fits any of the targets; name drafts with the targets' tokenizer")
+        raise OptionError("no draft fits any of the targets on these devices; name drafts with the targets' tokenizer")
     print("\n".join(report_lines(settings, arguments)))
     if rates is not None:
         print(load_line(rates, arguments.season, max(each.tokens_per_second for each in settings)))
@@ -81,14 +85,21 @@ def main(argv: Sequence[str]) -> None:
 def _settings(arguments: Namespace) -> Iterator[Setting]:
     prompts = load_prompts(arguments.prompts, arguments.limit)
     options = Options(max_new_tokens=arguments.max_new_tokens, sampling=Sampling(arguments.temperature, seed=0))
-    for threads in arguments.thread_counts or (None,):
+    devices = [Device.parse(each) for each in arguments.devices.split(",")] if arguments.devices else [None]
+    for device, threads in product(devices, arguments.thread_counts or (None,)):
+        placement = Placement(device=device, threads=threads)
         for target in arguments.target.split(","):
             plain: set[int] = set()
             for draft in arguments.draft.split(","):
                 note(f"{target} with {draft}, {threads or 'all'} threads")
                 try:
-                    decoder = Decoder.open(target, draft, Placement(threads=threads))
+                    decoder = Decoder.open(target, draft, placement)
                 except TokenizerMismatchError:
+                    continue
+                except OptionError as refused:  # int8 is for CPUs, for one
+                    if len(devices) == 1:
+                        raise
+                    print(f"left out: {refused}", file=sys.stderr)
                     continue
                 encoded = []
                 for prompt in prompts:
@@ -98,8 +109,7 @@ def _settings(arguments: Namespace) -> Iterator[Setting]:
                         continue
                 if not encoded:
                     raise OptionError(f"none of the prompts fits target {target}; use shorter prompts")
-                cores = threads or physical_cores()
-                yield from _predicted(decoder, encoded, options, arguments.lanes, cores, plain)
+                yield from _predicted(decoder, encoded, options, arguments.lanes, placement, plain)
 
 
 def _predicted(
@@ -107,7 +117,7 @@ def _predicted(
     prompts: Sequence[tuple[str, Sequence[int]]],
     options: Options,
     lanes: Sequence[int],
-    threads: int,
+    placement: Placement,
     plain: set[int],
 ) -> Iterator[Setting]:
     """Every policy and number of texts of one pair; plain decoding once a target."""
@@ -115,10 +125,12 @@ def _predicted(
     recording = recorder.record(prompts, options)
     prices = measured_prices(recorder, recording, options, lanes)
     assert decoder.draft is not None
-    any_policy = Setting(decoder.target.name, decoder.draft.name, "", threads, 1, 1.0)
+    target, threads = decoder.target, placement.threads or physical_cores()
+    device = target.engine.device if isinstance(target, Target) else "TensorRT-LLM"
+    any_policy = Setting(target.name, decoder.draft.name, "", device, threads, 1, 1.0)
     for count in lanes:
         for name, policy in POLICIES.items():
-            each = predict(recorder, recording, prices, policy, count, decoder.target.exact_by_default)
+            each = predict(recorder, recording, prices, policy, count, target.exact_by_default)
             yield replace(any_policy, policy=name, lanes=count, tokens_per_second=each.tokens_per_second)
         if count not in plain:
             plain.add(count)

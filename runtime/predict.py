@@ -2,7 +2,8 @@
 
 The texts are recorded once (8 prompts are enough for a first answer) and replayed with the policy. The prediction is
 of decoding; prompts cost the same with and without a draft. Beside it stand the textbook's formula, which takes every
-token for equally likely to be accepted, and with --measure-prompts what real runs on other prompts took.
+token for equally likely to be accepted, and what the last other pair was predicted to gain here. --measure-prompts
+holds all three against real runs on other prompts.
 
   python -m runtime.predict --target target-17m --prompts demo --limit 8
   python -m runtime.predict --target target-17m --prompts demo --limit 8 --measure-prompts 8 --json prediction.json
@@ -28,6 +29,7 @@ from runtime.commands.recorded import Recorded, add_recording_arguments, note
 from runtime.decoding.decoder import Decoder
 from runtime.drafting.options import Policy
 from runtime.evaluation.comparison import generate, target_alone, warm_up
+from runtime.evaluation.last_pair import Gained, last_pair
 from runtime.evaluation.prediction import Predicted, break_even, constant_acceptance, predict
 from runtime.evaluation.prompts import load_prompts
 from runtime.evaluation.replay.recording import Recording
@@ -64,10 +66,11 @@ def main(argv: Sequence[str]) -> None:
             predict(recorded.recorder, recording, recorded.prices, policy, texts, recorded.chain)
             for texts in arguments.lanes
         ]
-        print("\n".join(report_lines(recorded, recording, predictions)))
+        before = None if arguments.hardware else _last_pair(recorded, recording, predictions[0], policy)
+        print("\n".join(report_lines(recorded, recording, predictions, before)))
         figures["predictions"] += [_described(recording, each) for each in predictions]
         if arguments.measure_prompts is not None:
-            figures["compared"] += _compared(recorded, recording, policy)
+            figures["compared"] += _compared(recorded, recording, policy, before)
     recorded.keep()
     if arguments.json is not None:
         _write(arguments.json, json.dumps(figures, indent=1) + "\n")
@@ -87,8 +90,16 @@ def _hardware(recorded: Recorded, arguments: Namespace) -> None:
         recorded.prices = elsewhere(recorded.prices, sizes, Hardware.read(arguments.hardware))
 
 
-def report_lines(recorded: Recorded, recording: Recording, predictions: Sequence[Predicted]) -> list[str]:
-    """The predictions in words."""
+def _last_pair(recorded: Recorded, recording: Recording, predicted: Predicted, policy: Policy) -> Gained | None:
+    target, draft = recorded.decoder.target, recorded.recorder.draft
+    gained = Gained((target.identity, draft.identity), f"{target.name} with {draft.name}", predicted.speedup.value)
+    return last_pair(gained, f"{recording.temperature}", f"{predicted.texts}", f"{policy}")
+
+
+def report_lines(
+    recorded: Recorded, recording: Recording, predictions: Sequence[Predicted], before: Gained | None
+) -> list[str]:
+    """The predictions in words, beside the simplest ones."""
     textbook = constant_acceptance(recording, recorded.prices)
     name = recorded.decoder.target.name
     lines = [f"{name}, temperature {recording.temperature:g}, from {len(recording.texts)} texts"]
@@ -97,14 +108,15 @@ def report_lines(recorded: Recorded, recording: Recording, predictions: Sequence
         f" ({each.alone_per_second:.1f} without): {each.verdict}"
         for each in predictions
     ]
-    lines.append(f"  the formula of constant acceptance says {textbook:.2f}")
+    last = f"; the last pair ({before.name}) had {before.speedup:.2f}" if before else ""
+    lines.append(f"  the formula of constant acceptance says {textbook:.2f}{last}")
     if len(predictions) > 1:
-        first = break_even(predictions)
-        lines.append(f"  drafting stops to pay at {first} texts" if first else "  drafting pays for all of these")
+        stops = break_even(predictions)
+        lines.append(f"  drafting stops to pay at {stops} texts" if stops else "  drafting pays for all of these")
     return lines
 
 
-def _compared(recorded: Recorded, recording: Recording, policy: Policy) -> list[dict[str, Any]]:
+def _compared(recorded: Recorded, recording: Recording, policy: Policy, last: Gained | None) -> list[dict[str, Any]]:
     """Run prompts behind the recorded ones, drafted and alone in turn, and hold the prediction against them."""
     arguments = recorded.arguments
     known = arguments.limit or 0
@@ -146,7 +158,9 @@ def _compared(recorded: Recorded, recording: Recording, policy: Policy) -> list[
     print(
         f"  measured on {len(measured)} other prompts: {total:.2f}; predicted {before.speedup}"
         f" ({before.speedup.value / total - 1:+.1%}, {'inside' if inside else 'outside'} the interval),"
-        f" formula {textbook / total - 1:+.1%}\n"
+        f" formula {textbook / total - 1:+.1%}"
+        + (f", as the last pair {last.speedup / total - 1:+.1%}" if last else "")
+        + "\n"
         f"  cost model, prompt by prompt: median error {median(errors):.1%}"
     )
     pairs = zip(costs_only.by_text, measured, strict=True)

@@ -15,6 +15,7 @@ class Setting:
     target: str
     draft: str
     policy: str
+    device: str
     threads: int
     lanes: int
     tokens_per_second: float
@@ -35,7 +36,7 @@ class Setting:
 
     def __str__(self) -> str:
         draft = f" + {self.draft}" if self.policy != "plain" else ""
-        return f"{self.target}{draft}, {self.policy}, {self.threads} threads, {self.lanes} at a time"
+        return f"{self.target}{draft}, {self.policy}, {self.device}, {self.threads} threads, {self.lanes} at a time"
 
 
 def pareto(settings: Sequence[Setting]) -> list[Setting]:

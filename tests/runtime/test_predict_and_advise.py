@@ -41,6 +41,23 @@ def test_a_prediction_is_held_against_other_prompts(
     assert "speed-up" in capsys.readouterr().out
 
 
+def test_a_prediction_stands_beside_what_the_last_other_pair_gained(
+    pair: list[str],
+    other_target_bundle: Path,
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("runtime.evaluation.last_pair.cache_file", lambda kind, *parts: tmp_path / f"{kind}.json")
+    given = ["--threads", "1", "--prompts", str(prompts), "--limit", "2"]
+    predict.main([*pair, *given])
+    predict.main([*pair, *given])
+    assert "the last pair" not in capsys.readouterr().out
+    predict.main([*pair, *given, "--target", str(other_target_bundle)])
+    assert "the last pair (target with draft) had" in capsys.readouterr().out
+
+
 def test_predicting_needs_prompts_to_measure(
     pair: list[str], prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +84,19 @@ def test_advice_names_the_best_setting_and_writes_all(
     settings = json.loads((tmp_path / "a.json").read_text())["settings"]
     assert len(settings) == 2 * (len(advise.POLICIES) + 1)
     assert any(each["on_front"] for each in settings)
+
+
+def test_a_device_that_does_not_fit_is_left_out_of_several(
+    pair: list[str], prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*pair, "--price", "1.2", "--prompts", str(prompts), "--limit", "2", "--lanes", "1", "--thread-counts", "1"]
+    advise.main([*given, "--devices", "cpu,cuda:9"])
+    printed = capsys.readouterr()
+    assert "left out: " in printed.err
+    assert "adaptive, cpu, 1 threads" in printed.out
+    with pytest.raises(SystemExit, match="2"):
+        run_command(advise.PROG, advise.main, [*given, "--devices", "cuda:9"])
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("price", ["0", "-1"])

@@ -14,7 +14,7 @@ from runtime.evaluation.advice import Setting, cheapest, next_changes, pareto
 from runtime.evaluation.forecast import backtest, intervals_to_saturation, read_rates, seasonal
 from s2d_trt.errors import OptionError
 
-NOW = Setting("t-fp32", "d-fp32", "adaptive", 2, 1, 100.0)
+NOW = Setting("t-fp32", "d-fp32", "adaptive", "cpu", 2, 1, 100.0)
 SETTINGS = st.lists(
     st.builds(
         lambda lanes, speed: replace(NOW, lanes=lanes, tokens_per_second=speed),
