@@ -27,8 +27,10 @@ from runtime.evaluation.replay.recording import Recording, TextRecord
 from runtime.evaluation.replay.steps import Replay, exits_run
 from runtime.machine.cache import cache_file
 
-PROBES, PROBED_TOKENS = (8, 4), (48, 32)
-"""Probes and new tokens of each text: of one text at a time, and of several."""
+PROBES, PROBED_TOKENS = 8, 48
+"""Probes of one text at a time, and new tokens of each."""
+PROBES_TOGETHER, PROBED_TOKENS_TOGETHER = 4, 32
+"""The same of several texts at a time."""
 PROBED_DEPTHS = (2, 0, 3, 1)
 EXIT_GROUPS, LEAST_STEPS = (2, 4, 7), 12
 """Steps that ran 1, 2 to 3, 4 to 6 and more exits are told apart where there are so many of them."""
@@ -87,11 +89,13 @@ class Probe:
 
 def _probes(recorder: Recorder, recording: Recording, options: Options, texts: int) -> list[Probe]:
     """Decode so many texts at a time; each probe begins with another text."""
-    together, count = texts > 1, len(recording.texts)
+    count = len(recording.texts)
+    wanted = PROBES_TOGETHER if texts > 1 else min(PROBES, count)
+    options = replace(options, max_new_tokens=PROBED_TOKENS_TOGETHER if texts > 1 else PROBED_TOKENS)
     probes = []
-    for number in range(PROBES[together] if together else min(PROBES[together], count)):
-        chosen = recording.subset([(number * texts + index) % count for index in range(texts)]) if count else recording
-        probe = _probed(recorder, chosen, replace(options, max_new_tokens=PROBED_TOKENS[together]), number)
+    for number in range(wanted if count else 0):
+        chosen = recording.subset([(number * texts + index) % count for index in range(texts)])
+        probe = _probed(recorder, chosen, options, number)
         if probe is not None:
             probes.append(probe)
     return probes
