@@ -122,6 +122,7 @@ def elsewhere(prices: Prices, sizes: Sizes, other: Hardware) -> Prices:
             host_step_ms=each.host_step_ms * other.host,
             host_draft_ms=each.host_draft_ms * other.host,
             host_exit_ms=each.host_exit_ms * other.host,
+            host_token_ms=each.host_token_ms * other.host,
         )
         for each in prices.overheads
     ]

@@ -71,7 +71,7 @@ def _shortest(record: TextRecord, exits: int, prices: Prices, lookup: bool) -> t
         while True:
             after = min(end, length + len(run) + 1)
             verify = prices.verify_ms(1 + len(run), 1, length - 1, ran)
-            total = prices.draft_ms(draft_ms, ran) + verify + prices.host_ms(len(run), ran) + best[after]
+            total = prices.draft_ms(draft_ms, ran) + verify + prices.host_ms(len(run), ran, len(run)) + best[after]
             if total < best[length]:
                 best[length], chosen[length] = total, list(run)
             node = length - 1 + len(run)
@@ -83,7 +83,7 @@ def _shortest(record: TextRecord, exits: int, prices: Prices, lookup: bool) -> t
             draft_ms += answer_ms[exit_]
         for count in range(1, copied.get(length, 0) + 1):
             verify = prices.verify_ms(1 + count, 1, length - 1)
-            total = verify + prices.host_ms(count) + best[min(end, length + count + 1)]
+            total = verify + prices.host_ms(count, 0, count) + best[min(end, length + count + 1)]
             best[length] = min(best[length], total)
     plan, position = {}, first
     while position < end:

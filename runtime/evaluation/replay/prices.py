@@ -41,7 +41,8 @@ class Slowness:
 @dataclass(frozen=True)
 class Overhead:
     """What steps of ``texts`` texts take beyond measured calls: the calls' slowness, and the host's milliseconds of a
-    step, those that a step with drafted tokens has more, and those of each exit that ran for a text.
+    step, those that a step with drafted tokens has more, those of each exit that ran for a text, and those of each
+    drafted token that was accepted.
     """
 
     texts: int = 1
@@ -49,6 +50,7 @@ class Overhead:
     host_step_ms: float = 0.0
     host_draft_ms: float = 0.0
     host_exit_ms: float = 0.0
+    host_token_ms: float = 0.0
     noise: float = 0.0
     """The relative standard error of drafted over lone time: its spread over measured texts, and its drift."""
 
@@ -64,9 +66,12 @@ class Overhead:
         numbers: list[float] = np.interp(range(MOST_EXITS + 1), self.slowness.exits, self.slowness.draft).tolist()
         return numbers
 
-    def host_ms(self, drafted: int, exits: int) -> float:
-        """Milliseconds outside engine calls of a step with so many drafted tokens (lookup's too) and exits that ran."""
-        return self.host_step_ms + (self.host_draft_ms if drafted else 0.0) + self.host_exit_ms * exits
+    def host_ms(self, drafted: int, exits: int, accepted: int) -> float:
+        """Milliseconds outside engine calls of a step with so many drafted tokens (lookup's too), exits that ran, and
+        drafted tokens that were accepted.
+        """
+        drafting = self.host_draft_ms + self.host_exit_ms * exits + self.host_token_ms * accepted
+        return self.host_step_ms + (drafting if drafted else 0.0)
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,9 @@ class Prices:
         """Milliseconds that the draft's calls take in such a step, given what they were measured to take."""
         return measured * self.of(texts).draft_slowness[min(exits, MOST_EXITS)]
 
-    def host_ms(self, drafted: int, exits: int = 0, texts: int = 1) -> float:
-        """Milliseconds outside engine calls of a step with so many drafted tokens and exits that ran, of all texts."""
-        return self.of(texts).host_ms(drafted, exits)
+    def host_ms(self, drafted: int, exits: int = 0, accepted: int = 0, texts: int = 1) -> float:
+        """As ``Overhead.host_ms``; the numbers are sums over the texts."""
+        return self.of(texts).host_ms(drafted, exits, accepted)
 
     def alone_ms(self, record: TextRecord) -> float:
         """Milliseconds of a text without drafting."""

@@ -7,6 +7,7 @@ import math
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, combinations
 from statistics import median
 
 import numpy as np
@@ -60,12 +61,15 @@ def measured_prices(recorder: Recorder, recording: Recording, options: Options, 
 
 @dataclass(frozen=True, slots=True)
 class ProbedStep:
-    """A drafted step as it was timed and as its calls are priced; exits that ran for one text, at most, and for all."""
+    """A drafted step as it was timed and as its calls are priced. ``exits`` ran for all texts together, for one text at
+    most ``deepest``; so many drafted tokens were ``accepted``.
+    """
 
     real: StepTimes
     priced: StepTimes
     deepest: int
     exits: int
+    accepted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +106,15 @@ def _probes(recorder: Recorder, recording: Recording, options: Options, texts: i
 
 
 def _probed(recorder: Recorder, recording: Recording, options: Options, number: int) -> Probe | None:
-    """Decode texts together with a fixed policy and alone; None where they are too short. The policies differ in depth
-    and in how many exits run.
+    """Decode texts together with a fixed policy and alone; None where they are too short. The policies differ in depth,
+    in how many exits run, and in whether tokens are copied too.
     """
     decoder, records, exits = recorder.decoder, recording.texts, len(recording.pair.exits)
     exit_policy = FixedThresholds((0.0 if number % 2 else 0.5,) * (exits - 1) + (0.0,))
     depth = PROBED_DEPTHS[(number + number // len(PROBED_DEPTHS)) % len(PROBED_DEPTHS)]
-    policy = Policy(exit_policy, replace(exit_policy.largest_tree(chain=True), depth=depth))
+    policy = Policy(
+        exit_policy, replace(exit_policy.largest_tree(chain=True), depth=depth), lookup=number // 2 % 2 == 1
+    )
     options = replace(options, policy=policy, sampling=replace(options.sampling, temperature=recording.temperature))
     drafted = _decoded(decoder, records, options)
     alone = _decoded(decoder, records, replace(options, draft=False, exact=False))
@@ -174,7 +180,9 @@ def _drafted_steps(recorder: Recorder, recording: Recording, policy: Policy, dec
             same = all(_same(outcome, text.outcomes[-1]) for text, outcome in ours)
             exits = [exits_run(outcome.proposal) for _, outcome in ours]
             if same and decoded.is_whole(report) and any(exits):
-                steps.append(ProbedStep(report.times, ours[0][0].outcomes[-1].times, max(exits), sum(exits)))
+                accepted = report.batch.tokens - report.batch.texts
+                priced = ours[0][0].outcomes[-1].times
+                steps.append(ProbedStep(report.times, priced, max(exits), sum(exits), accepted))
         if recording.complete or not recorder.complete(recording):
             return steps
 
@@ -219,21 +227,20 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.minimum(values, BURST * np.median(values)).mean())
 
 
-def host_milliseconds(steps: Sequence[ProbedStep], step_ms: float) -> tuple[float, float]:
-    """Milliseconds outside engine calls beyond ``step_ms``, of a step that drafts and of each exit that it runs: a line
-    through the means.
+def host_milliseconds(steps: Sequence[ProbedStep], step_ms: float) -> tuple[float, float, float]:
+    """Milliseconds outside engine calls beyond ``step_ms``: of a step that drafts, of each exit that it runs, and of
+    each drafted token that is accepted. Least squares; none of them is below 0, and single bursts count little.
     """
-    by_exits: dict[int, list[float]] = {}
-    for step in steps:
-        host = max(0.0, step.real.total - step.real.draft - step.real.verify) * 1e3
-        by_exits.setdefault(step.exits, []).append(host)
-    if not by_exits:
-        return 0.0, 0.0
-    exits = np.array(sorted(by_exits))
-    means = np.array([_mean(by_exits[count]) for count in exits]) - step_ms
-    weights = np.sqrt([len(by_exits[count]) for count in exits])
-    slope, offset = np.polyfit(exits, means, 1, w=weights) if len(exits) > 1 else (0.0, means[0])
-    if offset < 0 or slope < 0:  # through the origin, or flat: neither part of the work takes less than nothing
-        total = float(np.average(means, weights=weights**2))
-        slope, offset = (total / float(np.average(exits, weights=weights**2)), 0.0) if offset < 0 else (0.0, total)
-    return max(0.0, float(offset)), max(0.0, float(slope))
+    if not steps:
+        return 0.0, 0.0, 0.0
+    host = np.array([step.real.total - step.real.draft - step.real.verify for step in steps]) * 1e3
+    beyond = np.minimum(host, BURST * np.median(host)) - step_ms
+    work = np.array([[1.0, step.exits, step.accepted] for step in steps])
+    fits = []
+    for kinds in chain.from_iterable(combinations(range(3), count) for count in range(4)):
+        fitted = np.zeros(3)
+        fitted[list(kinds)] = np.linalg.lstsq(work[:, kinds], beyond, rcond=None)[0]
+        if fitted.min() >= 0:
+            fits.append((float(np.square(work @ fitted - beyond).sum()), fitted.tolist()))
+    step_draft, exit_, token = min(fits)[1]
+    return step_draft, exit_, token

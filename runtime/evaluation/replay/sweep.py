@@ -124,7 +124,12 @@ class _Text:
         context = np.maximum(0, start - 1 - CONTEXT) * self.prices.costs.token
         ran, (of_verify, of_draft) = np.minimum(self.exits[active], MOST_EXITS), self._slowness
         overhead = self._overhead
-        host = overhead.host_step_ms + (ran > 0) * overhead.host_draft_ms + self.exits[active] * overhead.host_exit_ms
+        host = (
+            overhead.host_step_ms
+            + (drafted > 0) * overhead.host_draft_ms
+            + self.exits[active] * overhead.host_exit_ms
+            + (accepted - 1) * overhead.host_token_ms
+        )
         verify = of_verify[ran] * (self._verify[1 + drafted] + context)
         self.milliseconds[active] += of_draft[ran] * self.drafting[active] + verify + host
         self.drafting[active], self.exits[active] = 0.0, 0

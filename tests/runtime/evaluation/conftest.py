@@ -31,8 +31,8 @@ PRICES = Prices(
         segment_tokens=(0.001,) * EXITS,
     ),
     (
-        Overhead(1, Slowness(1.1, (1.0, 4.0), (1.2, 1.4), (1.5, 1.3)), 0.2, 0.3, 0.1, noise=0.02),
-        Overhead(4, Slowness(0.9, (1.0,), (1.1,), (1.2,)), 0.4, 0.6, 0.1, noise=0.03),
+        Overhead(1, Slowness(1.1, (1.0, 4.0), (1.2, 1.4), (1.5, 1.3)), 0.2, 0.3, 0.1, 0.02, noise=0.02),
+        Overhead(4, Slowness(0.9, (1.0,), (1.1,), (1.2,)), 0.4, 0.6, 0.1, 0.02, noise=0.03),
     ),
 )
 

@@ -135,15 +135,18 @@ def test_prices_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_without_any_step_the_host_costs_nothing() -> None:
-    assert host_milliseconds([], 0.1) == (0.0, 0.0)
+    assert host_milliseconds([], 0.1) == (0.0, 0.0, 0.0)
 
 
-def test_the_hosts_work_is_told_apart_by_steps_that_draft_and_by_exits() -> None:
-    def step(exits: int) -> ProbedStep:
-        times = StepTimes(0.002, 0.005, 0.007 + (0.2 + 0.3 + 0.15 * exits) * 1e-3)
-        return ProbedStep(times, times, exits, exits)
+def test_the_hosts_work_is_told_apart_by_steps_that_draft_by_exits_and_by_accepted_tokens() -> None:
+    def step(exits: int, accepted: int, drafting: float = 0.3) -> ProbedStep:
+        times = StepTimes(0.002, 0.005, 0.007 + (0.2 + drafting + 0.15 * exits + 0.04 * accepted) * 1e-3)
+        return ProbedStep(times, times, exits, exits, accepted)
 
-    assert host_milliseconds([step(exits) for exits in (1, 2, 5, 9)], 0.2) == pytest.approx((0.3, 0.15))
+    done = [(1, 0), (2, 1), (5, 1), (9, 3), (3, 6)]
+    assert host_milliseconds([step(*each) for each in done], 0.2) == pytest.approx((0.3, 0.15, 0.04))
+    quick = [step(*each, drafting=-0.05) for each in done]
+    assert min(host_milliseconds(quick, 0.2)) >= 0
 
 
 def test_calls_are_slower_by_what_ran_before_them_in_a_step() -> None:
@@ -159,7 +162,7 @@ def test_several_texts_have_the_overhead_of_the_nearest_number_that_was_probed()
     assert PRICES.verify_ms(8, 4, 0, exits=2) == pytest.approx(1.1 * PRICES.costs.verify_ms(8, 4, 0))
     assert PRICES.verify_ms(4, 4, 0) == pytest.approx(0.9 * PRICES.costs.verify_ms(4, 4, 0))
     assert PRICES.draft_ms(1.0, 3, texts=4) == 1.2
-    assert PRICES.host_ms(4, 10, texts=4) == pytest.approx(0.4 + 0.6 + 1.0)
+    assert PRICES.host_ms(4, 10, 5, texts=4) == pytest.approx(0.4 + 0.6 + 1.0 + 0.1)
 
 
 def test_texts_that_decode_together_without_a_draft_share_steps_until_they_end() -> None:
