@@ -112,9 +112,8 @@ def _probed(recorder: Recorder, recording: Recording, options: Options, number: 
     decoder, records, exits = recorder.decoder, recording.texts, len(recording.pair.exits)
     exit_policy = FixedThresholds((0.0 if number % 2 else 0.5,) * (exits - 1) + (0.0,))
     depth = PROBED_DEPTHS[(number + number // len(PROBED_DEPTHS)) % len(PROBED_DEPTHS)]
-    policy = Policy(
-        exit_policy, replace(exit_policy.largest_tree(chain=True), depth=depth), lookup=number // 2 % 2 == 1
-    )
+    tree = replace(exit_policy.largest_tree(chain=True), depth=depth)
+    policy = Policy(exit_policy, tree, lookup=number // 2 % 2 == 1)
     options = replace(options, policy=policy, sampling=replace(options.sampling, temperature=recording.temperature))
     drafted = _decoded(decoder, records, options)
     alone = _decoded(decoder, records, replace(options, draft=False, exact=False))
