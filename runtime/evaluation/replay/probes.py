@@ -71,6 +71,11 @@ class ProbedStep:
     exits: int
     accepted: int
 
+    def at(self, speed: float) -> ProbedStep:
+        """The step on a machine that takes ``speed`` times as long."""
+        real = StepTimes(self.real.draft * speed, self.real.verify * speed, self.real.total * speed)
+        return replace(self, real=real)
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -84,11 +89,16 @@ class Probe:
     host_ms: float
 
     @property
+    def slowness(self) -> float:
+        """Of the target's calls where it ran alone."""
+        return self.alone_ms / self.priced_ms
+
+    @property
     def logarithm(self) -> float:
         """Of drafted over lone time, each as a share of its price."""
         ours = sum(step.real.draft + step.real.verify for step in self.steps)
         once = sum(step.priced.draft + step.priced.verify for step in self.steps)
-        return math.log(ours / once) - math.log(self.alone_ms / self.priced_ms)
+        return math.log(ours / once / self.slowness)
 
 
 def _probes(recorder: Recorder, recording: Recording, options: Options, texts: int) -> list[Probe]:
@@ -194,10 +204,14 @@ def _same(real: Outcome, replayed: Outcome) -> bool:
 
 
 def overhead(texts: int, probes: Sequence[Probe]) -> Overhead:
-    """What steps of so many texts take beyond measured calls, on average over probes."""
-    steps = [step for probe in probes for step in probe.steps]
-    alone = median(probe.alone_ms / probe.priced_ms for probe in probes)
-    step_ms = median(probe.host_ms for probe in probes)
+    """What steps of so many texts take beyond measured calls, on average over probes.
+
+    The machine's speed differs from second to second: all times of a probe are taken as those of its usual speed, by
+    what the target's calls took alone in the same probe.
+    """
+    alone = median(probe.slowness for probe in probes)
+    steps = [step.at(alone / probe.slowness) for probe in probes for step in probe.steps]
+    step_ms = median(probe.host_ms * alone / probe.slowness for probe in probes)
     return Overhead(texts, _slowness(steps, alone), step_ms, *host_milliseconds(steps, step_ms), _noise(probes))
 
 

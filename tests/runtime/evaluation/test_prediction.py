@@ -25,7 +25,7 @@ from runtime.evaluation.prediction import (
 )
 from runtime.evaluation.replay.drift import PRIOR, drift, remembered
 from runtime.evaluation.replay.prices import Overhead, Prices, Slowness, read_prices, write_prices
-from runtime.evaluation.replay.probes import ProbedStep, host_milliseconds, measured_prices
+from runtime.evaluation.replay.probes import Probe, ProbedStep, host_milliseconds, measured_prices, overhead
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording, TextRecord
 from runtime.evaluation.roofline import Hardware, Sizes, elsewhere, here
@@ -147,6 +147,20 @@ def test_the_hosts_work_is_told_apart_by_steps_that_draft_by_exits_and_by_accept
     assert host_milliseconds([step(*each) for each in done], 0.2) == pytest.approx((0.3, 0.15, 0.04))
     quick = [step(*each, drafting=-0.05) for each in done]
     assert min(host_milliseconds(quick, 0.2)) >= 0
+
+
+def test_a_probe_counts_at_the_machines_usual_speed() -> None:
+    def probe(speed: float) -> Probe:
+        drafted = ProbedStep(StepTimes(0.003, 0.006, 0.0105), StepTimes(0.002, 0.005, 0.007), 1, 1, 0).at(speed)
+        return Probe([drafted] * 20, alone_ms=55.0 * speed, priced_ms=50.0, host_ms=0.5 * speed)
+
+    def figures(*speeds: float) -> list[float]:
+        found = overhead(1, [probe(speed) for speed in speeds])
+        slowness = found.slowness
+        return [slowness.alone, *slowness.verify, *slowness.draft, found.host_step_ms, found.host_draft_ms, found.noise]
+
+    assert figures(1.0) == pytest.approx([1.1, 1.2, 1.5, 0.5, 1.0, 0.0])
+    assert figures(0.5, 1.0, 3.0) == pytest.approx(figures(1.0))
 
 
 def test_calls_are_slower_by_what_ran_before_them_in_a_step() -> None:
