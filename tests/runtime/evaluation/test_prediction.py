@@ -157,7 +157,8 @@ def test_a_probe_counts_at_the_machines_usual_speed() -> None:
     def figures(*speeds: float) -> list[float]:
         found = overhead(1, [probe(speed) for speed in speeds])
         slowness = found.slowness
-        return [slowness.alone, *slowness.verify, *slowness.draft, found.host_step_ms, found.host_draft_ms, found.noise]
+        drafting = found.host_draft_ms + found.host_exit_ms
+        return [slowness.alone, *slowness.verify, *slowness.draft, found.host_step_ms, drafting, found.noise]
 
     assert figures(1.0) == pytest.approx([1.1, 1.2, 1.5, 0.5, 1.0, 0.0])
     assert figures(0.5, 1.0, 3.0) == pytest.approx(figures(1.0))
