@@ -25,16 +25,16 @@ from runtime.evaluation.replay.drift import drift, remembered
 from runtime.evaluation.replay.prices import Overhead, Prices, Slowness
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording, TextRecord
-from runtime.evaluation.replay.steps import Replay, exits_run
+from runtime.evaluation.replay.steps import Replay, exits_run, levels_run
 from runtime.machine.cache import cache_file
 
 PROBES, PROBED_TOKENS = 8, 48
 """Probes of one text at a time, and new tokens of each."""
 PROBES_TOGETHER, PROBED_TOKENS_TOGETHER = 4, 32
 """The same of several texts at a time."""
-PROBED_DEPTHS = (2, 0, 3, 1)
-EXIT_GROUPS, LEAST_STEPS = (2, 4, 7), 12
-"""Steps that ran 1, 2 to 3, 4 to 6 and more exits are told apart where there are so many of them."""
+PROBED_DEPTHS = (2, 0, 6, 1)
+LEVEL_GROUPS, LEAST_STEPS = (2, 3, 5), 12
+"""Steps with drafts of 1, 2, 3 to 4 and more levels are told apart where there are so many of them."""
 BURST = 4.0
 """A step that took more than so many times the median counts as this much: the machine did something else."""
 
@@ -61,13 +61,13 @@ def measured_prices(recorder: Recorder, recording: Recording, options: Options, 
 
 @dataclass(frozen=True, slots=True)
 class ProbedStep:
-    """A drafted step as it was timed and as its calls are priced. ``exits`` ran for all texts together, for one text at
-    most ``deepest``; so many drafted tokens were ``accepted``.
+    """A drafted step as it was timed and as its calls are priced. The longest draft has so many
+    ``levels``; ``exits`` ran for all texts together, and so many drafted tokens were ``accepted``.
     """
 
     real: StepTimes
     priced: StepTimes
-    deepest: int
+    levels: int
     exits: int
     accepted: int
 
@@ -188,10 +188,11 @@ def _drafted_steps(recorder: Recorder, recording: Recording, policy: Policy, dec
             replay.step([text for text, _ in ours])
             same = all(_same(outcome, text.outcomes[-1]) for text, outcome in ours)
             exits = [exits_run(outcome.proposal) for _, outcome in ours]
-            if same and decoded.is_whole(report) and any(exits):
+            levels = max(levels_run(outcome.proposal) for _, outcome in ours)
+            if same and decoded.is_whole(report) and levels:
                 accepted = report.batch.tokens - report.batch.texts
                 priced = ours[0][0].outcomes[-1].times
-                steps.append(ProbedStep(report.times, priced, max(exits), sum(exits), accepted))
+                steps.append(ProbedStep(report.times, priced, levels, sum(exits), accepted))
         if recording.complete or not recorder.complete(recording):
             return steps
 
@@ -223,14 +224,14 @@ def _noise(probes: Sequence[Probe]) -> float:
 
 
 def _slowness(steps: Sequence[ProbedStep], alone: float) -> Slowness:
-    """How many times as long as priced calls took, by the exits that ran in a step; single bursts count little."""
+    """How many times as long as priced calls took, by the levels of a step's draft; single bursts count little."""
     groups: dict[int, list[ProbedStep]] = {}
     for step in steps:
-        groups.setdefault(bisect(EXIT_GROUPS, step.deepest), []).append(step)
+        groups.setdefault(bisect(LEVEL_GROUPS, step.levels), []).append(step)
     known = [groups[index] for index in sorted(groups) if len(groups[index]) >= LEAST_STEPS] or [list(steps)]
     return Slowness(
         alone,
-        tuple(float(np.mean([step.deepest for step in group])) for group in known),
+        tuple(float(np.mean([step.levels for step in group])) for group in known),
         tuple(_mean([step.real.verify / step.priced.verify for step in group]) for group in known),
         tuple(_mean([step.real.draft / step.priced.draft for step in group]) for group in known),
     )

@@ -11,7 +11,7 @@ from runtime.drafting.learned import PairStatistics
 from runtime.drafting.ngram import NgramLookup
 from runtime.drafting.options import Policy
 from runtime.drafting.policy import ALONE, Load
-from runtime.drafting.proposal import Batch, Outcome, Proposal, StepTimes
+from runtime.drafting.proposal import NO_EXIT, Batch, Outcome, Proposal, StepTimes
 from runtime.drafting.text import TextDrafting
 from runtime.evaluation.replay.engines import RecordedDraft
 from runtime.evaluation.replay.prices import Prices
@@ -146,8 +146,9 @@ class Replay:
         paths = [text.accept(proposal.tree) for text, proposal in zip(texts, proposals, strict=True)]
         rows, context = sum(len(proposal.tree) for proposal in proposals), sum(text.length - 1 for text in texts)
         exits = [exits_run(proposal) for proposal in proposals]
-        draft_ms = self.prices.draft_ms(measured_ms, max(exits), len(texts))
-        verify_ms = self.prices.verify_ms(rows, len(texts), context, max(exits))
+        levels = max(levels_run(proposal) for proposal in proposals)
+        draft_ms = self.prices.draft_ms(measured_ms, levels, len(texts))
+        verify_ms = self.prices.verify_ms(rows, len(texts), context, levels)
         drafted, accepted = rows - len(texts), sum(map(len, paths)) - len(texts)
         total_ms = draft_ms + verify_ms + self.prices.host_ms(drafted, sum(exits), accepted, len(texts))
         times = StepTimes(draft_ms * 1e-3, verify_ms * 1e-3, total_ms * 1e-3)
@@ -167,6 +168,11 @@ class Replay:
 def exits_run(proposal: Proposal) -> int:
     """How many exits answered or passed a level on: a level that exit 2 answered ran three."""
     return sum(exit_index + 1 for exit_index in proposal.exits)
+
+
+def levels_run(proposal: Proposal) -> int:
+    """How many levels the draft model drafted; forced tokens need no model."""
+    return sum(exit_index != NO_EXIT for exit_index in proposal.exits)
 
 
 _NO_NOISE = Noise(0, 0.0, 1)

@@ -166,15 +166,15 @@ def test_a_probe_counts_at_the_machines_usual_speed() -> None:
 
 def test_calls_are_slower_by_what_ran_before_them_in_a_step() -> None:
     prices = Prices(PRICES.costs, (Overhead(1, Slowness(1.0, (1.0, 5.0), (1.2, 2.0), (2.0, 1.6))),))
-    calls = [prices.verify_ms(4, 1, 0, exits) / PRICES.costs.verify_ms(4) for exits in (0, 1, 3, 5, 1000)]
+    calls = [prices.verify_ms(4, 1, 0, levels) / PRICES.costs.verify_ms(4) for levels in (0, 1, 3, 5, 1000)]
     assert calls == pytest.approx([1.0, 1.2, 1.6, 2.0, 2.0])
-    assert [prices.draft_ms(1.0, exits) for exits in (1, 3, 9)] == pytest.approx([2.0, 1.8, 1.6])
+    assert [prices.draft_ms(1.0, levels) for levels in (1, 3, 9)] == pytest.approx([2.0, 1.8, 1.6])
 
 
 def test_several_texts_have_the_overhead_of_the_nearest_number_that_was_probed() -> None:
     one, four = PRICES.overheads
     assert [PRICES.of(texts) for texts in (1, 2, 3, 4, 9)] == [one, one, four, four, four]
-    assert PRICES.verify_ms(8, 4, 0, exits=2) == pytest.approx(1.1 * PRICES.costs.verify_ms(8, 4, 0))
+    assert PRICES.verify_ms(8, 4, 0, levels=2) == pytest.approx(1.1 * PRICES.costs.verify_ms(8, 4, 0))
     assert PRICES.verify_ms(4, 4, 0) == pytest.approx(0.9 * PRICES.costs.verify_ms(4, 4, 0))
     assert PRICES.draft_ms(1.0, 3, texts=4) == 1.2
     assert PRICES.host_ms(4, 10, 5, texts=4) == pytest.approx(0.4 + 0.6 + 1.0 + 0.1)
