@@ -120,7 +120,8 @@ class Campaign:
         if len(self.recording.texts) < 2 * max(arguments.recorded):
             raise OptionError(f"{max(arguments.recorded)} recorded texts need as many others to be held against")
         self.spent: dict[str, np.ndarray] = {}
-        self.prices: list[Prices] = []
+        self.prices: list[dict[int, Prices]] = []
+        """For each draw, by the number of recorded texts."""
 
     def _prompts(self) -> Iterator[tuple[str, list[int]]]:
         for prompt in load_prompts(self.arguments.prompts, self.arguments.limit):
@@ -139,16 +140,18 @@ class Campaign:
         self._probe(draws[half:])
         return [
             self._predicted(name, draw, prices, texts, before)
-            for draw, prices in zip(draws, self.prices, strict=True)
-            for texts in self.arguments.recorded
+            for draw, by_texts in zip(draws, self.prices, strict=True)
+            for texts, prices in by_texts.items()
             for name in POLICIES
         ]
 
     def _probe(self, draws: Sequence[np.ndarray]) -> None:
         for draw in draws:
             note(f"{self.decoder.target.name}, temperature {self.temperature:g}: probe {len(self.prices) + 1}")
-            recorded = self.recording.subset(draw[: max(self.arguments.recorded)].tolist())
-            self.prices.append(measured_prices(self.recorder, recorded, self.options))
+            subsets = {texts: self.recording.subset(draw[:texts].tolist()) for texts in self.arguments.recorded}
+            self.prices.append(
+                {texts: measured_prices(self.recorder, subset, self.options) for texts, subset in subsets.items()}
+            )
 
     def _measure(self) -> None:
         """Each text alone and under each policy, which goes first changes from text to text."""
@@ -199,7 +202,7 @@ class Campaign:
         if before is None:
             return prediction
         everything = np.arange(len(before.recording.texts))
-        borrowed = Prices(prices.costs, before.prices[-1].overheads)
+        borrowed = Prices(prices.costs, before.prices[-1][texts].overheads)
         return replace(
             prediction,
             other_prices=said(recorded, borrowed).value,

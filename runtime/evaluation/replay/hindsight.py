@@ -70,7 +70,7 @@ def _shortest(record: TextRecord, exits: int, prices: Prices, lookup: bool) -> t
         draft_ms, run, ran = 0.0, list[int](), 0
         while True:
             after = min(end, length + len(run) + 1)
-            verify = prices.verify_ms(1 + len(run), 1, length - 1, len(run))
+            verify = prices.verify_ms(1 + len(run), 1, length - 1, ran)
             total = prices.draft_ms(draft_ms, len(run)) + verify + prices.host_ms(len(run), ran, len(run)) + best[after]
             if total < best[length]:
                 best[length], chosen[length] = total, list(run)

@@ -20,22 +20,23 @@ from s2d_trt.errors import OptionError
 from s2d_trt.files import write_result
 from s2d_trt.reading import read_json
 
-MOST_LEVELS = 64
+MOST_EXITS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Slowness:
-    """Observed over measured time: of the target's calls where it runs alone; and of its calls and the draft's in steps
-    whose draft has so many ``levels`` (rising), linear between.
+    """Observed over measured time: of the target's calls where it runs alone; of its calls in steps in which the draft
+    ran ``exits`` exits for a text, at most; of the draft's calls in steps whose longest draft has ``levels`` levels.
+    Both numbers rise; between them lines are drawn.
 
-    Calls that take turns find each other's weights in the processor's caches. The first run of each of the draft's
-    segments in a step is slow, the next ones are not, whichever exit answers; the more ran, the colder is the target's
-    call.
+    Calls that take turns find each other's weights in the processor's caches. The more the draft ran, the colder is the
+    target's call. Of the draft the first run of each segment in a step is slow, the next ones are not.
     """
 
     alone: float = 1.0
-    levels: tuple[float, ...] = (1.0,)
+    exits: tuple[float, ...] = (1.0,)
     verify: tuple[float, ...] = (1.0,)
+    levels: tuple[float, ...] = (1.0,)
     draft: tuple[float, ...] = (1.0,)
 
 
@@ -57,14 +58,14 @@ class Overhead:
 
     @cached_property
     def verify_slowness(self) -> list[float]:
-        """Of the target's call in a step whose draft has 0, 1, ... ``MOST_LEVELS`` levels."""
+        """Of the target's call in a step in which the draft ran 0, 1, ... ``MOST_EXITS`` exits for a text."""
         slowness = self.slowness
-        return [slowness.alone, *np.interp(range(1, MOST_LEVELS + 1), slowness.levels, slowness.verify).tolist()]
+        return [slowness.alone, *np.interp(range(1, MOST_EXITS + 1), slowness.exits, slowness.verify).tolist()]
 
     @cached_property
     def draft_slowness(self) -> list[float]:
-        """Of the draft's calls in such a step."""
-        numbers: list[float] = np.interp(range(MOST_LEVELS + 1), self.slowness.levels, self.slowness.draft).tolist()
+        """Of the draft's calls in a step whose longest draft has 0, 1, ... levels."""
+        numbers: list[float] = np.interp(range(MOST_EXITS + 1), self.slowness.levels, self.slowness.draft).tolist()
         return numbers
 
     def host_ms(self, drafted: int, exits: int, accepted: int) -> float:
@@ -94,13 +95,13 @@ class Prices:
     def _known(self) -> dict[int, Overhead]:
         return {}
 
-    def verify_ms(self, rows: int, texts: int, context: int, levels: int = 0) -> float:
-        """Milliseconds of the target's call in a step whose drafts have so many levels, at most."""
-        return self.of(texts).verify_slowness[min(levels, MOST_LEVELS)] * self.costs.verify_ms(rows, texts, context)
+    def verify_ms(self, rows: int, texts: int, context: int, exits: int = 0) -> float:
+        """Milliseconds of the target's call in a step in which the draft ran so many exits for a text, at most."""
+        return self.of(texts).verify_slowness[min(exits, MOST_EXITS)] * self.costs.verify_ms(rows, texts, context)
 
     def draft_ms(self, measured: float, levels: int, texts: int = 1) -> float:
-        """Milliseconds that the draft's calls take in such a step, given what they were measured to take."""
-        return measured * self.of(texts).draft_slowness[min(levels, MOST_LEVELS)]
+        """Milliseconds of the draft's calls, ``measured`` alone, in a step whose longest draft has so many levels."""
+        return measured * self.of(texts).draft_slowness[min(levels, MOST_EXITS)]
 
     def host_ms(self, drafted: int, exits: int = 0, accepted: int = 0, texts: int = 1) -> float:
         """As ``Overhead.host_ms``; the numbers are sums over the texts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,13 +29,17 @@ from runtime.evaluation.replay.recording import Recording, TextRecord
 from runtime.evaluation.replay.steps import Replay, exits_run, levels_run
 from runtime.machine.cache import cache_file
 
-PROBES, PROBED_TOKENS = 8, 48
-"""Probes of one text at a time, and new tokens of each."""
-PROBES_TOGETHER, PROBED_TOKENS_TOGETHER = 4, 32
-"""The same of several texts at a time."""
+FEWEST_PROBES, MOST_PROBES, PROBING_SECONDS = 8, 24, 20.0
+"""Each recorded text is a probe, up to so many, and after so many seconds no more than the fewest."""
+PROBES_TOGETHER = 6
+"""Probes of several texts at a time."""
+PROBED_TOKENS, PROBED_TOKENS_TOGETHER = 48, 32
+"""New tokens of each text."""
 PROBED_DEPTHS = (2, 0, 6, 1)
-LEVEL_GROUPS, LEAST_STEPS = (2, 3, 5), 12
-"""Steps with drafts of 1, 2, 3 to 4 and more levels are told apart where there are so many of them."""
+EXIT_GROUPS, LEVEL_GROUPS, LEAST_STEPS = (2, 4, 7), (2, 3, 5), 12
+"""Steps that ran 1, 2 to 3, 4 to 6 and more exits for a text are told apart where there are so many of them, and so are
+those with drafts of 1, 2, 3 to 4 and more levels.
+"""
 BURST = 4.0
 """A step that took more than so many times the median counts as this much: the machine did something else."""
 
@@ -61,13 +66,14 @@ def measured_prices(recorder: Recorder, recording: Recording, options: Options, 
 
 @dataclass(frozen=True, slots=True)
 class ProbedStep:
-    """A drafted step as it was timed and as its calls are priced. The longest draft has so many
-    ``levels``; ``exits`` ran for all texts together, and so many drafted tokens were ``accepted``.
+    """A drafted step as it was timed and as its calls are priced. The longest draft has so many ``levels``; ``exits``
+    ran for all texts together, for one text at most ``deepest``; so many drafted tokens were ``accepted``.
     """
 
     real: StepTimes
     priced: StepTimes
     levels: int
+    deepest: int
     exits: int
     accepted: int
 
@@ -103,11 +109,15 @@ class Probe:
 
 def _probes(recorder: Recorder, recording: Recording, options: Options, texts: int) -> list[Probe]:
     """Decode so many texts at a time; each probe begins with another text."""
-    count = len(recording.texts)
-    wanted = PROBES_TOGETHER if texts > 1 else min(PROBES, count)
+    count, probes = len(recording.texts), list[Probe]()
+    fewest, most = (min(number, count) for number in (FEWEST_PROBES, MOST_PROBES))
+    if texts > 1:
+        fewest = most = PROBES_TOGETHER if count else 0
     options = replace(options, max_new_tokens=PROBED_TOKENS_TOGETHER if texts > 1 else PROBED_TOKENS)
-    probes = []
-    for number in range(wanted if count else 0):
+    began = time.perf_counter()
+    for number in range(most):
+        if number >= fewest and time.perf_counter() - began > PROBING_SECONDS:
+            break
         chosen = recording.subset([(number * texts + index) % count for index in range(texts)])
         probe = _probed(recorder, chosen, options, number)
         if probe is not None:
@@ -192,7 +202,7 @@ def _drafted_steps(recorder: Recorder, recording: Recording, policy: Policy, dec
             if same and decoded.is_whole(report) and levels:
                 accepted = report.batch.tokens - report.batch.texts
                 priced = ours[0][0].outcomes[-1].times
-                steps.append(ProbedStep(report.times, priced, levels, sum(exits), accepted))
+                steps.append(ProbedStep(report.times, priced, levels, max(exits), sum(exits), accepted))
         if recording.complete or not recorder.complete(recording):
             return steps
 
@@ -224,17 +234,23 @@ def _noise(probes: Sequence[Probe]) -> float:
 
 
 def _slowness(steps: Sequence[ProbedStep], alone: float) -> Slowness:
-    """How many times as long as priced calls took, by the levels of a step's draft; single bursts count little."""
-    groups: dict[int, list[ProbedStep]] = {}
-    for step in steps:
-        groups.setdefault(bisect(LEVEL_GROUPS, step.levels), []).append(step)
-    known = [groups[index] for index in sorted(groups) if len(groups[index]) >= LEAST_STEPS] or [list(steps)]
-    return Slowness(
-        alone,
-        tuple(float(np.mean([step.levels for step in group])) for group in known),
-        tuple(_mean([step.real.verify / step.priced.verify for step in group]) for group in known),
-        tuple(_mean([step.real.draft / step.priced.draft for step in group]) for group in known),
-    )
+    """How many times as long as priced calls took."""
+    verify = [step.real.verify / step.priced.verify for step in steps]
+    draft = [step.real.draft / step.priced.draft for step in steps]
+    by_exits = _by([step.deepest for step in steps], EXIT_GROUPS, verify)
+    return Slowness(alone, *by_exits, *_by([step.levels for step in steps], LEVEL_GROUPS, draft))
+
+
+def _by(
+    numbers: Sequence[int], limits: Sequence[int], ratios: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The means of ``numbers`` and of ``ratios`` for the groups of numbers that ``limits`` divide."""
+    groups: dict[int, list[int]] = {}
+    for index, number in enumerate(numbers):
+        groups.setdefault(bisect(limits, number), []).append(index)
+    known = [groups[group] for group in sorted(groups) if len(groups[group]) >= LEAST_STEPS] or [[*range(len(numbers))]]
+    means = [float(np.mean([numbers[index] for index in group])) for group in known]
+    return tuple(means), tuple(_mean([ratios[index] for index in group]) for group in known)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -148,7 +148,7 @@ class Replay:
         exits = [exits_run(proposal) for proposal in proposals]
         levels = max(levels_run(proposal) for proposal in proposals)
         draft_ms = self.prices.draft_ms(measured_ms, levels, len(texts))
-        verify_ms = self.prices.verify_ms(rows, len(texts), context, levels)
+        verify_ms = self.prices.verify_ms(rows, len(texts), context, max(exits))
         drafted, accepted = rows - len(texts), sum(map(len, paths)) - len(texts)
         total_ms = draft_ms + verify_ms + self.prices.host_ms(drafted, sum(exits), accepted, len(texts))
         times = StepTimes(draft_ms * 1e-3, verify_ms * 1e-3, total_ms * 1e-3)

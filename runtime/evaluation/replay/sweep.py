@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime.backends import PREFILL_CHUNK
 from runtime.drafting.costs import CONTEXT, MOST_ROWS
-from runtime.evaluation.replay.prices import MOST_LEVELS, Prices
+from runtime.evaluation.replay.prices import MOST_EXITS, Prices
 from runtime.evaluation.replay.recording import PairShape, Recording, TextRecord
 
 UNKNOWN = -1
@@ -122,7 +122,7 @@ class _Text:
             drafted[going] += 1
             right[going], node[going] = hit, following
         context = np.maximum(0, start - 1 - CONTEXT) * self.prices.costs.token
-        ran, (of_verify, of_draft) = np.minimum(drafted, MOST_LEVELS), self._slowness
+        ran, (of_verify, of_draft) = np.minimum(self.exits[active], MOST_EXITS), self._slowness
         overhead = self._overhead
         host = (
             overhead.host_step_ms
@@ -131,7 +131,7 @@ class _Text:
             + (accepted - 1) * overhead.host_token_ms
         )
         verify = of_verify[ran] * (self._verify[1 + drafted] + context)
-        self.milliseconds[active] += of_draft[ran] * self.drafting[active] + verify + host
+        self.milliseconds[active] += of_draft[drafted] * self.drafting[active] + verify + host
         self.drafting[active], self.exits[active] = 0.0, 0
         self.steps[active] += 1
         self.done[:, active] = np.minimum(self.done[:, active], start + accepted - 1)

@@ -141,7 +141,7 @@ def test_without_any_step_the_host_costs_nothing() -> None:
 def test_the_hosts_work_is_told_apart_by_steps_that_draft_by_exits_and_by_accepted_tokens() -> None:
     def step(exits: int, accepted: int, drafting: float = 0.3) -> ProbedStep:
         times = StepTimes(0.002, 0.005, 0.007 + (0.2 + drafting + 0.15 * exits + 0.04 * accepted) * 1e-3)
-        return ProbedStep(times, times, exits, exits, accepted)
+        return ProbedStep(times, times, 1, exits, exits, accepted)
 
     done = [(1, 0), (2, 1), (5, 1), (9, 3), (3, 6)]
     assert host_milliseconds([step(*each) for each in done], 0.2) == pytest.approx((0.3, 0.15, 0.04))
@@ -151,7 +151,7 @@ def test_the_hosts_work_is_told_apart_by_steps_that_draft_by_exits_and_by_accept
 
 def test_a_probe_counts_at_the_machines_usual_speed() -> None:
     def probe(speed: float) -> Probe:
-        drafted = ProbedStep(StepTimes(0.003, 0.006, 0.0105), StepTimes(0.002, 0.005, 0.007), 1, 1, 0).at(speed)
+        drafted = ProbedStep(StepTimes(0.003, 0.006, 0.0105), StepTimes(0.002, 0.005, 0.007), 1, 1, 1, 0).at(speed)
         return Probe([drafted] * 20, alone_ms=55.0 * speed, priced_ms=50.0, host_ms=0.5 * speed)
 
     def figures(*speeds: float) -> list[float]:
@@ -165,16 +165,16 @@ def test_a_probe_counts_at_the_machines_usual_speed() -> None:
 
 
 def test_calls_are_slower_by_what_ran_before_them_in_a_step() -> None:
-    prices = Prices(PRICES.costs, (Overhead(1, Slowness(1.0, (1.0, 5.0), (1.2, 2.0), (2.0, 1.6))),))
-    calls = [prices.verify_ms(4, 1, 0, levels) / PRICES.costs.verify_ms(4) for levels in (0, 1, 3, 5, 1000)]
+    prices = Prices(PRICES.costs, (Overhead(1, Slowness(1.0, (1.0, 5.0), (1.2, 2.0), (1.0, 3.0), (2.0, 1.6))),))
+    calls = [prices.verify_ms(4, 1, 0, exits) / PRICES.costs.verify_ms(4) for exits in (0, 1, 3, 5, 1000)]
     assert calls == pytest.approx([1.0, 1.2, 1.6, 2.0, 2.0])
-    assert [prices.draft_ms(1.0, levels) for levels in (1, 3, 9)] == pytest.approx([2.0, 1.8, 1.6])
+    assert [prices.draft_ms(1.0, levels) for levels in (1, 2, 9)] == pytest.approx([2.0, 1.8, 1.6])
 
 
 def test_several_texts_have_the_overhead_of_the_nearest_number_that_was_probed() -> None:
     one, four = PRICES.overheads
     assert [PRICES.of(texts) for texts in (1, 2, 3, 4, 9)] == [one, one, four, four, four]
-    assert PRICES.verify_ms(8, 4, 0, levels=2) == pytest.approx(1.1 * PRICES.costs.verify_ms(8, 4, 0))
+    assert PRICES.verify_ms(8, 4, 0, exits=2) == pytest.approx(1.1 * PRICES.costs.verify_ms(8, 4, 0))
     assert PRICES.verify_ms(4, 4, 0) == pytest.approx(0.9 * PRICES.costs.verify_ms(4, 4, 0))
     assert PRICES.draft_ms(1.0, 3, texts=4) == 1.2
     assert PRICES.host_ms(4, 10, 5, texts=4) == pytest.approx(0.4 + 0.6 + 1.0 + 0.1)
