@@ -1,9 +1,9 @@
 """Predict the speed-up of a target and a draft from a few recorded texts and what calls cost.
 
-The texts are recorded once (8 prompts are enough for a first answer) and replayed with the policy. The prediction is
-of decoding; prompts cost the same with and without a draft. Beside it stand the textbook's formula, which takes every
-token for equally likely to be accepted, and what the last other pair was predicted to gain here. --measure-prompts
-holds all three against real runs on other prompts.
+The texts are recorded once (8 prompts are enough for a first answer, 24 are better) and replayed with the policy. The
+prediction is of decoding; prompts cost the same with and without a draft. Beside it stand the textbook's formula, which
+takes every token for equally likely to be accepted, and what the last other pair was predicted to gain here.
+--measure-prompts holds all three against real runs on other prompts.
 
   python -m runtime.predict --target target-17m --prompts demo --limit 8
   python -m runtime.predict --target target-17m --prompts demo --limit 8 --measure-prompts 8 --json prediction.json

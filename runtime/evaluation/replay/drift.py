@@ -14,7 +14,7 @@ from runtime.evaluation.statistics import NORMAL, student
 from runtime.machine.cache import exclusive, write_cache
 from s2d_trt.reading import read_json
 
-PRIOR, WEIGHT = 0.04, 4.0
+PRIOR, WEIGHT = 0.035, 4.0
 """What was measured for docs/evaluation.md, expected before there are starts to compare; it counts for so many."""
 APART = 60.0
 """Seconds. A start this soon after the last one says nothing of drift, and takes its place."""

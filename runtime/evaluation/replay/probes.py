@@ -58,9 +58,10 @@ def measured_prices(recorder: Recorder, recording: Recording, options: Options, 
     drafts, exact = recorder.draft.identity, f"exact {options.exact}"
     kept = cache_file("drift", decoder.target.identity, drafts, exact, json.dumps(asdict(costs)))
     history = remembered(kept, float(np.mean([probe.logarithm for probe in probed[1]])))
-    # What was measured now drifted from the usual as far as what will be predicted does.
-    drifted = math.sqrt(2.0) * drift(history)
     overheads = [overhead(texts, probes) for texts, probes in probed.items() if probes]
+    # Starts differ by the chance of their probes too, which is counted apart. What was measured now drifted from the
+    # usual as far as what will be predicted does.
+    drifted = math.sqrt(2.0 * max(0.0, drift(history) ** 2 - overheads[0].noise ** 2))
     return Prices(costs, tuple(replace(each, noise=math.hypot(each.noise, drifted)) for each in overheads))
 
 
