@@ -68,16 +68,25 @@ def serve(
     drafted = replace(options, draft=mode.drafts)
     served = Served([decoder.request(prompt, drafted) for prompt in prompts])
     scheduler = Scheduler(mode.texts, memory, offline=True)
-    for request in served.requests:
-        scheduler.add(request)
     began = time.perf_counter()
+    run_all(scheduler, served.requests)
+    served.seconds = time.perf_counter() - began
+    return served
+
+
+def run_all(scheduler: Scheduler, requests: Sequence[Request]) -> None:
+    """Run requests to their end.
+
+    Raises:
+        Exception: what an engine raised.
+    """
+    for request in requests:
+        scheduler.add(request)
     while scheduler.busy:
         scheduler.step()
-    served.seconds = time.perf_counter() - began
-    for request in served.requests:
+    for request in requests:
         if request.error is not None:
             raise request.error
-    return served
 
 
 def measure(

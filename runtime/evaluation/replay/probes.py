@@ -27,6 +27,7 @@ from runtime.evaluation.replay.prices import Overhead, Prices, Slowness
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording, TextRecord
 from runtime.evaluation.replay.steps import Replay, exits_run, levels_run
+from runtime.evaluation.throughput import run_all
 from runtime.machine.cache import cache_file
 
 FEWEST_PROBES, MOST_PROBES, PROBING_SECONDS = 8, 24, 20.0
@@ -174,12 +175,7 @@ def _decoded(decoder: Decoder, records: Sequence[TextRecord], options: Options) 
             max_new_tokens=min(options.max_new_tokens, record.limit),
         )
         requests.append(decoder.request(record.prompt, seeded))
-        scheduler.add(requests[-1])
-    while scheduler.busy:
-        scheduler.step()
-    for request in requests:
-        if request.error is not None:
-            raise request.error
+    run_all(scheduler, requests)
     return _Decoded(requests, reports)
 
 
