@@ -31,14 +31,14 @@ from runtime.drafting.options import Policy
 from runtime.evaluation.advice import Setting, cheapest, next_changes, pareto
 from runtime.evaluation.forecast import backtest, intervals_to_saturation, read_rates
 from runtime.evaluation.prediction import predict
-from runtime.evaluation.prompts import load_prompts
+from runtime.evaluation.prompts import encoded, load_prompts
 from runtime.evaluation.replay.probes import measured_prices
 from runtime.evaluation.replay.recorder import Recorder
 from runtime.machine.processor import physical_cores
 from runtime.sampling.options import Sampling
 from runtime.targets.target import Target
 from s2d_trt.cli import ArgumentParser, comma_ints, positive_int, run_command
-from s2d_trt.errors import CapacityError, OptionError, TokenizerMismatchError
+from s2d_trt.errors import OptionError, TokenizerMismatchError
 from s2d_trt.files import write_result
 
 PROG = "python -m runtime.advise"
@@ -101,15 +101,10 @@ def _settings(arguments: Namespace) -> Iterator[Setting]:
                         raise
                     print(f"left out: {refused}", file=sys.stderr)
                     continue
-                encoded = []
-                for prompt in prompts:
-                    try:
-                        encoded.append((prompt.category, decoder.request(prompt.turns[0], options).prompt))
-                    except CapacityError:
-                        continue
-                if not encoded:
+                fitting = encoded(decoder, prompts, options)
+                if not fitting:
                     raise OptionError(f"none of the prompts fits target {target}; use shorter prompts")
-                yield from _predicted(decoder, encoded, options, arguments.lanes, placement, plain)
+                yield from _predicted(decoder, fitting, options, arguments.lanes, placement, plain)
 
 
 def _predicted(

@@ -11,7 +11,7 @@ from pathlib import Path
 from runtime.commands.arguments import NO_DRAFT, add_engine_arguments, placement
 from runtime.decoding.decoder import Decoder
 from runtime.decoding.options import Options
-from runtime.evaluation.prompts import load_prompts
+from runtime.evaluation.prompts import encoded, load_prompts
 from runtime.evaluation.replay.files import read_recordings, write_recordings
 from runtime.evaluation.replay.prices import Prices, read_prices, write_prices
 from runtime.evaluation.replay.probes import measured_prices
@@ -19,7 +19,7 @@ from runtime.evaluation.replay.recorder import Recorder
 from runtime.evaluation.replay.recording import Recording
 from runtime.sampling.options import Sampling
 from s2d_trt.cli import ArgumentParser, comma_floats, positive_int
-from s2d_trt.errors import CapacityError, OptionError
+from s2d_trt.errors import OptionError
 
 
 def add_recording_arguments(parser: ArgumentParser, policy_too: bool = False) -> None:
@@ -83,17 +83,10 @@ class Recorded:
         if path is not None and (recordings is not None or self.arguments.limit is None):
             write_recordings(recordings or self.recordings, path)
 
-    def _prompts(self) -> list[tuple[str, Sequence[int]]]:
-        prompts: list[tuple[str, Sequence[int]]] = []
-        skipped = 0
-        for prompt in load_prompts(self.arguments.prompts, self.arguments.limit):
-            try:
-                ids = self.decoder.request(prompt.turns[0], self.options).prompt
-            except CapacityError:
-                skipped += 1
-                continue
-            prompts.append((prompt.category, ids))
-        if skipped:
+    def _prompts(self) -> list[tuple[str, list[int]]]:
+        loaded = load_prompts(self.arguments.prompts, self.arguments.limit)
+        prompts = encoded(self.decoder, loaded, self.options)
+        if skipped := len(loaded) - len(prompts):
             print(f"{skipped} prompts are too long for the target, skipped", file=sys.stderr)
         if not prompts:
             raise OptionError(f"none of the prompts fits target {self.decoder.target.name}; use shorter prompts")

@@ -13,7 +13,7 @@ Nothing else should run beside it.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from runtime.drafting.fixed import FixedThresholds
 from runtime.drafting.options import Policy
 from runtime.evaluation.comparison import generate, target_alone, warm_up
 from runtime.evaluation.prediction import UNDECIDED, constant_acceptance, predict
-from runtime.evaluation.prompts import load_prompts
+from runtime.evaluation.prompts import encoded, load_prompts
 from runtime.evaluation.replay.prices import Prices
 from runtime.evaluation.replay.probes import measured_prices
 from runtime.evaluation.replay.recorder import Recorder
@@ -39,7 +39,7 @@ from runtime.evaluation.statistics import Interval
 from runtime.sampling.options import Sampling
 from runtime.tree.shape import TreeShape
 from s2d_trt.cli import ArgumentParser, comma_floats, comma_ints, positive_int, run_command
-from s2d_trt.errors import CapacityError, OptionError
+from s2d_trt.errors import OptionError
 from tests.benchmarks.tables import Row, table_lines, write_report
 
 PROG = "python -m tests.benchmarks.predictions"
@@ -116,19 +116,13 @@ class Campaign:
         self.decoder = Decoder.open(target, arguments.draft, Placement(threads=arguments.threads))
         self.recorder = Recorder(self.decoder)
         self.options = Options(arguments.max_new_tokens, sampling=Sampling(temperature=temperature, seed=0))
-        self.recording = self.recorder.record([*self._prompts()], self.options, note)
+        prompts = encoded(self.decoder, load_prompts(arguments.prompts, arguments.limit), self.options)
+        self.recording = self.recorder.record(prompts, self.options, note)
         if len(self.recording.texts) < 2 * max(arguments.recorded):
             raise OptionError(f"{max(arguments.recorded)} recorded texts need as many others to be held against")
         self.spent: dict[str, np.ndarray] = {}
         self.prices: list[dict[int, Prices]] = []
         """For each draw, by the number of recorded texts."""
-
-    def _prompts(self) -> Iterator[tuple[str, list[int]]]:
-        for prompt in load_prompts(self.arguments.prompts, self.arguments.limit):
-            try:
-                yield prompt.category, self.decoder.request(prompt.turns[0], self.options).prompt
-            except CapacityError:
-                continue
 
     def run(self, before: Campaign | None) -> list[Prediction]:
         """Probe, measure, probe again; predict from each draw of texts, and from the target ``before``."""

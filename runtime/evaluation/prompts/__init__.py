@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from s2d_trt.errors import OptionError
+from runtime.decoding.decoder import Decoder
+from runtime.decoding.options import Options
+from s2d_trt.errors import CapacityError, OptionError
 from s2d_trt.reading import parse_json, read_text
 
 
@@ -50,3 +54,12 @@ def _parse(line: str, where: str) -> Prompt:
     if not turns or not isinstance(turns, list) or not all(isinstance(turn, str) and turn for turn in turns):
         raise OptionError(f'{where} is neither {{"prompt": "..."}} nor a Spec-Bench question with "turns"; mend it')
     return Prompt(category, tuple(turns), question_id if isinstance(question_id, int) else None)
+
+
+def encoded(decoder: Decoder, prompts: Iterable[Prompt], options: Options) -> list[tuple[str, list[int]]]:
+    """Category and token ids of the prompts (of conversations the first turn) that the engines have room for."""
+    fitting = []
+    for prompt in prompts:
+        with contextlib.suppress(CapacityError):
+            fitting.append((prompt.category, decoder.request(prompt.turns[0], options).prompt))
+    return fitting
